@@ -1,0 +1,176 @@
+"""The prepared folder: what `tools/prep_imagenet.py` writes and training reads.
+
+    train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them too
+    sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright)
+    classes.txt          class names, a line a class; line k is label k
+    stats.npz            see PixelStats
+    rejected.txt         path, tab, reason: files that could not be used
+    dataset.yaml         roots, counts, fingerprint, and how the folder was made
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.stats import PixelStats
+
+FORMAT = 1
+_FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz")
+
+
+class DatasetError(ValueError):
+    """A prepared folder, a source folder or an image that can't be used, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """A file list held as one blob of bytes: a million paths cost what their characters cost.
+
+    `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`.
+    `labels` [n] int64; `sizes` [n, 2] int32 height and width.
+    """
+
+    root: str
+    text: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """The file of image `index`, root included."""
+        return os.path.join(self.root, os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes()))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared folder, opened and checked against its fingerprint."""
+
+    folder: Path
+    train: ImageList
+    val: ImageList
+    classes: list[str]
+    stats: PixelStats
+    fingerprint: str
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """Open `folder`; DatasetError where it is missing, half-written, changed, or of another format."""
+        about = _read_about(folder)
+        missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
+        if missing:
+            raise DatasetError(f"{folder}: {', '.join(missing)} missing; prepare it again with tools/prep_imagenet.py")
+        if fingerprint(folder) != about["fingerprint"]:
+            raise DatasetError(
+                f"{folder}: its files are not those that dataset.yaml was written for (changed or half-copied); "
+                "prepare it again with tools/prep_imagenet.py"
+            )
+        with np.load(folder / "sizes.npz") as sizes:
+            train = read_list(folder / "train.txt", about["train_root"], sizes["train"])
+            val = read_list(folder / "val.txt", about["val_root"], sizes["val"])
+        classes = (folder / "classes.txt").read_text(errors="surrogateescape").split("\n")[:-1]
+        return cls(folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"])
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the lists, sizes, classes and statistics: equal for the same images prepared the same way."""
+    digest = hashlib.sha256()
+    for name in _FINGERPRINTED:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def read_list(path: Path, root: str, sizes: NDArray[np.int32]) -> ImageList:
+    """Parse a `relative/path label` list without making a Python object a line; a path may hold spaces."""
+    text = np.fromfile(path, np.uint8)
+    line_ends = np.flatnonzero(text == ord("\n"))
+    if len(line_ends) != len(sizes) or len(line_ends) == 0 or line_ends[-1] != len(text) - 1:
+        raise DatasetError(f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(line_ends)}")
+    starts = np.concatenate([[0], line_ends[:-1] + 1])
+    spaces = np.flatnonzero(text == ord(" "))
+    last_space = np.searchsorted(spaces, line_ends) - 1
+    ends = spaces[last_space] if len(spaces) else np.zeros_like(starts)
+    if (last_space < 0).any() or (ends <= starts).any():
+        line = int(np.argmax((last_space < 0) | (ends <= starts))) + 1
+        raise DatasetError(f"{path}:{line}: expected 'relative/path label'; rebuild it with tools/prep_imagenet.py")
+    return ImageList(root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes)
+
+
+def write_list(path: Path, names: Sequence[str], labels: Sequence[int]) -> None:
+    """Write a `relative/path label` list."""
+    with open(path, "wb") as file:
+        file.writelines(os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True))
+
+
+@dataclass(frozen=True)
+class PreparedFiles:
+    """Everything that a prepared folder holds, before it is one. `train`, `val`: (names, labels, sizes)."""
+
+    train: tuple[list[str], list[int], list[tuple[int, int]]]
+    val: tuple[list[str], list[int], list[tuple[int, int]]]
+    classes: list[str]
+    stats: PixelStats
+    rejected: list[tuple[str, str]]
+    about: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write every file of the format into `folder`, dataset.yaml last."""
+        write_list(folder / "train.txt", *self.train[:2])
+        write_list(folder / "val.txt", *self.val[:2])
+        sizes = {"train": np.array(self.train[2], np.int32), "val": np.array(self.val[2], np.int32)}
+        np.savez(folder / "sizes.npz", **sizes)
+        _write_lines(folder / "classes.txt", self.classes)
+        _write_lines(folder / "rejected.txt", [f"{one_line(path)}\t{one_line(why)}" for path, why in self.rejected])
+        with open(folder / "stats.npz", "wb") as file:
+            self.stats.save(file)
+        about = {"format": FORMAT, "fingerprint": fingerprint(folder), **self.about}
+        (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and tabs spelt out, so that it can't break a table of lines."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(line + "\n" for line in lines), errors="surrogateescape")
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset.yaml"
+    if not path.is_file():
+        raise DatasetError(
+            f"{folder}: no dataset.yaml, so it is not a prepared folder (or only half of one); "
+            f"make one with: python -m tools.prep_imagenet --train DIR --val DIR --out {folder}"
+        )
+    about = yaml.safe_load(path.read_text())
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DatasetError(f"{path}: expected format {FORMAT}; prepare the folder again with tools/prep_imagenet.py")
+    return about
+
+
+def _numbers(
+    path: Path, text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The decimal numbers at text[starts[i]:ends[i]], all at once."""
+    lengths = ends - starts
+    values = np.zeros(len(starts), np.int64)
+    wrong = (lengths < 1) | (lengths > 9)
+    for place in range(int(lengths.clip(0, 9).max())):
+        inside = place < lengths
+        digits = text[np.minimum(starts + place, len(text) - 1)].astype(np.int64) - ord("0")
+        wrong |= inside & ((digits < 0) | (digits > 9))
+        values = np.where(inside, values * 10 + digits, values)
+    if wrong.any():
+        raise DatasetError(f"{path}:{int(np.argmax(wrong)) + 1}: the last word is not a label; expected a number")
+    return values

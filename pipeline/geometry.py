@@ -1,0 +1,37 @@
+"""Crops of the resized image as regions of the file's own pixels, so that nothing else need be decoded or resized."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Regions(NamedTuple):
+    """Regions of n images in their own pixels, (top, left) and (bottom, right)."""
+
+    decode_start: NDArray[np.int32]  # [n, 2] whole pixels to decode, a margin for the filter included
+    decode_end: NDArray[np.int32]  # [n, 2]
+    start: NDArray[np.float32]  # [n, 2] what the crop covers, relative to decode_start; not whole
+    end: NDArray[np.float32]  # [n, 2] left and right change places where the crop is mirrored
+
+
+def source_regions(
+    sizes: NDArray[np.int32], corners: NDArray[np.integer], mirrored: NDArray[np.bool_], resize: int, crop: int
+) -> Regions:
+    """Where `crop` x `crop` pixels at `corners` of the central `resize` x `resize` square lie in images of `sizes`.
+
+    Resizing the shorter side to `resize` scales both axes alike, by a factor that need not give a whole number
+    of pixels on the longer one (paper, section 2): regions in source pixels have no such rounding.
+    """
+    shorter = sizes.min(axis=1, keepdims=True)
+    scale = shorter / resize
+    start = (sizes - shorter) / 2 + corners * scale
+    end = start + crop * scale
+    margin = 1 + scale / 2  # a triangle filter reaches this far, at most, beyond the region
+    decode_start = np.maximum(np.floor(start - margin), 0).astype(np.int32)
+    decode_end = np.minimum(np.ceil(end + margin), sizes).astype(np.int32)
+    start, end = start - decode_start, end - decode_start
+    left, right = start[:, 1].copy(), end[:, 1].copy()
+    start[:, 1] = np.where(mirrored, right, left)
+    end[:, 1] = np.where(mirrored, left, right)
+    return Regions(decode_start, decode_end, start.astype(np.float32), end.astype(np.float32))

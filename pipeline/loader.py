@@ -1,0 +1,129 @@
+"""Runs the graph over a plan and hands out tensors; where a file can't be read, names it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import graph
+from pipeline.dataset import DatasetError, ImageList
+from pipeline.geometry import source_regions
+from pipeline.plan import Plan, Views
+from pipeline.stats import PixelStats
+
+NOT_COUNTED = -1
+"""The label of rows that only fill up the last batch of an evaluation."""
+
+
+class Batch(NamedTuple):
+    """Part of a global batch, on its device."""
+
+    images: Tensor  # [n, 3, crop, crop] float32, mean-subtracted RGB
+    labels: Tensor  # [n] int64 class index, or NOT_COUNTED
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """From pixels to network input: sizes, mean and lighting.
+
+    The shorter side is resized to `resize` and the crop is `crop` pixels square. `mean_image` [crop, crop, 3] is
+    subtracted; lighting adds `directions` [3, 3] times three normal draws (paper, section 4.1) to every pixel.
+    """
+
+    resize: int
+    crop: int
+    mean_image: NDArray[np.float32]
+    directions: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, stats: PixelStats, resize: int, crop: int, mean: str, lighting_std: float) -> "Appearance":
+        """`mean` is "image" (per pixel, as in the paper) or "channel"; `lighting_std` 0 switches lighting off."""
+        square = stats.mean_at(resize)
+        if mean == "channel":
+            square = np.broadcast_to(stats.channel_mean.astype(np.float32), square.shape)
+        edge = (resize - crop) // 2
+        centre = square[edge : edge + crop, edge : edge + crop]
+        return cls(resize, crop, centre, lighting_std * stats.lighting_directions())
+
+
+class Loader:
+    """Iterates over the batches of a plan from `first_step` on, preparing the next ones while one is being used."""
+
+    def __init__(
+        self,
+        images: ImageList,
+        plan: Plan,
+        appearance: Appearance,
+        *,
+        part: int,
+        num_parts: int,
+        batch_size: int,
+        device: torch.device,
+        num_threads: int,
+        first_step: int = 0,
+    ) -> None:
+        """This rank is `part` of `num_parts`; `batch_size` is what falls to it."""
+        self._images, self._plan, self._appearance = images, plan, appearance
+        self._part, self._num_parts = part, num_parts
+        self._device = device
+        self._first_step = first_step
+        self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
+        self._pipeline = graph.build(
+            (self._request(self._views(step)) for step in range(first_step, plan.num_steps)),
+            np.ascontiguousarray(appearance.mean_image.transpose(2, 0, 1)),
+            appearance.crop,
+            batch_size,
+            device.index if device.type == "cuda" else None,
+            num_threads,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in order. DatasetError names the file that can't be read or decoded."""
+        for step in range(self._first_step, self._plan.num_steps):
+            views = self._views(step)
+            try:
+                (images,) = self._pipeline.run()
+            except RuntimeError as error:
+                raise self._culprit(step, views, error) from error
+            labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
+            yield Batch(torch.from_dlpack(images.as_tensor()), torch.from_numpy(labels).to(self._device))
+
+    def _views(self, step: int) -> Views:
+        return self._plan.views(step, self._part, self._num_parts)
+
+    def _request(self, views: Views) -> graph.Request:
+        images, appearance = self._images, self._appearance
+        paths = [
+            np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
+        ]
+        regions = source_regions(
+            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop
+        )
+        shift = views.lighting @ appearance.directions.T.astype(np.float32)
+        return graph.Request(paths, *regions, shift)
+
+    def _culprit(self, step: int, views: Views, error: RuntimeError) -> Exception:
+        """Which of a step's files made the graph fail; the graph's own error where none of them does so alone."""
+        from pipeline.examine import decode  # DALI's dynamic mode: needed here only, and slow to import
+
+        for index in views.indices:
+            path = self._images.path(int(index))
+            try:
+                height, width = decode(path).shape[:2]
+            except (OSError, ValueError, RuntimeError) as cause:
+                return DatasetError(
+                    f"step {step}: {path} can't be used any more ({cause}); "
+                    "restore the file, or prepare the folder again with tools/prep_imagenet.py"
+                )
+            if [height, width] != self._images.sizes[index].tolist():
+                expected = "x".join(map(str, self._images.sizes[index][::-1]))
+                return DatasetError(
+                    f"step {step}: {path} is {width}x{height} pixels, but was {expected} when the lists were made; "
+                    "prepare the folder again with tools/prep_imagenet.py"
+                )
+        return error

@@ -1,0 +1,91 @@
+"""What every step shows the network: a pure function of (seed, step), with nothing to save and nothing to restore."""
+
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Views(NamedTuple):
+    """How to show some rows of a batch, n of them."""
+
+    indices: NDArray[np.int64]  # [n] which image
+    corners: NDArray[np.int64]  # [n, 2] top and left of the crop, in pixels of the resized central square
+    mirrored: NDArray[np.bool_]  # [n] flipped left to right
+    lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
+    counted: NDArray[np.bool_]  # [n] False where an image only fills up the last batch of an evaluation
+
+
+class Plan(Protocol):
+    """Which images each step shows, and how."""
+
+    num_steps: int
+
+    def views(self, step: int, part: int, num_parts: int) -> Views:
+        """Rows of global step `step` that fall to `part` of `num_parts`; the parts in order make up the batch."""
+        ...
+
+
+class TrainingPlan:
+    """Each epoch shows every image at most once, in a new order, each with a crop, a flip and a lighting of its own.
+
+    The order depends on (seed, epoch) and the rest on (seed, epoch, image) alone, so the batches are the same for
+    any number of ranks and from any step on. An epoch drops its last partial batch. Crops are uniform over all
+    positions inside the central square, flips are fair (paper, section 4.1).
+    """
+
+    def __init__(self, num_images: int, batch_size: int, margin: int, seed: int, num_steps: int) -> None:
+        """`batch_size` is global; `margin` is the side of the resized square less that of the crop, in pixels."""
+        self.num_steps = num_steps
+        self.steps_per_epoch = num_images // batch_size
+        self._batch_size = batch_size
+        # Two epochs: the reader is ahead of the trainer and crosses into the next one first.
+        self._draws = lru_cache(maxsize=2)(lambda epoch: _draw_epoch(num_images, margin, seed, epoch))
+
+    def views(self, step: int, part: int, num_parts: int) -> Views:
+        """See Plan."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        order, corners, mirrored, lighting = self._draws(epoch)
+        first, count = _rows(self._batch_size, part, num_parts)
+        start = step_in_epoch * self._batch_size + first
+        indices = order[start : start + count]
+        return Views(indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool))
+
+
+class EvaluationPlan:
+    """Every image exactly once, in order, as it is; the last batch is filled up with rows that are not counted."""
+
+    def __init__(self, num_images: int, batch_size: int) -> None:
+        self.num_steps = -(-num_images // batch_size)
+        self._num_images = num_images
+        self._batch_size = batch_size
+
+    def views(self, step: int, part: int, num_parts: int) -> Views:
+        """See Plan."""
+        first, count = _rows(self._batch_size, part, num_parts)
+        indices = np.arange(count) + step * self._batch_size + first
+        counted = indices < self._num_images
+        return Views(
+            np.where(counted, indices, 0),
+            np.zeros((count, 2), np.int64),
+            np.zeros(count, bool),
+            np.zeros((count, 3), np.float32),
+            counted,
+        )
+
+
+def _rows(batch_size: int, part: int, num_parts: int) -> tuple[int, int]:
+    assert batch_size % num_parts == 0, (batch_size, num_parts)
+    count = batch_size // num_parts
+    return part * count, count
+
+
+def _draw_epoch(num_images: int, margin: int, seed: int, epoch: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Order of the images, and by image its crop corner, flip and lighting."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = rng.permutation(num_images)
+    corners = rng.integers(margin, size=(num_images, 2), endpoint=True, dtype=np.int16)
+    mirrored = rng.integers(2, size=num_images, dtype=np.uint8).astype(bool)
+    lighting = rng.standard_normal((num_images, 3), dtype=np.float32)
+    return order, corners, mirrored, lighting

@@ -1,0 +1,13 @@
+"""What the commands have in common: how they fail."""
+
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a command; what a person can mend gets a message and exit status 2, without a traceback."""
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""The run: from `torchrun -m train` to the last checkpoint."""

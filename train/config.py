@@ -1,0 +1,147 @@
+"""The run's configuration: typed sections, from a YAML file and command-line overrides."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from model.alexnet import ModelConfig
+from train.optim import OptimConfig
+
+
+USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run, and what to change."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and what the network sees of them.
+
+    Args:
+        root: prepared folder, as written by tools/prep_imagenet.py.
+        resize: pixels that the shorter side is resized to; the central square of this side is used (section 2).
+        crop: side of the random crops taken from that square (section 4.1).
+        mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
+        lighting_std: standard deviation of the noise along each principal component of colour (section 4.1).
+        num_threads: threads that decode for each rank; null shares out the cores.
+    """
+
+    root: str | None = None
+    resize: PositiveInt = 256
+    crop: PositiveInt = 224
+    mean: Literal["image", "channel"] = "image"
+    lighting_std: NonNegativeFloat = 0.1
+    num_threads: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, and in what batches.
+
+    Args:
+        batch_size: images in a step, over all ranks together.
+        epochs: passes over the training images, at most.
+        seed: decides the weights, the order of the images, every augmentation and every dropout mask.
+    """
+
+    batch_size: PositiveInt = 128
+    epochs: PositiveInt = 90
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run lives and how it is watched; nothing here changes a number that it computes.
+
+    Args:
+        dir: folder of the run; null means runs/<name of the config file>.
+        device: cpu, cuda, or auto: cuda where there is a GPU for each rank of this machine.
+        max_steps: stop after this many steps in all; the same command without it goes on.
+        log_every: steps between two progress lines.
+        checkpoint_every: steps between two checkpoints; one is also written after each epoch.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+    """
+
+    dir: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_steps: PositiveInt | None = None
+    log_every: PositiveInt = 20
+    checkpoint_every: PositiveInt = 1000
+    keep_checkpoints: PositiveInt = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def load(argv: list[str]) -> Config:
+    """The config from `FILE.yaml [--section.field value ...]`; ConfigError where it can't be understood or run."""
+    parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="the recipe; the first argument does without the --config")
+    for section, kind in Config.__annotations__.items():
+        parser.add_argument(f"--{section}", type=kind, default=kind())
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    try:
+        values = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}\nusage: {USAGE}\nEvery section and field: python -m train --help") from error
+    if not values.config:
+        raise ConfigError(f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}")
+    sections = parser.instantiate(values)
+    config = Config(**{section: sections[section] for section in Config.__annotations__})
+    _check(config)
+    if config.run.dir is None:
+        name = Path(str(values.config[-1])).stem
+        config = replace(config, run=replace(config.run, dir=f"runs/{name}"))
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config in plain dicts, lists and numbers, as YAML and checkpoints keep it."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_dict(plain: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`."""
+    return Config(**{section: kind(**plain[section]) for section, kind in Config.__annotations__.items()})
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config, as `load` reads it."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def differing_keys(config: Config, text: str) -> list[str]:
+    """`section.field: old -> new` for all that changes results between a run's config.yaml `text` and `config`."""
+    old, new = yaml.safe_load(text), to_dict(config)
+    return [
+        f"{section}.{key}: {old.get(section, {}).get(key)} -> {value}"
+        for section, values in new.items()
+        if section != "run"
+        for key, value in values.items()
+        if f"{section}.{key}" != "data.num_threads" and old.get(section, {}).get(key) != value
+    ]
+
+
+def _check(config: Config) -> None:
+    data = config.data
+    if data.root is None:
+        raise ConfigError("data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py")
+    if data.crop > data.resize:
+        raise ConfigError(f"data.crop is {data.crop}; expected at most data.resize, which is {data.resize}")

@@ -1,0 +1,43 @@
+"""The pipeline wired to the ranks: each reads its own part of every global batch."""
+
+from collections.abc import Iterator
+
+from pipeline.dataset import ImageList
+from pipeline.loader import Appearance, Batch, Loader
+from pipeline.plan import EvaluationPlan, Plan, TrainingPlan
+from pipeline.stats import PixelStats
+from train.config import DataConfig
+from train.distributed import Ranks
+
+
+def training_batches(
+    images: ImageList, plan: TrainingPlan, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int, step: int
+) -> Iterator[Batch]:
+    """Augmented batches from `step` on, `batch_size` images over all ranks; a pair gets both its parts."""
+    appearance = Appearance.of(stats, data.resize, data.crop, data.mean, data.lighting_std)
+    return _batches(images, plan, appearance, data, ranks, batch_size, step)
+
+
+def evaluation_batches(
+    images: ImageList, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int
+) -> Iterator[Batch]:
+    """Central squares [n, 3, resize, resize] of all images, each counted once over all ranks."""
+    appearance = Appearance.of(stats, data.resize, data.resize, data.mean, lighting_std=0)
+    return _batches(images, EvaluationPlan(len(images), batch_size), appearance, data, ranks, batch_size, 0)
+
+
+def _batches(
+    images: ImageList, plan: Plan, appearance: Appearance, data: DataConfig, ranks: Ranks, batch_size: int, step: int
+) -> Iterator[Batch]:
+    loader = Loader(
+        images,
+        plan,
+        appearance,
+        part=ranks.rank,
+        num_parts=ranks.world_size,
+        batch_size=ranks.share(batch_size),
+        device=ranks.device,
+        num_threads=data.num_threads or ranks.num_threads,
+        first_step=step,
+    )
+    return ranks.exchange(loader)

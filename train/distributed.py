@@ -1,0 +1,167 @@
+"""Ranks: who holds which column and which part of a batch. The only reader of torchrun's environment."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from model.columns import NUM_COLUMNS, Columns
+from pipeline.loader import Batch
+from train.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others.
+
+    Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs are data parallel.
+    Every rank reads its own part of the global batch; a pair exchanges its two parts.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    num_threads: int  # cores of this machine for each of its ranks
+    columns: Columns
+    data_group: dist.ProcessGroup | None = None  # the same column of every pair; None where there is one pair
+    exchange_group: dist.ProcessGroup | None = None  # the pair, for input alone, so that it can run under a step
+    control_group: dist.ProcessGroup | None = None  # everyone, over the CPU
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes and prints."""
+        return self.rank == 0
+
+    @property
+    def pair(self) -> int:
+        """Which pair this is along the data axis."""
+        return self.rank // NUM_COLUMNS if self.world_size > 1 else 0
+
+    @property
+    def num_pairs(self) -> int:
+        """Length of the data axis."""
+        return max(1, self.world_size // NUM_COLUMNS)
+
+    def share(self, batch_size: int) -> int:
+        """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""
+        if batch_size % self.world_size:
+            raise ConfigError(
+                f"train.batch_size is {batch_size}, which {self.world_size} ranks can't share evenly; "
+                f"expected a multiple of {self.world_size}"
+            )
+        return batch_size // self.world_size
+
+    def data_parallel(self, model: nn.Module) -> nn.Module:
+        """`model` with its gradients averaged over the pairs."""
+        return model if self.data_group is None else DistributedDataParallel(model, process_group=self.data_group)
+
+    def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
+        if self.columns.held == NUM_COLUMNS:
+            yield from batches
+            return
+        previous = None
+        for batch in batches:
+            current = _Exchange(batch, self.exchange_group)
+            if previous is not None:
+                yield previous.wait()
+            previous = current
+        if previous is not None:
+            yield previous.wait()
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank where `flag` is true on one."""
+        if self.control_group is None:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control_group)
+        return bool(flags)
+
+    def sum_over_pairs(self, counts: Tensor) -> Tensor:
+        """`counts`, added up over the data axis; the columns of a pair hold the same ones."""
+        if self.data_group is not None:
+            dist.all_reduce(counts, group=self.data_group)
+        return counts
+
+
+class _Exchange:
+    """An all-gather under way; it keeps what is being sent alive."""
+
+    def __init__(self, batch: Batch, group: dist.ProcessGroup | None) -> None:
+        self._sent = batch
+        self._received = Batch(*(part.new_empty(NUM_COLUMNS * len(part), *part.shape[1:]) for part in batch))
+        self._works = [
+            dist.all_gather_single(both, own, group=group, async_op=True)
+            for both, own in zip(self._received, batch, strict=True)
+        ]
+
+    def wait(self) -> Batch:
+        for work in self._works:
+            work.wait()
+        return self._received
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Join the ranks that torchrun started, or be the only one; leave them at the end.
+
+    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). ConfigError where the
+    ranks do not form pairs, or there are fewer GPUs than asked for.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if world_size > 1 and (world_size % NUM_COLUMNS or local_world_size % NUM_COLUMNS):
+        raise ConfigError(
+            f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, or an even number on "
+            "each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
+        )
+    where = _device(device, local_rank, local_world_size)
+    num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
+    if world_size == 1:
+        yield Ranks(0, 1, where, num_threads, Columns())
+        return
+    on_gpu = where.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
+    try:
+        mesh = init_device_mesh(where.type, (world_size // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("data", "column"))
+        yield Ranks(
+            rank,
+            world_size,
+            where,
+            num_threads,
+            Columns(1, rank % NUM_COLUMNS, mesh["column"].get_group()),
+            mesh["data"].get_group() if world_size > NUM_COLUMNS else None,
+            dist.new_subgroups(NUM_COLUMNS)[0],
+            dist.new_group(backend="gloo"),
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
+    found = torch.cuda.device_count()
+    if asked == "cuda" and found < local_world_size:
+        raise ConfigError(
+            f"run.device is cuda and {local_world_size} ranks run here, but {found} GPUs were found; "
+            "expected one for each rank: start fewer, or choose --run.device cpu"
+        )
+    if asked == "cpu" or found < local_world_size:
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def report_error(error: ValueError) -> None:
+    """Print a message for people. Where all ranks fail alike, the first one's message is enough."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(3)  # torchrun ends this rank within that time if the first one has failed too
+    print(f"error: {error}", file=sys.stderr, flush=True)

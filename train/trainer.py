@@ -1,0 +1,238 @@
+"""The run, from the first step or the newest checkpoint to the last step."""
+
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.alexnet import AlexNet, Masks
+from pipeline.dataset import Dataset
+from pipeline.files import atomic_write
+from pipeline.loader import Batch
+from pipeline.plan import TrainingPlan
+from train import checkpoint
+from train.checkpoint import CheckpointError
+from train.config import Config, ConfigError, differing_keys, to_dict, to_yaml
+from train.data import evaluation_batches, training_batches
+from train.distributed import Ranks
+from train.evaluate import ErrorRates, error_rates, ranks_of_labels
+from train.monitor import Monitor, Stopwatch, progress_line, say
+from train.optim import PaperSGD, PlateauSchedule
+from train.stop import StopRequest
+
+
+class TrainingError(ValueError):
+    """Training that can't usefully go on, and what to try."""
+
+
+class Trainer:
+    """Everything that a step needs, and the loop over the steps."""
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        """Open data and run folder, build the network, and restore the newest checkpoint if there is one."""
+        self.config, self.ranks = config, ranks
+        self.folder = Path(str(config.run.dir))
+        self.dataset = Dataset.open(Path(str(config.data.root)))
+        self.plan = _plan(config, self.dataset)
+        ranks.share(config.train.batch_size)
+        num_classes, seed = len(self.dataset.classes), config.train.seed
+        self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed).to(ranks.device)
+        self.network = ranks.data_parallel(self.model)
+        self.optimizer = PaperSGD(self.model.parameters(), config.optim)
+        self.schedule = PlateauSchedule(config.optim)
+        self.step = 0
+        self.saved_step = -1
+        self.interval = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # losses and errors since the last log
+        self.stopwatch = Stopwatch()
+        if ranks.is_main:
+            _claim(self.folder, config)
+        self._resume()
+        self.monitor = Monitor(self.folder, self.step) if ranks.is_main else None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.step // self.plan.steps_per_epoch
+
+    def fit(self) -> int:
+        """Train until the schedule, the epochs or max_steps end it, or a signal does. Returns the exit status."""
+        with StopRequest() as stop:
+            for batch in self._batches():
+                self.stopwatch.got_batch()
+                self.train_step(batch)
+                self.stopwatch.end_step()
+                self._after_step()
+                if self.ranks.any(stop.signal is not None):
+                    self.save()
+                    self._say(f"stopped by a signal after step {self.step}; the same command goes on from here")
+                    return 128 + (stop.signal or signal.SIGTERM)
+                if self.schedule.finished:
+                    break
+                self.stopwatch.resume()
+        self.save()
+        self._say(f"finished at step {self.step}; results are in {self.folder}")
+        if self.monitor:
+            self.monitor.close()
+        return 0
+
+    def train_step(self, batch: Batch) -> None:
+        """Forward, loss, backward and the paper's update (section 5)."""
+        masks = Masks(self.config.train.seed, self.step, self.ranks.pair, self.ranks.num_pairs)
+        logits = self.network(batch.images, masks)
+        loss = F.cross_entropy(logits, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        wrong = (ranks_of_labels(logits.detach(), batch.labels) >= 1).double().mean()
+        self.interval += torch.stack([loss.detach().double(), wrong])
+
+    def evaluate(self) -> ErrorRates:
+        """Error rates over the validation images, by their central crops."""
+        data = self.config.data
+        batches = evaluation_batches(
+            self.dataset.val, self.dataset.stats, data, self.ranks, self.config.train.batch_size
+        )
+        return error_rates(self.model, batches, data.crop, self.ranks.sum_over_pairs)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one."""
+        if self.saved_step == self.step:
+            return
+        columns, names = self.ranks.columns, [name for name, _ in self.model.named_parameters()]
+        state = {
+            "step": self.step,
+            "model": columns.merge(self.model.state_dict()),
+            "momentum": columns.merge(dict(zip(names, self.optimizer.momentum_buffers(), strict=True))),
+            "lr": self.optimizer.lr,
+            "schedule": self.schedule.state(),
+            "interval": self.interval,
+            "config": to_dict(self.config),
+            "classes": self.dataset.classes,
+            "stats": {key: torch.from_numpy(value.copy()) for key, value in vars(self.dataset.stats).items()},
+            "dataset": self.dataset.fingerprint,
+        }
+        if self.ranks.is_main:
+            checkpoint.save(self.folder / "checkpoints", state, self.config.run.keep_checkpoints)
+        self.saved_step = self.step
+
+    def _batches(self) -> Any:
+        if self.schedule.finished:
+            return iter(())
+        config, dataset = self.config, self.dataset
+        batches = training_batches(
+            dataset.train, self.plan, dataset.stats, config.data, self.ranks, config.train.batch_size, self.step
+        )
+        self.stopwatch.resume()
+        return batches
+
+    def _after_step(self) -> None:
+        if self.step % self.config.run.log_every == 0:
+            self._log()
+        epoch_ends = self.step % self.plan.steps_per_epoch == 0
+        if epoch_ends:
+            self._end_epoch()
+        if epoch_ends or self.step % self.config.run.checkpoint_every == 0:
+            self.save()
+
+    def _log(self) -> None:
+        """Record means over the steps since the last line; here, and not in the step, the host waits for the device."""
+        sums = self.ranks.sum_over_pairs(self.interval) / self.ranks.num_pairs
+        loss, error = (sums / self.config.run.log_every).tolist()
+        self.interval.zero_()
+        metrics = {"train/loss": loss, "train/top1_error": error, "train/lr": self.optimizer.lr}
+        metrics |= self.stopwatch.metrics(self.config.train.batch_size)
+        self.stopwatch.reset()
+        if self.monitor:
+            self.monitor.write(self.step, self.epoch, metrics)
+            running_epoch = 1 + (self.step - 1) // self.plan.steps_per_epoch
+            say(progress_line(self.step, self.plan.num_steps, running_epoch, self.config.train.epochs, metrics))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step}; the learning rate, {self.optimizer.lr:g}, is likely too high "
+                f"for these images: try a smaller --optim.lr in another --run.dir"
+            )
+
+    def _end_epoch(self) -> None:
+        errors = self.evaluate()
+        self.schedule.end_epoch(errors.top1_error)
+        if self.monitor:
+            metrics = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
+            self.monitor.write(self.step, self.epoch, metrics)
+        self._say(
+            f"epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, top-5 {errors.top5_error:.2%}, "
+            f"{errors.num_images} images"
+        )
+        if self.schedule.lr != self.optimizer.lr and not self.schedule.finished:
+            self.optimizer.lr = self.schedule.lr
+            self._say(f"validation error has stalled: learning rate is now {self.optimizer.lr:g}")
+
+    def _resume(self) -> None:
+        path = checkpoint.newest(self.folder / "checkpoints")
+        if path is None:
+            return
+        state = checkpoint.load(path)
+        if state["dataset"] != self.dataset.fingerprint:
+            raise CheckpointError(
+                f"{path} was trained on other images than {self.dataset.folder} holds; "
+                "go on with the folder it began with, or start afresh in another --run.dir"
+            )
+        check_shapes(path, state["model"], self.model)
+        columns = self.ranks.columns
+        self.model.load_state_dict(columns.split(state["model"]))
+        self.optimizer.restore(state["lr"], columns.split(state["momentum"]).values())
+        self.schedule.restore(state["schedule"])
+        self.interval.copy_(state["interval"])
+        self.step = self.saved_step = state["step"]
+        self._say(f"going on from step {self.step} ({path})")
+
+    def _say(self, text: str) -> None:
+        if self.ranks.is_main:
+            say(text)
+
+
+def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
+    """CheckpointError where the `full` network of the checkpoint at `path` is not that of `model`."""
+    columns = model.columns
+    found = {key: tuple(value.shape) for key, value in columns.split(full).items()}
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            raise CheckpointError(
+                f"{path} holds another network: {key} is {found.get(key)}, expected {expected.get(key)}; "
+                "choose the config it was trained with, or another --run.dir"
+            )
+
+
+def _plan(config: Config, dataset: Dataset) -> TrainingPlan:
+    batch_size, num_images = config.train.batch_size, len(dataset.train)
+    if batch_size > num_images:
+        raise ConfigError(
+            f"train.batch_size is {batch_size}, but {dataset.folder} has {num_images} training images; "
+            "expected a batch of no more than that"
+        )
+    num_steps = config.train.epochs * (num_images // batch_size)
+    num_steps = min(num_steps, config.run.max_steps or num_steps)
+    margin = config.data.resize - config.data.crop
+    return TrainingPlan(num_images, batch_size, margin, config.train.seed, num_steps)
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Make `folder` the run's, or check that it already is; ConfigError where it is something else's."""
+    path = folder / "config.yaml"
+    if path.is_file():
+        changed = differing_keys(config, path.read_text())
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run with another config ({'; '.join(changed)}); "
+                "give the same values to go on with it, or another --run.dir to start afresh"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds files, but no run (no config.yaml); choose another --run.dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(to_yaml(config).encode())
