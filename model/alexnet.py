@@ -32,7 +32,7 @@ class ModelConfig:
     conv1_size: int = 11
     conv1_stride: int = 4
     fc_width: int = 4096
-    init_std: tuple[float, float, float, float, float, float, float, float] = (0.01,) * len(LAYERS)
+    init_std: tuple[float, float, float, float, float, float, float, float] = (0.01,) * 8
     dropout: float = 0.5
 
 
@@ -120,7 +120,7 @@ class AlexNet(nn.Module):
         """Normal weights, biases 0 or 1 (paper, section 5). Every process draws all and keeps its own."""
         draws = generator(torch.device("cpu"), seed, "weights")
         for name, std in zip(LAYERS, config.init_std, strict=True):
-            layer = self.get_submodule(name)
+            layer = getattr(self, name)
             full = (layer.weight.shape[0] * NUM_COLUMNS // self.columns.held, *layer.weight.shape[1:])
             layer.weight.copy_(self.columns.own(torch.empty(full).normal_(0, std, generator=draws)))
             layer.bias.fill_(1.0 if name in BIAS_ONE else 0.0)

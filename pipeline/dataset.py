@@ -1,11 +1,11 @@
 """The prepared folder: what `tools/prep_imagenet.py` writes and training reads.
 
-    train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them too
-    sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright)
-    classes.txt          class names, a line a class; line k is label k
-    stats.npz            see PixelStats
-    rejected.txt         path, tab, reason: files that could not be used
-    dataset.yaml         roots, counts, fingerprint, and how the folder was made
+train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them too
+sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright)
+classes.txt          class names, a line a class; line k is label k
+stats.npz            see PixelStats
+rejected.txt         path, tab, reason: files that could not be used
+dataset.yaml         roots, counts, fingerprint, and how the folder was made
 """
 
 import hashlib
@@ -127,8 +127,8 @@ class PreparedFiles:
         """Write every file of the format into `folder`, dataset.yaml last."""
         write_list(folder / "train.txt", *self.train[:2])
         write_list(folder / "val.txt", *self.val[:2])
-        sizes = {"train": np.array(self.train[2], np.int32), "val": np.array(self.val[2], np.int32)}
-        np.savez(folder / "sizes.npz", **sizes)
+        train_sizes, val_sizes = (np.array(part[2], np.int32) for part in (self.train, self.val))
+        np.savez(folder / "sizes.npz", train=train_sizes, val=val_sizes)
         _write_lines(folder / "classes.txt", self.classes)
         _write_lines(folder / "rejected.txt", [f"{one_line(path)}\t{one_line(why)}" for path, why in self.rejected])
         with open(folder / "stats.npz", "wb") as file:

@@ -1,10 +1,14 @@
 """Decode every file once, whole, with the decoder that training uses: sizes, statistics, and what can't be used."""
 
 import os
+import re
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import BinaryIO
 
 import numpy as np
 import nvidia.dali.experimental.dynamic as dali
@@ -24,32 +28,44 @@ class Findings:
 
     sizes: list[tuple[int, int] | None] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    sums: PixelSums = field(default_factory=PixelSums)
+    sums: PixelSums | None = None
 
 
 def examine(root: str, names: list[str], with_sums: bool) -> Iterator[Findings]:
     """Findings for each run of up to 64 files, in order, on all cores; `with_sums` adds the pixel statistics."""
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    workers = min(len(os.sched_getaffinity(0)), len(chunks))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Forked from a process that has imported DALI and done nothing else: workers start at once, and safely.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _start_worker) as pool:
         yield from pool.map(_examine_chunk, [root] * len(chunks), chunks, [with_sums] * len(chunks))
 
 
-def _examine_chunk(root: str, names: list[str], with_sums: bool) -> Findings:
+_decoder_log: BinaryIO
+
+
+def _start_worker() -> None:
+    """Keep what the decoder prints of bad files: it belongs into the list of them, not across the progress bar."""
+    global _decoder_log
+    _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
+    os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
     dali.set_num_threads(1)
-    findings = Findings()
+
+
+def _examine_chunk(root: str, names: list[str], with_sums: bool) -> Findings:
+    findings = Findings(sums=PixelSums() if with_sums else None)
     for name in names:
         try:
-            pixels = decode(os.path.join(root, name))
             if "\n" in name:
                 raise ValueError("its name holds a line break, which a file list can't")
+            pixels = decode(os.path.join(root, name))
         except (OSError, ValueError, RuntimeError) as error:
             findings.sizes.append(None)
             findings.reasons.append(_reason(error))
             continue
         findings.sizes.append((pixels.shape[0], pixels.shape[1]))
         findings.reasons.append("")
-        if with_sums:
+        if findings.sums is not None:
             findings.sums.add(_central_square(pixels))
     return findings
 
@@ -85,10 +101,19 @@ def _central_square(pixels: dali.Tensor) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """One line that a person can act on."""
+    """One line that a person can act on, with the decoder's own words where it had any."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "nvImageCodec failure" in text or "Failed to decode" in text or "parse" in text:
-        return f"not an image that can be decoded, or cut short ({text.rstrip(' :')})"
-    return text
+    said = _decoder_said()
+    if isinstance(error, RuntimeError):
+        return f"not an image that can be decoded, or cut short ({said or str(error).strip()})"
+    return str(error)
+
+
+def _decoder_said() -> str:
+    """The last line that the decoder printed since it was last asked."""
+    _decoder_log.seek(0)
+    lines = _decoder_log.read().decode(errors="replace").splitlines()
+    _decoder_log.seek(0)
+    _decoder_log.truncate()
+    return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).removeprefix("[ERROR] ") if lines else ""

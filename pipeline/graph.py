@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 
@@ -38,11 +39,12 @@ def build(
     )
     on_gpu = device_id is not None
     with pipeline:
-        pipeline.set_outputs(_crops(requests, mean_image, size, on_gpu))
+        pipeline.set_outputs(crops(requests, mean_image, size, on_gpu))
     return pipeline
 
 
-def _crops(requests: Iterator[Request], mean_image: NDArray[np.float32], size: int, on_gpu: bool):  # type: ignore[no-untyped-def]
+def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], size: int, on_gpu: bool) -> DataNode:
+    """The graph itself, defined inside a pipeline: from requests to float batches."""
     path, decode_start, decode_end, start, end, colour_shift = fn.external_source(requests, num_outputs=6)
     pixels = fn.decoders.image_slice(
         fn.io.file.read(path),

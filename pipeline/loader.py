@@ -98,9 +98,7 @@ class Loader:
 
     def _request(self, views: Views) -> graph.Request:
         images, appearance = self._images, self._appearance
-        paths = [
-            np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
-        ]
+        paths = [np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices]
         regions = source_regions(
             images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop
         )

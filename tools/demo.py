@@ -26,25 +26,25 @@ def main(argv: list[str]) -> None:
     name = images.resolve().name if args.data else "demo"
     prepared = _WORK / f"prepared-{name}"
     if not args.data and not images.exists():
-        _command("-m", "tools.make_images", images)
+        _command("-m tools.make_images", images)
     if not prepared.exists():
-        _command("-m", "tools.prep_imagenet", *_sources(images), "--out", prepared)
+        _command("-m tools.prep_imagenet", *_sources(images), "--out", prepared)
     folder = Path("runs") / name
-    recipe = ["configs/demo.yaml", "--data.root", prepared, "--run.dir", folder]
-    _command("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "train", *recipe)
-    _command("-m", "tools.evaluate", folder, "--data", prepared)
+    torchrun = "-m torch.distributed.run --nproc_per_node=2"
+    _command(f"{torchrun} -m train configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
+    _command("-m tools.evaluate", folder, "--data", prepared)
     print(f"\nLook at the run with:  {Path(sys.executable).parent / 'tensorboard'} --logdir runs")
 
 
-def _sources(images: Path) -> list[str | Path]:
+def _sources(images: Path) -> list[str]:
     if (images / "train").is_dir() and (images / "val").is_dir():
-        return ["--train", images / "train", "--val", images / "val"]
-    return ["--train", images, "--hold-out", "0.1"]
+        return ["--train", str(images / "train"), "--val", str(images / "val")]
+    return ["--train", str(images), "--hold-out", "0.1"]
 
 
-def _command(*words: str | Path) -> None:
+def _command(start: str, *words: str | Path) -> None:
     """Print and run a Python command; where it fails it has said why."""
-    command = [str(word) for word in words]
+    command = [*start.split(), *map(str, words)]
     print("\n$ python " + shlex.join(command), flush=True)
     status = subprocess.run([sys.executable, *command]).returncode
     if status:

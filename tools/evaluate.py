@@ -1,6 +1,6 @@
 """Error rates of a trained network on the validation images of a prepared folder.
 
-    python -m tools.evaluate runs/alexnet --data prepared/imagenet
+python -m tools.evaluate runs/alexnet --data prepared/imagenet
 """
 
 import argparse

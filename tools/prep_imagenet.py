@@ -98,9 +98,10 @@ def _examine(
                 if size is None:
                     rejected.append((f"{source.root}/{name}", reason))
                     continue
-                for column, value in zip(files, (name, label, size)):
-                    column.append(value)
-            if sums is not None:
+                files[0].append(name)
+                files[1].append(label)
+                files[2].append(size)
+            if sums is not None and findings.sums is not None:
                 sums.merge(findings.sums)
             progress.update(len(findings.sizes))
     _check_classes(source, classes, files, rejected, title)

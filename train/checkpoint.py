@@ -38,7 +38,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
-        raise CheckpointError(f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or state.keys() != _KEYS or state["format"] != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})")
     return state

@@ -13,7 +13,6 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from model.alexnet import ModelConfig
 from train.optim import OptimConfig
 
-
 USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
 
 

@@ -29,9 +29,7 @@ def ranks_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def error_rates(
-    model: AlexNet, batches: Iterable[Batch], crop: int, add_up: Callable[[Tensor], Tensor]
-) -> ErrorRates:
+def error_rates(model: AlexNet, batches: Iterable[Batch], crop: int, add_up: Callable[[Tensor], Tensor]) -> ErrorRates:
     """Error rates over batches of central squares [n, 3, resize, resize], by their central crop.
 
     `add_up` adds counts over all that share the evaluation. Labels NOT_COUNTED are passed over.

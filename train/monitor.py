@@ -66,7 +66,7 @@ class Monitor:
         """Go on after `step`: what an interrupted run wrote of later steps is taken back."""
         self._path = folder / "metrics.jsonl"
         self._forget_after(step)
-        self._file = open(self._path, "a")
+        self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:

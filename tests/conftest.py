@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.dataset import Dataset
+from tests.images import prepare
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A prepared folder: 3 classes of 14 training and 5 validation images."""
+    return prepare(tmp_path_factory.mktemp("data"), dict.fromkeys("abc", 14), dict.fromkeys("abc", 5))
+
+
+@pytest.fixture(scope="session")
+def dataset(prepared) -> Dataset:
+    return Dataset.open(prepared)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))

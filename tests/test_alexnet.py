@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from model.alexnet import BIAS_ONE, LAYERS, AlexNet, Masks, ModelConfig
+from model.columns import Columns
+from tests import reference
+from tests.reference import CLASSES, CROP, TINY
+
+
+def test_the_papers_sizes():
+    """Figure 2: 253,440-186,624-64,896-64,896-43,264-4096-4096-1000 neurons; section 3.5: the kernels' shapes."""
+    shapes = {}
+    with FakeTensorMode():
+        model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
+        for name in LAYERS:
+            model.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape[1:])})
+            )
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
+    assert [shapes[name] for name in LAYERS] == [
+        (96, 55, 55),
+        (256, 27, 27),
+        (384, 13, 13),
+        (384, 13, 13),
+        (256, 13, 13),
+        (4096,),
+        (4096,),
+        (1000,),
+    ]
+    kernels = [tuple(model.get_submodule(name).weight.shape[1:]) for name in LAYERS[:5]]
+    assert kernels == [(3, 11, 11), (48, 5, 5), (256, 3, 3), (192, 3, 3), (192, 3, 3)]
+    assert sum(p.numel() for p in model.parameters()) == 60_965_224  # "60 million parameters"
+
+
+def test_a_column_has_half_the_kernels_and_sees_its_own_maps_but_for_cross_talk():
+    with FakeTensorMode():
+        model = AlexNet(ModelConfig(), 1000, 224, Columns(held=1, index=1))
+    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in LAYERS}
+    assert shapes["conv1"] == (48, 3, 11, 11) and shapes["conv2"] == (128, 48, 5, 5)
+    assert shapes["conv3"] == (192, 256, 3, 3) and shapes["conv4"] == (192, 192, 3, 3)
+    assert shapes["conv5"] == (128, 192, 3, 3) and shapes["fc6"] == (2048, 9216)
+    assert shapes["fc7"] == (2048, 4096) and shapes["fc8"] == (500, 4096)
+
+
+def test_initial_weights_and_biases():
+    """Section 5: N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6 and fc7, 0 elsewhere."""
+    model = AlexNet(ModelConfig(), 1000, 224)
+    for name in LAYERS:
+        layer = model.get_submodule(name)
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert abs(layer.weight.mean().item()) < 5 * 0.01 / layer.weight.numel() ** 0.5
+        assert (layer.bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
+    assert len(BIAS_ONE) == 5
+
+
+def test_columns_start_as_halves_of_the_whole():
+    whole = AlexNet(TINY, CLASSES, CROP, seed=3).state_dict()
+    halves = [AlexNet(TINY, CLASSES, CROP, Columns(held=1, index=i), seed=3).state_dict() for i in (0, 1)]
+    for key, value in whole.items():
+        assert torch.equal(torch.cat([half[key] for half in halves]), value)
+    assert not torch.equal(AlexNet(TINY, CLASSES, CROP, seed=4).state_dict()["fc6.weight"], whole["fc6.weight"])
+
+
+def test_evaluation_halves_the_hidden_neurons_and_drops_none():
+    model = AlexNet(TINY, CLASSES, CROP, seed=3).double()
+    images = torch.randn(4, 3, CROP, CROP, dtype=torch.float64)
+    expected = reference.forward(model.state_dict(), images, TINY.conv1_stride, CLASSES, None)
+    torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_masks_are_fair_independent_and_a_function_of_the_step():
+    device = torch.device("cpu")
+    dropped = Masks(seed=0, step=5).draws(128, 4096, 6, device) < 0.5
+    assert dropped.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / dropped.numel() ** 0.5)
+    assert dropped.double().mean(0).std().item() == pytest.approx(0.5 / 128**0.5, rel=0.1)  # each neuron on its own
+    others = [Masks(1, 5).draws(128, 4096, 6, device), Masks(0, 6).draws(128, 4096, 6, device)]
+    others.append(Masks(0, 5).draws(128, 4096, 7, device))
+    for other in others:
+        assert ((other < 0.5) == dropped).double().mean().item() == pytest.approx(0.5, abs=0.01)
+    parts = [Masks(0, 5, part, 4).draws(32, 4096, 6, device) for part in range(4)]
+    assert torch.equal(torch.cat(parts) < 0.5, dropped)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="too small"):
+        AlexNet(ModelConfig(), 10, crop=56)
+    with pytest.raises(ValueError, match="even"):
+        AlexNet(ModelConfig(kernels=(95, 256, 384, 384, 256)), 10, crop=224)

@@ -1,0 +1,128 @@
+"""The test that guards everything: one process, two columns and two pairs of columns train alike, in float64.
+
+Where it fails, look first at the backward rules of model/columns.py: a wrong one doubles or loses gradients in silence.
+"""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from model import columns as columns_module
+from model.alexnet import AlexNet, Masks
+from pipeline.dataset import Dataset
+from pipeline.plan import TrainingPlan
+from tests import reference
+from tests.ranks import run_ranks
+from tests.reference import CLASSES, CROP, TINY
+from train.config import DataConfig
+from train.data import training_batches
+from train.distributed import Ranks, join
+from train.optim import OptimConfig, PaperSGD
+
+SEED, BATCH = 11, 8
+LRS = [0.02, 0.02, 0.02, 0.002, 0.002]
+
+
+def batches():
+    draw = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(BATCH, 3, CROP, CROP, generator=draw).double(), torch.randint(CLASSES, (BATCH,), generator=draw))
+        for _ in LRS
+    ]
+
+
+def train(ranks: Ranks):
+    """Losses of this rank's pair and the merged weights, by the real network and optimizer."""
+    model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double()
+    network = ranks.data_parallel(model)
+    optimizer = PaperSGD(model.parameters(), OptimConfig())
+    rows = slice(ranks.pair * BATCH // ranks.num_pairs, (ranks.pair + 1) * BATCH // ranks.num_pairs)
+    losses = []
+    for step, ((images, labels), lr) in enumerate(zip(batches(), LRS)):
+        if optimizer.lr != lr:
+            optimizer.lr = lr
+        logits = network(images[rows], Masks(SEED, step, ranks.pair, ranks.num_pairs))
+        loss = F.cross_entropy(logits, labels[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
+    return losses, ranks.columns.merge(model.state_dict())
+
+
+def read(ranks: Ranks, dataset: Dataset):
+    """The first batches of a training run, as this rank's network gets them."""
+    plan = TrainingPlan(len(dataset.train), 12, margin=8, seed=1, num_steps=4)
+    data = DataConfig(root="", resize=64, crop=56)
+    batches = training_batches(dataset.train, plan, dataset.stats, data, ranks, 12, 1)
+    return [(batch.images.clone(), batch.labels.clone()) for batch in batches]
+
+
+def train_and_save(folder, dataset):
+    with join("cpu") as ranks:
+        losses, weights = train(ranks)
+        swapped = list(train_with_swapped_rules(ranks))
+        assert ranks.any(ranks.rank == ranks.world_size - 1) and not ranks.any(False)
+        result = {"losses": losses, "weights": weights, "swapped": swapped, "batches": read(ranks, dataset)}
+        torch.save(result, folder / f"{ranks.rank}.pt")
+
+
+def train_with_swapped_rules(ranks):
+    """Merged weights with either backward rule put in the other's place: the silent mistakes."""
+
+    def keep_own(ctx, grad):
+        return grad.chunk(2, dim=1)[ranks.columns.index].contiguous(), None
+
+    def sum_both(ctx, grad):
+        own = grad.chunk(2, dim=1)[ranks.columns.index].contiguous()
+        dist.all_reduce(own, group=ranks.columns.group)
+        return own, None, None
+
+    for function, rule in ((columns_module._CrossTalk, keep_own), (columns_module._CollectLogits, sum_both)):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(function, "backward", staticmethod(rule))
+            yield train(ranks)[1]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Losses and weights of the plain network, trained by the paper's formulas; dropout on."""
+    weights = AlexNet(TINY, CLASSES, CROP, seed=SEED).double().state_dict()
+    device = torch.device("cpu")
+    masks = [
+        [Masks(SEED, step).draws(BATCH, TINY.fc_width, layer, device).ge(0.5).double() for layer in (6, 7)]
+        for step in range(len(LRS))
+    ]
+    return reference.train(weights, batches(), masks, LRS)
+
+
+def largest_difference(weights, expected_weights):
+    return max((weights[key] - value).abs().max().item() for key, value in expected_weights.items())
+
+
+def test_one_process_trains_like_the_plain_network(expected):
+    with join("cpu") as ranks:
+        losses, weights = train(ranks)
+    assert losses == pytest.approx(expected[0], abs=1e-12)
+    assert largest_difference(weights, expected[1]) < 1e-12
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_columns_and_pairs_of_columns_train_like_the_plain_network(world_size, expected, dataset, tmp_path):
+    run_ranks(world_size, train_and_save, tmp_path, dataset)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    for result in results:
+        assert result["losses"] == pytest.approx(expected[0], abs=1e-12)
+        assert largest_difference(result["weights"], expected[1]) < 1e-12
+        assert len(result["swapped"]) == 2
+        for weights in result["swapped"]:
+            assert largest_difference(weights, expected[1]) > 1e-4, "a swapped backward rule would go unnoticed"
+    with join("cpu") as ranks:
+        whole = read(ranks, dataset)
+    for step, (images, labels) in enumerate(whole):
+        for rank, result in enumerate(results):
+            rows = 12 // max(1, world_size // 2)
+            own = slice(rank // 2 * rows, (rank // 2 + 1) * rows)
+            assert torch.equal(result["batches"][step][0], images[own])
+            assert torch.equal(result["batches"][step][1], labels[own])

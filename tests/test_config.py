@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model.alexnet import ModelConfig
+from train.config import Config, ConfigError, DataConfig, TrainConfig, differing_keys, from_dict, load, to_dict, to_yaml
+from train.optim import OptimConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads(path):
+    config = load([str(path), "--data.root", "x"])
+    assert config.run.dir == f"runs/{path.stem}"
+    assert from_dict(yaml.safe_load(to_yaml(config))) == from_dict(to_dict(config))
+
+
+def test_the_papers_recipe_is_the_default():
+    config = load([str(CONFIGS / "alexnet.yaml"), "--data.root", "x"])
+    assert config.model == ModelConfig() and config.optim == OptimConfig() and config.train == TrainConfig()
+    assert config.data == DataConfig(root="x")
+
+
+def test_the_command_line_overrides_the_file():
+    config = load([str(CONFIGS / "alexnet.yaml"), "--data.root", "x", "--optim.lr", "0.02", "--run.dir=elsewhere"])
+    assert config.optim.lr == 0.02 and config.run.dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--optim.rate", "1"], "optim.rate"),
+        (["--train.batch_size", "many"], "train.batch_size"),
+        (["--train.batch_size", "-1"], "train.batch_size"),
+        (["--data.mean", "median"], "data.mean"),
+        (["--data.crop", "300"], "at most data.resize"),
+    ],
+)
+def test_what_can_not_be_understood_is_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        load([str(CONFIGS / "alexnet.yaml"), "--data.root", "x", *arguments])
+
+
+def test_unknown_keys_broken_and_missing_files_are_named(tmp_path):
+    for text, message in [("optim: {rate: 1}", "rate"), ("optimizer: {lr: 1}", "optimizer"), ("data: [1", "config")]:
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load([str(tmp_path / "bad.yaml"), "--data.root", "x"])
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load([str(tmp_path / "none.yaml")])
+    with pytest.raises(ConfigError, match="no config file"):
+        load([])
+    with pytest.raises(ConfigError, match=r"data\.root is not set"):
+        load([str(CONFIGS / "alexnet.yaml")])
+
+
+def test_differences_that_change_results_are_listed_and_others_are_not():
+    old = load([str(CONFIGS / "small.yaml"), "--data.root", "x"])
+    assert differing_keys(old, to_yaml(old)) == []
+    new = load([str(CONFIGS / "small.yaml"), "--data.root", "x", "--run.log_every", "3", "--data.num_threads", "3"])
+    assert differing_keys(new, to_yaml(old)) == []
+    new = load([str(CONFIGS / "small.yaml"), "--data.root", "y", "--optim.lr", "0.5"])
+    assert differing_keys(new, to_yaml(old)) == ["data.root: x -> y", "optim.lr: 0.01 -> 0.5"]
+
+
+def test_defaults_need_no_file():
+    assert from_dict(to_dict(Config())).train == TrainConfig()

@@ -1,0 +1,39 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "pipeline": {"pipeline"},
+    "model": {"model"},
+    "train": {"train", "pipeline", "model"},
+    "tools": {"tools", "train", "pipeline", "model"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).split(".")[0]
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_run_one_way(room):
+    """tools -> train -> {pipeline, model}; and model knows nothing of files, DALI, YAML or the environment."""
+    files = list((ROOT / room).glob("*.py"))
+    assert files
+    for path in files:
+        rooms = set(imported(path)) & ALLOWED.keys()
+        assert rooms <= ALLOWED[room], path
+        if room == "model":
+            assert not set(imported(path)) & {"nvidia", "yaml", "os", "pathlib", "numpy"}, path
+
+
+def test_one_file_knows_dalis_graph_and_one_the_ranks():
+    sources = {path.relative_to(ROOT): path.read_text() for room in ALLOWED for path in (ROOT / room).glob("*.py")}
+    assert [str(path) for path, text in sources.items() if "import fn" in text] == ["pipeline/graph.py"]
+    assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == ["train/distributed.py"]
+    assert [str(path) for path, text in sources.items() if "SummaryWriter" in text] == ["train/monitor.py"]

@@ -1,0 +1,269 @@
+"""The run as a whole: stop, kill, go on, and what it writes. One process where two would show no more."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.images import prepare
+from tools import evaluate
+from train import checkpoint
+from train.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+data: {resize: 64, crop: 56}
+model: {kernels: [8, 12, 16, 16, 12], conv1_size: 5, conv1_stride: 2, fc_width: 24}
+optim: {lr: 0.02, lr_drops: 5, patience: 1}
+train: {batch_size: 12, epochs: 4}
+run: {log_every: 2, device: cpu}
+"""
+STEPS = 12  # 42 images make 3 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def train(recipe, prepared):
+    """Runs `python -m train` in this process; returns its exit status."""
+
+    def run(folder, *more):
+        return main([str(recipe), "--data.root", str(prepared), "--run.dir", str(folder), *more])
+
+    return run
+
+
+def command(recipe, prepared, folder, *more, ranks=1):
+    launcher = (
+        ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "-m", "train"] if ranks > 1 else ["-m", "train"]
+    )
+    arguments = [recipe, "--data.root", prepared, "--run.dir", folder, *more]
+    return [sys.executable, *launcher, *map(str, arguments)]
+
+
+def final_state(folder):
+    return checkpoint.load(checkpoint.newest(folder / "checkpoints"))
+
+
+def metrics(folder):
+    """Every line of metrics.jsonl, without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("throughput/")} for line in lines]
+
+
+def assert_same_run(one, other):
+    first, second = final_state(one), final_state(other)
+    assert first["step"] == second["step"] and first["lr"] == second["lr"] and first["schedule"] == second["schedule"]
+    for part in ("model", "momentum"):
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), f"{part} {key}"
+    assert metrics(one) == metrics(other)
+
+
+def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
+    """What it writes, what it prints, and that the error it reports is the one that tools/evaluate.py finds."""
+    folder = tmp_path / "run"
+    assert train(folder) == 0
+    printed = capsys.readouterr().out
+    pattern = r"epoch 1/4  step 2/12  loss \d\.\d{5}  top-1 error [\d.]+%(  \d+ images/s  waiting for data [\d.]+%)?"
+    assert re.search(pattern, printed) and "validation top-1 error" in printed
+    lines = metrics(folder)
+    training = [line for line in lines if "train/loss" in line]
+    validation = [line for line in lines if "val/top1_error" in line]
+    assert [line["step"] for line in training] == list(range(2, STEPS + 1, 2))
+    assert [(line["step"], line["epoch"]) for line in validation] == [(3, 1), (6, 2), (9, 3), (12, 4)]
+    assert all(0 <= line["val/top5_error"] <= line["val/top1_error"] <= 1 for line in validation)
+    events = EventAccumulator(str(folder)).Reload()
+    wanted = {"train/loss", "train/top1_error", "train/lr", "val/top1_error", "val/top5_error"}
+    wanted |= {f"throughput/{name}" for name in ("images_per_second", "data_wait_fraction", "step_ms")}
+    assert wanted <= set(events.Tags()["scalars"])
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(training[-1]["train/loss"], rel=1e-6)
+    assert events.Scalars("val/top1_error")[-1].step == STEPS
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    evaluate.main([str(folder), "--data", str(prepared), "--json", "--batch-size", "4"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_images"] == 15 and found["step"] == STEPS
+    assert found["top1_error"] == pytest.approx(validation[-1]["val/top1_error"])
+
+
+def test_a_run_in_pieces_is_the_run_in_one(train, tmp_path, capsys):
+    """Pieces that end inside and at the end of epochs and of log intervals; weights, momentum, schedule and metrics."""
+    assert train(tmp_path / "whole") == 0
+    for stop in (1, 5, 6, 9, STEPS):
+        assert train(tmp_path / "pieces", "--run.max_steps", str(stop)) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+    assert "going on from step 9" in capsys.readouterr().out
+    assert train(tmp_path / "pieces") == 0  # nothing is left to do
+    assert final_state(tmp_path / "pieces")["step"] == STEPS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prepared, tmp_path):
+    arguments = command(recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1")
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step 4/" in line:
+            break
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 128 + number, rest
+    step = final_state(tmp_path / "run")["step"]
+    assert f"stopped by a signal after step {step}" in rest and step >= 4 and "Traceback" not in rest
+    options = ["--train.epochs", "300", "--run.log_every", "1", "--run.max_steps", str(step + 2)]
+    assert train(tmp_path / "run", *options) == 0
+    assert train(tmp_path / "whole", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
+    """SIGKILL to either rank; then on with two ranks to the same bits, and in one process to the same numbers."""
+    options = ["--run.checkpoint_every", "2"]
+    subprocess.run(command(recipe, prepared, tmp_path / "whole", *options, ranks=2), cwd=ROOT, check=True)
+    killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
+    process = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step 6/" in line:
+            break
+    os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
+    process.stdout.read()
+    assert process.wait(timeout=60) != 0
+    assert final_state(tmp_path / "killed")["step"] < STEPS
+    subprocess.run(killed, cwd=ROOT, check=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+    assert train(tmp_path / "alone") == 0
+    one, two = final_state(tmp_path / "alone")["model"], final_state(tmp_path / "killed")["model"]
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
+
+
+def workers_of(launcher):
+    """Process ids of torchrun's ranks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == launcher:
+            found.append(int(path.parent.name))
+    assert len(found) == 2, found
+    return found
+
+
+def test_metrics_after_the_checkpoint_are_taken_back(train, tmp_path):
+    """A killed run has written of steps that the next one takes again; a line may be cut short."""
+    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "run", "--run.max_steps", "6") == 0
+    with open(tmp_path / "run/metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "epoch": 2, "train/loss": 99.0}\n{"step": 9, "ep')
+    assert train(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def fails(capsys, status):
+    """The message of a run that could not start."""
+    assert status == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    return message
+
+
+def test_bad_input_gets_a_message_and_changes_nothing(train, recipe, tmp_path, prepared, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "0.5", "--train.seed", "3"))
+    assert "optim.lr: 0.02 -> 0.5" in message and "train.seed: 0 -> 3" in message
+    message = fails(capsys, main([str(recipe), "--data.root", str(tmp_path / "no"), "--run.dir", str(tmp_path / "x")]))
+    assert "no dataset.yaml" in message
+    message = fails(capsys, train(tmp_path / "x", "--train.batch_size", "43"))
+    assert "42 training images" in message
+    message = fails(capsys, train(tmp_path / "x", "--data.crop", "20"))
+    assert "too small" in message
+    message = fails(capsys, train(tmp_path, "--train.epochs", "1"))
+    assert "no run" in message
+    if not torch.cuda.is_available():
+        assert "0 GPUs were found" in fails(capsys, train(tmp_path / "x", "--run.device", "cuda"))
+    assert not (tmp_path / "x").exists()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_of_another_network_or_other_images_is_refused(train, recipe, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    assert train(tmp_path / "wide", "--run.max_steps", "1", "--model.fc_width", "32") == 0
+    newest = checkpoint.newest(tmp_path / "wide/checkpoints")
+    newest.rename(tmp_path / "run/checkpoints/step-0000000009.pt")
+    assert "another network: fc6.bias" in fails(capsys, train(tmp_path / "run"))
+    (tmp_path / "run/checkpoints/step-0000000009.pt").unlink()
+    other = prepare(tmp_path, dict.fromkeys("abcd", 12))
+    state = checkpoint.newest(tmp_path / "run/checkpoints")
+    (tmp_path / "moved/checkpoints").mkdir(parents=True)
+    state.rename(tmp_path / "moved/checkpoints" / state.name)
+    arguments = [str(recipe), "--data.root", str(other), "--run.dir", str(tmp_path / "moved")]
+    (tmp_path / "moved/config.yaml").write_text(
+        (tmp_path / "run/config.yaml").read_text().replace(str(Path(final_root(tmp_path))), str(other))
+    )
+    assert "other images" in fails(capsys, main(arguments))
+    with pytest.raises(ValueError, match="classes"):
+        evaluate.main([str(tmp_path / "moved"), "--data", str(other)])
+
+
+def final_root(folder):
+    """data.root of the run in `folder`/run."""
+    return re.search(r"root: (.*)", (folder / "run/config.yaml").read_text())[1]
+
+
+def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(recipe, prepared, tmp_path, monkeypatch, capsys):
+    arguments = [str(recipe), "--data.root", str(prepared), "--run.dir", str(tmp_path / "x")]
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    assert "an even number" in fails(capsys, main(arguments))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    result = subprocess.run(
+        command(recipe, prepared, tmp_path / "x", "--train.batch_size", "13", ranks=2),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("train.batch_size is 13, which 2 ranks can't share evenly") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(train, tmp_path, capsys):
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
+    assert "the loss is nan" in message and "smaller --optim.lr" in message
+
+
+def test_time_is_told_apart(monkeypatch):
+    """Two steps of 0.3 s waiting and 0.7 s computing, after a first one that does not count."""
+    from train import monitor
+
+    clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    stopwatch = monitor.Stopwatch()
+    for _ in range(3):
+        stopwatch.got_batch()
+        stopwatch.end_step()
+    found = stopwatch.metrics(batch_size=128)
+    assert found["throughput/images_per_second"] == pytest.approx(128)
+    assert found["throughput/data_wait_fraction"] == pytest.approx(0.3)
+    assert found["throughput/step_ms"] == pytest.approx(1000)
