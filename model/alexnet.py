@@ -1,6 +1,8 @@
-"""The network of the paper, in two columns that one process holds together or two ranks hold one each."""
+"""The network of the paper: two columns that one process holds together or two ranks hold one each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +58,45 @@ class Masks:
         return full[self.part * rows : (self.part + 1) * rows]
 
 
-class AlexNet(nn.Module):
-    """Images [N, 3, crop, crop] to logits [N, num_classes].
+class Column(nn.Module):
+    """One column: half of the kernels and neurons of every layer (paper, section 3.5 and figure 2).
 
-    Layer names and shapes are those of the full network; a process that holds one column has half of each
-    parameter's rows.
+    conv3 and the fully connected layers read both columns, the other layers their own.
     """
+
+    def __init__(self, config: ModelConfig, outputs: int, conv1_pad: int, pool5_side: int) -> None:
+        """`outputs` is this column's share of the classes; the weights are set by AlexNet."""
+        super().__init__()
+        own1, own2, own3, own4, own5 = (kernels // NUM_COLUMNS for kernels in config.kernels)
+        both2, both5 = config.kernels[1], config.kernels[4]
+        hidden = config.fc_width // NUM_COLUMNS
+        self.conv1_pad = conv1_pad
+        self.conv1 = nn.Conv2d(3, own1, config.conv1_size, stride=config.conv1_stride)
+        self.conv2 = nn.Conv2d(own1, own2, 5, padding=2)
+        self.conv3 = nn.Conv2d(both2, own3, 3, padding=1)
+        self.conv4 = nn.Conv2d(own3, own4, 3, padding=1)
+        self.conv5 = nn.Conv2d(own4, own5, 3, padding=1)
+        self.fc6 = nn.Linear(both5 * pool5_side**2, hidden)
+        self.fc7 = nn.Linear(config.fc_width, hidden)
+        self.fc8 = nn.Linear(config.fc_width, outputs)
+
+    def conv1_to_pool2(self, images: Tensor) -> Tensor:
+        """Images [N, 3, crop, crop] to this column's maps after the second pooling layer."""
+        x = F.relu(self.conv1(F.pad(images, (0, self.conv1_pad, 0, self.conv1_pad))))
+        x = _pool(response_norm(x))
+        x = F.relu(self.conv2(x))
+        return _pool(response_norm(x))
+
+    def conv3_to_pool5(self, both: Tensor) -> Tensor:
+        """Both columns' maps to this column's maps after the last pooling layer."""
+        x = F.relu(self.conv3(both))
+        x = F.relu(self.conv4(x))
+        x = F.relu(self.conv5(x))
+        return _pool(x)
+
+
+class AlexNet(nn.Module):
+    """Images [N, 3, crop, crop] to logits [N, num_classes], through the columns that this process holds."""
 
     def __init__(
         self, config: ModelConfig, num_classes: int, crop: int, columns: Columns = Columns(), seed: int = 0
@@ -72,63 +107,62 @@ class AlexNet(nn.Module):
         self.columns = columns
         self.num_classes = num_classes
         self.dropout = config.dropout
-        side, self.pad = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
+        side, pad = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
         for _ in range(3):
-            side = (side - 3) // 2 + 1  # each of the three pooling layers
-        k1, k2, k3, k4, k5 = config.kernels
-        both, half = columns.held, columns.held / NUM_COLUMNS
-
-        def conv(inputs: int, kernels: int, size: int, groups: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-            """`inputs` are the maps that reach the layer; `groups` is 1 where every kernel reads all of them."""
-            return nn.Conv2d(inputs, int(kernels * half), size, stride, padding, groups=groups)
-
-        self.conv1 = conv(3, k1, config.conv1_size, groups=1, stride=config.conv1_stride)
-        self.conv2 = conv(int(k1 * half), k2, 5, groups=both, padding=2)
-        self.conv3 = conv(k2, k3, 3, groups=1, padding=1)
-        self.conv4 = conv(int(k3 * half), k4, 3, groups=both, padding=1)
-        self.conv5 = conv(int(k4 * half), k5, 3, groups=both, padding=1)
-        outputs = num_classes + num_classes % NUM_COLUMNS  # an odd number of classes leaves one output unused
-        self.fc6 = nn.Linear(k5 * side * side, int(config.fc_width * half))
-        self.fc7 = nn.Linear(config.fc_width, int(config.fc_width * half))
-        self.fc8 = nn.Linear(config.fc_width, int(outputs * half))
+            side = _pooled(side)
+        outputs = -(-num_classes // NUM_COLUMNS)  # an odd number of classes leaves one output unused
+        held = nn.ModuleList(Column(config, outputs, pad, side) for _ in columns.held)
+        self.held = cast(Sequence[Column], held)
         self._initialise(config, seed)
 
     def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
-        """Logits, the same on both columns; with the dropout `masks` of a training step, or in full."""
-        columns = self.columns
-        x = F.relu(self.conv1(F.pad(images, (0, self.pad, 0, self.pad))))
-        x = _pool(response_norm(x, columns.held))
-        x = F.relu(self.conv2(x))
-        x = columns.cross_talk(_pool(response_norm(x, columns.held)))
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.conv4(x))
-        x = F.relu(self.conv5(x))
-        x = columns.cross_talk(_pool(x)).flatten(1)
-        x = columns.cross_talk(self._dropout(F.relu(self.fc6(x)), masks, 6))
-        x = columns.cross_talk(self._dropout(F.relu(self.fc7(x)), masks, 7))
-        return columns.collect_logits(self.fc8(x))[:, : self.num_classes]
+        """Logits, the same on both partners; with the dropout `masks` of a training step, or without dropout."""
+        talk = self.columns.cross_talk
+        both = talk([column.conv1_to_pool2(images) for column in self.held])
+        both = talk([column.conv3_to_pool5(both) for column in self.held]).flatten(1)
+        both = talk(self._dropout([F.relu(column.fc6(both)) for column in self.held], masks, 6))
+        both = talk(self._dropout([F.relu(column.fc7(both)) for column in self.held], masks, 7))
+        logits = self.columns.collect_logits([column.fc8(both) for column in self.held])
+        return logits[:, : self.num_classes]
 
-    def _dropout(self, x: Tensor, masks: Masks | None, layer: int) -> Tensor:
+    def full_state(self) -> dict[str, Tensor]:
+        """The whole network's parameters by name, such as conv1.weight. Both partners must call it."""
+        return self.columns.merge([column.state_dict() for column in self.held])
+
+    def load_full_state(self, full: dict[str, Tensor]) -> None:
+        """Take the held columns' parameters from the whole network's."""
+        for column, own in zip(self.held, self.columns.split(full), strict=True):
+            column.load_state_dict(own)
+
+    def _dropout(self, hidden: list[Tensor], masks: Masks | None, layer: int) -> list[Tensor]:
         """Neurons left out in training, all of them at half strength otherwise (paper, section 4.2)."""
         if masks is None:
-            return x * (1 - self.dropout)
-        draws = masks.draws(x.shape[0], x.shape[1] * NUM_COLUMNS // self.columns.held, layer, x.device)
-        return x * self.columns.own(draws, dim=1).ge(self.dropout)
+            return [x * (1 - self.dropout) for x in hidden]
+        rows, own_width = hidden[0].shape
+        draws = masks.draws(rows, NUM_COLUMNS * own_width, layer, hidden[0].device).chunk(NUM_COLUMNS, dim=1)
+        return [x * draws[column].ge(self.dropout) for x, column in zip(hidden, self.columns.held, strict=True)]
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:
         """Normal weights, biases 0 or 1 (paper, section 5). Every process draws all and keeps its own."""
         draws = generator(torch.device("cpu"), seed, "weights")
         for name, std in zip(LAYERS, config.init_std, strict=True):
-            layer = getattr(self, name)
-            full = (layer.weight.shape[0] * NUM_COLUMNS // self.columns.held, *layer.weight.shape[1:])
-            layer.weight.copy_(self.columns.own(torch.empty(full).normal_(0, std, generator=draws)))
-            layer.bias.fill_(1.0 if name in BIAS_ONE else 0.0)
+            layers = [getattr(column, name) for column in self.held]
+            rows, *fan_in = layers[0].weight.shape
+            full = torch.empty(NUM_COLUMNS * rows, *fan_in).normal_(0, std, generator=draws).chunk(NUM_COLUMNS)
+            for layer, column in zip(layers, self.columns.held, strict=True):
+                layer.weight.copy_(full[column])
+                layer.bias.fill_(1.0 if name in BIAS_ONE else 0.0)
 
 
 def _pool(x: Tensor) -> Tensor:
     """Overlapping pooling: windows of 3, 2 apart (paper, section 3.4)."""
     return F.max_pool2d(x, kernel_size=3, stride=2)
+
+
+def _pooled(side: int) -> int:
+    """Side of what `_pool` makes of maps of this side."""
+    return (side - 3) // 2 + 1
 
 
 def _conv1_geometry(crop: int, size: int, stride: int) -> tuple[int, int]:
@@ -138,7 +172,7 @@ def _conv1_geometry(crop: int, size: int, stride: int) -> tuple[int, int]:
 
 
 def _check(config: ModelConfig, crop: int) -> None:
-    odd = [width for width in (*config.kernels, config.fc_width) if width % NUM_COLUMNS]
+    odd = [width for width in (*config.kernels, config.fc_width) if width % NUM_COLUMNS or width < NUM_COLUMNS]
     if odd:
         raise ValueError(f"model: widths {odd} can't be shared by two columns; expected even numbers")
     if crop < config.conv1_size or _conv1_geometry(crop, config.conv1_size, config.conv1_stride)[0] < 15:

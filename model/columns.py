@@ -1,6 +1,6 @@
 """Who holds which column, and the two ways in which columns exchange what they computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,36 +13,36 @@ NUM_COLUMNS = 2
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that this process holds: both of them, or number `index`, its partner being in `group`.
+    """The columns that this process holds: both, or one of them, the other being held by its partner in `group`.
 
-    A column owns a contiguous half of the rows (outputs) of every layer's weight and bias.
+    Column c owns half c of the rows (outputs) of every layer's weight and bias. Sequences in the methods' arguments
+    have an item for each held column.
     """
 
-    held: int = NUM_COLUMNS
-    index: int = 0
+    held: tuple[int, ...] = (0, 1)
     group: dist.ProcessGroup | None = None
 
-    def own(self, full: Tensor, dim: int = 0) -> Tensor:
-        """The held columns' share of a full parameter, or of anything else that has all outputs along `dim`."""
-        return full if self.held == NUM_COLUMNS else full.chunk(NUM_COLUMNS, dim)[self.index]
+    def cross_talk(self, maps: Sequence[Tensor]) -> Tensor:
+        """Both columns' maps [N, C, ...], side by side, for layers that read both (paper, section 3.5)."""
+        if len(self.held) == NUM_COLUMNS:
+            return torch.cat(tuple(maps), dim=1)
+        return _CrossTalk.apply(maps[0], self.group)
 
-    def merge(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Full tensors from both columns' shares: `cat` along dim 0 for every key. Both columns must call it."""
-        if self.held == NUM_COLUMNS:
-            return dict(own)
-        return {key: _all_gather(value, self.group) for key, value in own.items()}
+    def collect_logits(self, logits: Sequence[Tensor]) -> Tensor:
+        """Both columns' logits [N, C], side by side, for the loss that every process computes."""
+        if len(self.held) == NUM_COLUMNS:
+            return torch.cat(tuple(logits), dim=1)
+        return _CollectLogits.apply(logits[0], self.group, self.held[0])
 
-    def split(self, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The held columns' shares of full tensors; the inverse of `merge`."""
-        return {key: self.own(value) for key, value in full.items()}
+    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Full tensors from the columns' own: `cat` along dim 0 for every key. Both partners must call it."""
+        if len(self.held) == NUM_COLUMNS:
+            return {key: torch.cat([state[key] for state in states]) for key in states[0]}
+        return {key: _all_gather(value, self.group) for key, value in states[0].items()}
 
-    def cross_talk(self, x: Tensor) -> Tensor:
-        """Both columns' maps [N, C, ...] from the held ones', for a layer that reads both (paper, section 3.5)."""
-        return x if self.held == NUM_COLUMNS else _CrossTalk.apply(x, self.group)
-
-    def collect_logits(self, logits: Tensor) -> Tensor:
-        """All logits [N, classes] from the held columns' half of them, for the loss that every column computes."""
-        return logits if self.held == NUM_COLUMNS else _CollectLogits.apply(logits, self.group, self.index)
+    def split(self, full: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The held columns' own tensors from full ones; the inverse of `merge`."""
+        return [{key: value.chunk(NUM_COLUMNS)[column] for key, value in full.items()} for column in self.held]
 
 
 class _CrossTalk(torch.autograd.Function):
@@ -53,9 +53,9 @@ class _CrossTalk(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return torch.cat(_all_gather(x, group).chunk(NUM_COLUMNS), dim=1)
+        return torch.cat(_all_gather(maps, group).chunk(NUM_COLUMNS), dim=1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -68,22 +68,22 @@ class _CrossTalk(torch.autograd.Function):
 class _CollectLogits(torch.autograd.Function):
     """Forward: all-gather. Backward: keep one's own half.
 
-    Both columns compute the same loss from the same logits, so either has the whole gradient already; adding the
+    Both partners compute the same loss from the same logits, so either has the whole gradient already; adding the
     two up would double it.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, group: dist.ProcessGroup, index: int) -> Tensor:
-        ctx.index = index
+    def forward(ctx: Any, logits: Tensor, group: dist.ProcessGroup, column: int) -> Tensor:
+        ctx.column = column
         return torch.cat(_all_gather(logits, group).chunk(NUM_COLUMNS), dim=1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.chunk(NUM_COLUMNS, dim=1)[ctx.index], None, None
+        return grad.chunk(NUM_COLUMNS, dim=1)[ctx.column], None, None
 
 
-def _all_gather(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def _all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Both columns' tensors, one after the other along dim 0."""
-    both = x.new_empty(NUM_COLUMNS * x.shape[0], *x.shape[1:])
-    dist.all_gather_single(both, x.contiguous(), group=group)
+    both = own.new_empty(NUM_COLUMNS * own.shape[0], *own.shape[1:])
+    dist.all_gather_single(both, own.contiguous(), group=group)
     return both

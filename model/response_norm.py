@@ -10,13 +10,9 @@ SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
 """n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm divides)."""
 
 
-def response_norm(x: Tensor, groups: int) -> Tensor:
-    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for x [N, C, H, W].
-
-    Channels of different groups (columns) are not neighbours.
-    """
-    n, c, h, w = x.shape
-    return _ResponseNorm.apply(x.reshape(n * groups, c // groups, h, w)).view(n, c, h, w)
+def response_norm(x: Tensor) -> Tensor:
+    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W]."""
+    return _ResponseNorm.apply(x)
 
 
 class _ResponseNorm(torch.autograd.Function):

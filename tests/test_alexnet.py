@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -13,59 +15,42 @@ def test_the_papers_sizes():
     shapes = {}
     with FakeTensorMode():
         model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
-        for name in LAYERS:
-            model.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape[1:])})
+        for column, name in product(model.held, LAYERS):
+            column.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: shapes.setdefault(name, []).append(tuple(output.shape[1:]))
             )
         assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
-    assert [shapes[name] for name in LAYERS] == [
-        (96, 55, 55),
-        (256, 27, 27),
-        (384, 13, 13),
-        (384, 13, 13),
-        (256, 13, 13),
-        (4096,),
-        (4096,),
-        (1000,),
-    ]
-    kernels = [tuple(model.get_submodule(name).weight.shape[1:]) for name in LAYERS[:5]]
-    assert kernels == [(3, 11, 11), (48, 5, 5), (256, 3, 3), (192, 3, 3), (192, 3, 3)]
+    halves = [(48, 55, 55), (128, 27, 27), (192, 13, 13), (192, 13, 13), (128, 13, 13), (2048,), (2048,), (500,)]
+    assert [shapes[name] for name in LAYERS] == [[half, half] for half in halves]
+    full = model.full_state()
+    kernels = [tuple(full[f"{name}.weight"].shape) for name in LAYERS[:5]]
+    assert kernels == [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)]
     assert sum(p.numel() for p in model.parameters()) == 60_965_224  # "60 million parameters"
-
-
-def test_a_column_has_half_the_kernels_and_sees_its_own_maps_but_for_cross_talk():
-    with FakeTensorMode():
-        model = AlexNet(ModelConfig(), 1000, 224, Columns(held=1, index=1))
-    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in LAYERS}
-    assert shapes["conv1"] == (48, 3, 11, 11) and shapes["conv2"] == (128, 48, 5, 5)
-    assert shapes["conv3"] == (192, 256, 3, 3) and shapes["conv4"] == (192, 192, 3, 3)
-    assert shapes["conv5"] == (128, 192, 3, 3) and shapes["fc6"] == (2048, 9216)
-    assert shapes["fc7"] == (2048, 4096) and shapes["fc8"] == (500, 4096)
 
 
 def test_initial_weights_and_biases():
     """Section 5: N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6 and fc7, 0 elsewhere."""
-    model = AlexNet(ModelConfig(), 1000, 224)
+    state = AlexNet(ModelConfig(), 1000, 224).full_state()
     for name in LAYERS:
-        layer = model.get_submodule(name)
-        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
-        assert abs(layer.weight.mean().item()) < 5 * 0.01 / layer.weight.numel() ** 0.5
-        assert (layer.bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        assert weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert abs(weight.mean().item()) < 5 * 0.01 / weight.numel() ** 0.5
+        assert (bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
     assert len(BIAS_ONE) == 5
 
 
 def test_columns_start_as_halves_of_the_whole():
-    whole = AlexNet(TINY, CLASSES, CROP, seed=3).state_dict()
-    halves = [AlexNet(TINY, CLASSES, CROP, Columns(held=1, index=i), seed=3).state_dict() for i in (0, 1)]
+    whole = AlexNet(TINY, CLASSES, CROP, seed=3).full_state()
+    halves = [AlexNet(TINY, CLASSES, CROP, Columns(held=(c,)), seed=3).held[0].state_dict() for c in (0, 1)]
     for key, value in whole.items():
         assert torch.equal(torch.cat([half[key] for half in halves]), value)
-    assert not torch.equal(AlexNet(TINY, CLASSES, CROP, seed=4).state_dict()["fc6.weight"], whole["fc6.weight"])
+    assert not torch.equal(AlexNet(TINY, CLASSES, CROP, seed=4).full_state()["fc6.weight"], whole["fc6.weight"])
 
 
 def test_evaluation_halves_the_hidden_neurons_and_drops_none():
     model = AlexNet(TINY, CLASSES, CROP, seed=3).double()
     images = torch.randn(4, 3, CROP, CROP, dtype=torch.float64)
-    expected = reference.forward(model.state_dict(), images, TINY.conv1_stride, CLASSES, None)
+    expected = reference.forward(model.full_state(), images, TINY.conv1_stride, CLASSES, None)
     torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -48,7 +48,7 @@ def train(ranks: Ranks):
         loss.backward()
         optimizer.step()
         losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
-    return losses, ranks.columns.merge(model.state_dict())
+    return losses, model.full_state()
 
 
 def read(ranks: Ranks, dataset: Dataset):
@@ -72,10 +72,10 @@ def train_with_swapped_rules(ranks):
     """Merged weights with either backward rule put in the other's place: the silent mistakes."""
 
     def keep_own(ctx, grad):
-        return grad.chunk(2, dim=1)[ranks.columns.index].contiguous(), None
+        return grad.chunk(2, dim=1)[ranks.columns.held[0]].contiguous(), None
 
     def sum_both(ctx, grad):
-        own = grad.chunk(2, dim=1)[ranks.columns.index].contiguous()
+        own = grad.chunk(2, dim=1)[ranks.columns.held[0]].contiguous()
         dist.all_reduce(own, group=ranks.columns.group)
         return own, None, None
 
@@ -88,7 +88,7 @@ def train_with_swapped_rules(ranks):
 @pytest.fixture(scope="module")
 def expected():
     """Losses and weights of the plain network, trained by the paper's formulas; dropout on."""
-    weights = AlexNet(TINY, CLASSES, CROP, seed=SEED).double().state_dict()
+    weights = AlexNet(TINY, CLASSES, CROP, seed=SEED).double().full_state()
     device = torch.device("cpu")
     masks = [
         [Masks(SEED, step).draws(BATCH, TINY.fc_width, layer, device).ge(0.5).double() for layer in (6, 7)]

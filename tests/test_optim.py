@@ -23,21 +23,21 @@ def test_updates_are_the_papers_across_changes_of_the_learning_rate():
 
 def test_a_restored_optimizer_goes_on_exactly():
     torch.manual_seed(0)
-    parameters = [torch.nn.Parameter(torch.randn(5)) for _ in range(2)]
-    optimizers = [PaperSGD([parameter], OptimConfig()) for parameter in parameters]
+    layers = [torch.nn.Linear(5, 2) for _ in range(2)]
+    optimizers = [PaperSGD(layer.parameters(), OptimConfig()) for layer in layers]
     for _ in range(3):
-        step(optimizers[0], parameters[0])
-    parameters[1].data.copy_(parameters[0].data)
-    optimizers[1].restore(optimizers[0].lr, optimizers[0].momentum_buffers())
-    for optimizer, parameter in zip(optimizers, parameters):
+        step(optimizers[0], layers[0])
+    layers[1].load_state_dict(layers[0].state_dict())
+    optimizers[1].restore(layers[1], optimizers[0].momentum(layers[0]), optimizers[0].lr)
+    for optimizer, layer in zip(optimizers, layers):
         optimizer.lr = 0.003
-        step(optimizer, parameter)
-    assert torch.equal(*parameters)
+        step(optimizer, layer)
+    assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(layers[0].bias, layers[1].bias)
 
 
-def step(optimizer, parameter):
+def step(optimizer, layer):
     optimizer.zero_grad()
-    (parameter**3).sum().backward()
+    (layer(torch.ones(3, 5)) ** 3).sum().backward()
     optimizer.step()
 
 

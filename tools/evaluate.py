@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
     with join(args.device) as ranks:
         model = AlexNet(config.model, len(dataset.classes), config.data.crop, ranks.columns).to(ranks.device)
-        model.load_state_dict(ranks.columns.split(state["model"]))
+        model.load_full_state(state["model"])
         batches = evaluation_batches(dataset.val, stats, config.data, ranks, args.batch_size)
         errors = error_rates(model, batches, config.data.crop, ranks.sum_over_pairs)
         if ranks.is_main:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.columns import NUM_COLUMNS, Columns
 from pipeline.loader import Batch
 from train.config import ConfigError
+from train.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Ranks:
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
-        if self.columns.held == NUM_COLUMNS:
+        if len(self.columns.held) == NUM_COLUMNS:
             yield from batches
             return
         previous = None
@@ -126,6 +127,7 @@ def join(device: str) -> Iterator[Ranks]:
     where = _device(device, local_rank, local_world_size)
     num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
+    keep_freed_memory()
     if world_size == 1:
         yield Ranks(0, 1, where, num_threads, Columns())
         return
@@ -138,7 +140,7 @@ def join(device: str) -> Iterator[Ranks]:
             world_size,
             where,
             num_threads,
-            Columns(1, rank % NUM_COLUMNS, mesh["column"].get_group()),
+            Columns((rank % NUM_COLUMNS,), mesh["column"].get_group()),
             mesh["data"].get_group() if world_size > NUM_COLUMNS else None,
             dist.new_subgroups(NUM_COLUMNS)[0],
             dist.new_group(backend="gloo"),

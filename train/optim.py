@@ -55,16 +55,15 @@ class PaperSGD(torch.optim.SGD):
             state["momentum_buffer"].mul_(self.lr / new)
         self.param_groups[0]["lr"] = new
 
-    def momentum_buffers(self) -> list[torch.Tensor]:
-        """One buffer a parameter, in order; zeros before the first update."""
-        parameters = self.param_groups[0]["params"]
-        return [self.state[p].get("momentum_buffer", torch.zeros_like(p)) for p in parameters]
+    def momentum(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The buffers of a module's parameters by name; only after the first update."""
+        return {name: self.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
 
-    def restore(self, lr: float, buffers: Iterable[torch.Tensor]) -> None:
-        """Go on from a learning rate and the buffers that belong to it."""
+    def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float) -> None:
+        """Go on from buffers that `momentum` gave and the learning rate that they belong to."""
         self.param_groups[0]["lr"] = lr
-        for parameter, buffer in zip(self.param_groups[0]["params"], buffers, strict=True):
-            self.state[parameter]["momentum_buffer"] = buffer.clone().to(parameter.device)
+        for name, parameter in module.named_parameters():
+            self.state[parameter]["momentum_buffer"] = buffers[name].clone().to(parameter.device)
 
 
 class PlateauSchedule:

@@ -103,11 +103,10 @@ class Trainer:
         """Write a checkpoint of this step, unless there is one."""
         if self.saved_step == self.step:
             return
-        columns, names = self.ranks.columns, [name for name, _ in self.model.named_parameters()]
         state = {
             "step": self.step,
-            "model": columns.merge(self.model.state_dict()),
-            "momentum": columns.merge(dict(zip(names, self.optimizer.momentum_buffers(), strict=True))),
+            "model": self.model.full_state(),
+            "momentum": self.ranks.columns.merge([self.optimizer.momentum(column) for column in self.model.held]),
             "lr": self.optimizer.lr,
             "schedule": self.schedule.state(),
             "interval": self.interval,
@@ -182,9 +181,9 @@ class Trainer:
                 "go on with the folder it began with, or start afresh in another --run.dir"
             )
         check_shapes(path, state["model"], self.model)
-        columns = self.ranks.columns
-        self.model.load_state_dict(columns.split(state["model"]))
-        self.optimizer.restore(state["lr"], columns.split(state["momentum"]).values())
+        self.model.load_full_state(state["model"])
+        for column, buffers in zip(self.model.held, self.ranks.columns.split(state["momentum"]), strict=True):
+            self.optimizer.restore(column, buffers, state["lr"])
         self.schedule.restore(state["schedule"])
         self.interval.copy_(state["interval"])
         self.step = self.saved_step = state["step"]
@@ -197,9 +196,8 @@ class Trainer:
 
 def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
     """CheckpointError where the `full` network of the checkpoint at `path` is not that of `model`."""
-    columns = model.columns
-    found = {key: tuple(value.shape) for key, value in columns.split(full).items()}
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in model.columns.split(full)[0].items()}
+    expected = {key: tuple(value.shape) for key, value in model.held[0].state_dict().items()}
     for key in sorted(found.keys() | expected.keys()):
         if found.get(key) != expected.get(key):
             raise CheckpointError(
