@@ -131,7 +131,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prep
 
 
 def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
-    """SIGKILL to either rank; then on with two ranks to the same bits, and in one process to the same numbers."""
+    """SIGKILL to either rank, then on with two ranks, and all of it in one process with a rank's threads: the same bits.
+
+    With other numbers of threads oneDNN adds up the gradients of conv1 and conv2 in another order.
+    """
     options = ["--run.checkpoint_every", "2"]
     subprocess.run(command(recipe, prepared, tmp_path / "whole", *options, ranks=2), cwd=ROOT, check=True)
     killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
@@ -147,10 +150,11 @@ def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, pre
     subprocess.run(killed, cwd=ROOT, check=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
     assert train(tmp_path / "alone") == 0
-    one, two = final_state(tmp_path / "alone")["model"], final_state(tmp_path / "killed")["model"]
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
+    torch.set_num_threads(threads)
+    assert_same_run(tmp_path / "whole", tmp_path / "alone")
 
 
 def workers_of(launcher):

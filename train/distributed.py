@@ -126,11 +126,11 @@ def join(device: str) -> Iterator[Ranks]:
         )
     where = _device(device, local_rank, local_world_size)
     num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
-    torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
     keep_freed_memory()
     if world_size == 1:
         yield Ranks(0, 1, where, num_threads, Columns())
         return
+    torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
     on_gpu = where.type == "cuda"
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
     try:
