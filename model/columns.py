@@ -46,7 +46,7 @@ class Columns:
 
 
 class _CrossTalk(torch.autograd.Function):
-    """Forward: all-gather. Backward: reduce-scatter.
+    """Forward: all-gather. Backward: reduce-scatter. Channels are sent as the last dim, as they lie in memory.
 
     The columns read the gathered maps with different weights, so the gradient of a map is the sum of what either
     column says of it.
@@ -55,14 +55,15 @@ class _CrossTalk(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return torch.cat(_all_gather(maps, group).chunk(NUM_COLUMNS), dim=1)
+        both = _all_gather(maps.movedim(1, -1), group)
+        return torch.cat(both.chunk(NUM_COLUMNS), dim=-1).movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        by_column = torch.cat(grad.chunk(NUM_COLUMNS, dim=1))
-        own = grad.new_empty(by_column.shape[0] // NUM_COLUMNS, *by_column.shape[1:])
+        by_column = torch.cat(grad.movedim(1, -1).chunk(NUM_COLUMNS, dim=-1))
+        own = by_column.new_empty(by_column.shape[0] // NUM_COLUMNS, *by_column.shape[1:])
         dist.reduce_scatter_single(own, by_column, group=ctx.group)
-        return own, None
+        return own.movedim(-1, 1), None
 
 
 class _CollectLogits(torch.autograd.Function):

@@ -1,42 +1,86 @@
-"""Local response normalisation (paper, section 3.3)."""
+"""Local response normalisation (paper, section 3.3), with its derivative written out so that it can be fused."""
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
 """n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm divides)."""
 
+Norm = Callable[[Tensor], Tensor]
+
 
 def response_norm(x: Tensor) -> Tensor:
-    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W]."""
-    return _ResponseNorm.apply(x)
+    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W].
+
+    bfloat16 maps are computed in float32, but for the squares that are summed.
+    """
+    return _ResponseNorm.apply(x, _EAGER)
+
+
+def compiled_response_norm() -> Norm:
+    """`response_norm` fused into a pass or two; or itself, with a warning, where nothing can be compiled."""
+    kernels = _Kernels(torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False))
+    try:
+        kernels.forward(torch.ones(1, SIZE, 1, 1))
+    except Exception as error:  # whatever the compiler finds wrong, training can do without it
+        warnings.warn(
+            f"response norm runs uncompiled, several times slower ({type(error).__name__}); "
+            "torch.compile needs a C++ compiler such as g++ on this machine",
+            stacklevel=2,
+        )
+        return response_norm
+    return lambda x: _ResponseNorm.apply(x, kernels)
+
+
+class _Kernels(NamedTuple):
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """Saves its input alone; with d = k + alpha * window(x^2) and p = d^-beta,
-
-    y = x * p,    dx = g * p - 2 * alpha * beta * x * window(g * x * p / d).
-    """
+    """Saves its input alone; the rest is cheaper to compute again than to keep."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernels: _Kernels) -> Tensor:
         ctx.save_for_backward(x)
-        return x * _power(_denominator(x))
+        ctx.kernels = kernels
+        return kernels.forward(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        d = _denominator(x)
-        p = _power(d)
-        return grad * p - (2 * ALPHA * BETA) * x * _window_sum(grad * x * p / d)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.kernels.backward(ctx.saved_tensors[0], grad), None
 
 
-def _denominator(x: Tensor) -> Tensor:
-    return _window_sum(x.square()).mul_(ALPHA).add_(K)
+def _forward(x: Tensor) -> Tensor:
+    """y = x p, with d = k + alpha window(x^2) and p = d^-beta."""
+    wide = _widened(x)
+    return (wide * _power(_denominator(wide, x.dtype))).to(x.dtype)
+
+
+def _backward(x: Tensor, grad: Tensor) -> Tensor:
+    """dx = g p - 2 alpha beta x window(g x p / d)."""
+    wide, g = _widened(x), _widened(grad)
+    d = _denominator(wide, x.dtype)
+    gp = g * _power(d)
+    return (gp - (2 * ALPHA * BETA) * wide * _window_sum(gp * wide / d, x.dtype)).to(x.dtype)
+
+
+_EAGER = _Kernels(_forward, _backward)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _denominator(x: Tensor, precision: torch.dtype) -> Tensor:
+    return K + ALPHA * _window_sum(x.square(), precision)
 
 
 def _power(d: Tensor) -> Tensor:
@@ -44,10 +88,16 @@ def _power(d: Tensor) -> Tensor:
     return root * root.sqrt()  # d^-0.75 without pow, which is several times slower
 
 
-def _window_sum(x: Tensor) -> Tensor:
+def _window_sum(x: Tensor, precision: torch.dtype) -> Tensor:
     """Sum over the 5 channels around each one; beyond the first and last there is nothing to add."""
-    total = x.clone()
-    for shift in range(1, SIZE // 2 + 1):
-        total[:, shift:] += x[:, :-shift]
-        total[:, :-shift] += x[:, shift:]
+    channels, reach = x.shape[1], SIZE // 2
+    if precision == torch.bfloat16:
+        # A product with a banded matrix: what compilers make of shifted sums is slow in this precision.
+        index = torch.arange(channels, device=x.device)
+        band = ((index[:, None] - index).abs() <= reach).to(precision)
+        return (x.movedim(1, -1).to(precision) @ band).movedim(-1, 1).float()
+    padded = F.pad(x, (0, 0, 0, 0, reach, reach))
+    total = padded[:, :channels]
+    for shift in range(1, SIZE):
+        total = total + padded[:, shift : shift + channels]
     return total

@@ -21,14 +21,17 @@ def test_updates_are_the_papers_across_changes_of_the_learning_rate():
         torch.testing.assert_close(parameter.detach(), w, rtol=0, atol=1e-14)
 
 
-def test_a_restored_optimizer_goes_on_exactly():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimizer_goes_on_exactly(layout):
+    """A buffer in another memory layout than its parameter would be added to the wrong weights."""
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(5, 2) for _ in range(2)]
+    layers = [torch.nn.Conv2d(5, 2, 3).to(memory_format=layout) for _ in range(2)]
     optimizers = [PaperSGD(layer.parameters(), OptimConfig()) for layer in layers]
     for _ in range(3):
         step(optimizers[0], layers[0])
     layers[1].load_state_dict(layers[0].state_dict())
-    optimizers[1].restore(layers[1], optimizers[0].momentum(layers[0]), optimizers[0].lr)
+    buffers = {name: buffer.contiguous() for name, buffer in optimizers[0].momentum(layers[0]).items()}
+    optimizers[1].restore(layers[1], buffers, optimizers[0].lr)
     for optimizer, layer in zip(optimizers, layers):
         optimizer.lr = 0.003
         step(optimizer, layer)
@@ -37,7 +40,7 @@ def test_a_restored_optimizer_goes_on_exactly():
 
 def step(optimizer, layer):
     optimizer.zero_grad()
-    (layer(torch.ones(3, 5)) ** 3).sum().backward()
+    (layer(torch.arange(3 * 5 * 9.0).view(3, 5, 3, 3).sin()) ** 3).sum().backward()
     optimizer.step()
 
 

@@ -24,7 +24,7 @@ TINY = """
 data: {resize: 64, crop: 56}
 model: {kernels: [8, 12, 16, 16, 12], conv1_size: 5, conv1_stride: 2, fc_width: 24}
 optim: {lr: 0.02, lr_drops: 5, patience: 1}
-train: {batch_size: 12, epochs: 4}
+train: {batch_size: 12, epochs: 4, compile: false}
 run: {log_every: 2, device: cpu}
 """
 STEPS = 12  # 42 images make 3 steps an epoch
@@ -131,7 +131,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prep
 
 
 def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
-    """SIGKILL to either rank, then on with two ranks, and all of it in one process with a rank's threads: the same bits.
+    """SIGKILL to either rank, then on with two ranks; all of it in one process with a rank's threads: the same bits.
 
     With other numbers of threads oneDNN adds up the gradients of conv1 and conv2 in another order.
     """

@@ -47,11 +47,15 @@ class TrainConfig:
 
     Args:
         batch_size: images in a step, over all ranks together.
+        precision: numbers of the forward and backward pass: fp32, tf32 (on GPUs that have it) or bf16.
+        compile: fuse the response norm with torch.compile; uses a C++ compiler, and half a minute the first time.
         epochs: passes over the training images, at most.
         seed: decides the weights, the order of the images, every augmentation and every dropout mask.
     """
 
     batch_size: PositiveInt = 128
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    compile: bool = True
     epochs: PositiveInt = 90
     seed: NonNegativeInt = 0
 

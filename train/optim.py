@@ -59,11 +59,13 @@ class PaperSGD(torch.optim.SGD):
         """The buffers of a module's parameters by name; only after the first update."""
         return {name: self.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
 
+    @torch.no_grad()
     def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float) -> None:
         """Go on from buffers that `momentum` gave and the learning rate that they belong to."""
         self.param_groups[0]["lr"] = lr
         for name, parameter in module.named_parameters():
-            self.state[parameter]["momentum_buffer"] = buffers[name].clone().to(parameter.device)
+            # The fused update walks parameter and buffer side by side in memory: their layouts must be the same.
+            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
 
 
 class PlateauSchedule:

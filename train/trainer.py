@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.alexnet import AlexNet, Masks
+from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from pipeline.loader import Batch
@@ -22,6 +23,7 @@ from train.distributed import Ranks
 from train.evaluate import ErrorRates, error_rates, ranks_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
 from train.optim import PaperSGD, PlateauSchedule
+from train.precision import set_up
 from train.stop import StopRequest
 
 
@@ -40,7 +42,9 @@ class Trainer:
         self.plan = _plan(config, self.dataset)
         ranks.share(config.train.batch_size)
         num_classes, seed = len(self.dataset.classes), config.train.seed
-        self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed).to(ranks.device)
+        self.precision = set_up(config.train.precision, ranks.device)
+        norm = compiled_response_norm() if config.train.compile else response_norm
+        self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed, norm).to(ranks.device)
         self.network = ranks.data_parallel(self.model)
         self.optimizer = PaperSGD(self.model.parameters(), config.optim)
         self.schedule = PlateauSchedule(config.optim)
@@ -82,7 +86,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """Forward, loss, backward and the paper's update (section 5)."""
         masks = Masks(self.config.train.seed, self.step, self.ranks.pair, self.ranks.num_pairs)
-        logits = self.network(batch.images, masks)
+        with self.precision:
+            logits = self.network(batch.images, masks).float()
         loss = F.cross_entropy(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -97,7 +102,8 @@ class Trainer:
         batches = evaluation_batches(
             self.dataset.val, self.dataset.stats, data, self.ranks, self.config.train.batch_size
         )
-        return error_rates(self.model, batches, data.crop, self.ranks.sum_over_pairs)
+        with self.precision:
+            return error_rates(self.model, batches, data.crop, self.ranks.sum_over_pairs)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
