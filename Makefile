@@ -8,7 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)")
@@ -21,6 +21,10 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q
+
+# What only a machine with GPUs can show: the tests marked gpu (two of them take two GPUs).
+gpu-check: .venv/installed
+	$(BIN)/pytest -m gpu -v -rs
 
 clean:
 	rm -rf .venv .demo

@@ -23,15 +23,15 @@ def response_norm(x: Tensor) -> Tensor:
     return _ResponseNorm.apply(x, _EAGER)
 
 
-def compiled_response_norm() -> Norm:
-    """`response_norm` fused into a pass or two; or itself, with a warning, where nothing can be compiled."""
+def compiled_response_norm(device: torch.device) -> Norm:
+    """`response_norm` fused into a pass or two; or itself, with a warning, where nothing can be compiled for `device`."""
     kernels = _Kernels(torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False))
     try:
-        kernels.forward(torch.ones(1, SIZE, 1, 1))
+        kernels.forward(torch.ones(1, SIZE, 1, 1, device=device))
     except Exception as error:  # whatever the compiler finds wrong, training can do without it
         warnings.warn(
             f"response norm runs uncompiled, several times slower ({type(error).__name__}); "
-            "torch.compile needs a C++ compiler such as g++ on this machine",
+            "torch.compile needs a C++ compiler such as g++, and Triton for GPUs",
             stacklevel=2,
         )
         return response_norm

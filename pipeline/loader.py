@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ class Loader:
         self._images, self._plan, self._appearance = images, plan, appearance
         self._part, self._num_parts = part, num_parts
         self._device = device
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._first_step = first_step
         self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
         self._pipeline = graph.build(
@@ -91,7 +92,19 @@ class Loader:
             except RuntimeError as error:
                 raise self._culprit(step, views, error) from error
             labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
-            yield Batch(torch.from_dlpack(images.as_tensor()), torch.from_numpy(labels).to(self._device))
+            yield Batch(self._take(images), torch.from_numpy(labels).to(self._device))
+
+    def _take(self, images: Any) -> Tensor:
+        """The graph's output as a tensor."""
+        if self._copies is None:
+            return torch.from_dlpack(images.as_tensor())
+        # DALI takes its GPU buffer back as soon as the host lets go of it, whatever is still queued to read it. The
+        # copy is therefore finished first, on a stream of its own: this waits for data, never for the network.
+        with torch.cuda.stream(self._copies):
+            copy = torch.from_dlpack(images.as_tensor()).clone()
+        self._copies.synchronize()
+        copy.record_stream(torch.cuda.current_stream(self._device))
+        return copy
 
     def _views(self, step: int) -> Views:
         return self._plan.views(step, self._part, self._num_parts)

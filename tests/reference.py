@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.alexnet import ModelConfig
+from model.alexnet import AlexNet, Masks, ModelConfig
 
 TINY = ModelConfig(kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=(0.2,) * 8)
 CROP = 36
@@ -61,3 +61,15 @@ def train(
             w[key] = w[key] + v[key]
         losses.append(loss.item())
     return losses, w
+
+
+def expected(
+    seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], device: torch.device
+) -> tuple[list[float], dict[str, Tensor]]:
+    """`train`, in float64, from the real network's first weights and with the dropout masks that `device` draws."""
+    weights = AlexNet(TINY, CLASSES, CROP, seed=seed).double().full_state()
+    masks = [
+        [Masks(seed, step).draws(len(images), TINY.fc_width, layer, device).ge(0.5).double().cpu() for layer in (6, 7)]
+        for step, (images, _) in enumerate(batches)
+    ]
+    return train(weights, batches, masks, lrs)

@@ -34,16 +34,16 @@ def batches():
 
 def train(ranks: Ranks):
     """Losses of this rank's pair and the merged weights, by the real network and optimizer."""
-    model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double()
+    model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
     network = ranks.data_parallel(model)
     optimizer = PaperSGD(model.parameters(), OptimConfig())
     rows = slice(ranks.pair * BATCH // ranks.num_pairs, (ranks.pair + 1) * BATCH // ranks.num_pairs)
     losses = []
-    for step, ((images, labels), lr) in enumerate(zip(batches(), LRS)):
+    for step, (batch, lr) in enumerate(zip(batches(), LRS)):
+        images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
             optimizer.lr = lr
-        logits = network(images[rows], Masks(SEED, step, ranks.pair, ranks.num_pairs))
-        loss = F.cross_entropy(logits, labels[rows])
+        loss = F.cross_entropy(network(images, Masks(SEED, step, ranks.pair, ranks.num_pairs)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -87,14 +87,7 @@ def train_with_swapped_rules(ranks):
 
 @pytest.fixture(scope="module")
 def expected():
-    """Losses and weights of the plain network, trained by the paper's formulas; dropout on."""
-    weights = AlexNet(TINY, CLASSES, CROP, seed=SEED).double().full_state()
-    device = torch.device("cpu")
-    masks = [
-        [Masks(SEED, step).draws(BATCH, TINY.fc_width, layer, device).ge(0.5).double() for layer in (6, 7)]
-        for step in range(len(LRS))
-    ]
-    return reference.train(weights, batches(), masks, LRS)
+    return reference.expected(SEED, batches(), LRS, torch.device("cpu"))
 
 
 def largest_difference(weights, expected_weights):

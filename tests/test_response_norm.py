@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
-from model.response_norm import response_norm
+from model.response_norm import compiled_response_norm, response_norm
 
 
 def printed_formula(x):
@@ -28,3 +29,40 @@ def test_values_are_torchs_where_alpha_is_meant_alike():
 def test_gradient_is_the_derivative():
     x = (100 * torch.randn(2, 8, 2, 3, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(response_norm, x, eps=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bfloat16_is_as_good_as_its_format(layout):
+    """Within 1 % of the formula in float64, and 0.3 % on average; a bfloat16 number itself is good to 0.4 %."""
+    x = (30 * torch.randn(4, 48, 7, 7)).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    grad = torch.randn(x.shape, dtype=torch.float64).bfloat16()
+    y, expected = response_norm(x), printed_formula(exact)
+    y.backward(grad)
+    expected.backward(grad.double())
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    for found, wanted in ((y, expected), (x.grad, exact.grad)):
+        error = (found.double() - wanted).abs() / wanted.abs().max()
+        assert error.max() < 0.01 and error.mean() < 0.003
+
+
+def test_the_compiled_form_gives_the_same_and_so_does_the_fallback(monkeypatch):
+    x = 100 * torch.randn(2, 12, 3, 4)
+    compiled = compiled_response_norm(x.device)
+    torch.testing.assert_close(compiled(x), response_norm(x), rtol=1e-6, atol=1e-6)
+    gradients = []
+    for norm in (compiled, response_norm):
+        leaf = x.clone().requires_grad_()
+        norm(leaf).sin().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+    def no_compiler(function, **options):
+        def fail(*tensors):
+            raise RuntimeError("no C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        assert compiled_response_norm(x.device) is response_norm

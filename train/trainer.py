@@ -43,7 +43,7 @@ class Trainer:
         ranks.share(config.train.batch_size)
         num_classes, seed = len(self.dataset.classes), config.train.seed
         self.precision = set_up(config.train.precision, ranks.device)
-        norm = compiled_response_norm() if config.train.compile else response_norm
+        norm = compiled_response_norm(ranks.device) if config.train.compile else response_norm
         self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed, norm).to(ranks.device)
         self.network = ranks.data_parallel(self.model)
         self.optimizer = PaperSGD(self.model.parameters(), config.optim)
