@@ -182,6 +182,12 @@ def _conv1_geometry(crop: int, size: int, stride: int) -> tuple[int, int]:
 
 
 def _check(config: ModelConfig, crop: int) -> None:
+    if min(config.conv1_size, config.conv1_stride) < 1 or min(config.init_std) < 0 or not 0 <= config.dropout < 1:
+        raise ValueError(
+            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, init_std "
+            f"{list(config.init_std)}, dropout {config.dropout:g}; expected sizes of 1 or more, no negative deviation, "
+            "and a dropout of at least 0 and less than 1"
+        )
     odd = [width for width in (*config.kernels, config.fc_width) if width % NUM_COLUMNS or width < NUM_COLUMNS]
     if odd:
         raise ValueError(f"model: widths {odd} can't be shared by two columns; expected even numbers")

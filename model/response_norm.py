@@ -24,7 +24,7 @@ def response_norm(x: Tensor) -> Tensor:
 
 
 def compiled_response_norm(device: torch.device) -> Norm:
-    """`response_norm` fused into a pass or two; or itself, with a warning, where nothing can be compiled for `device`."""
+    """`response_norm` fused into a pass or two; itself, with a warning, where nothing can be compiled for `device`."""
     kernels = _Kernels(torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False))
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device))

@@ -78,7 +78,7 @@ class Dataset:
         with np.load(folder / "sizes.npz") as sizes:
             train = read_list(folder / "train.txt", about["train_root"], sizes["train"])
             val = read_list(folder / "val.txt", about["val_root"], sizes["val"])
-        classes = (folder / "classes.txt").read_text(errors="surrogateescape").split("\n")[:-1]
+        classes = os.fsdecode((folder / "classes.txt").read_bytes()).split("\n")[:-1]
         return cls(folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"])
 
 
@@ -143,7 +143,7 @@ def one_line(text: str) -> str:
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines), errors="surrogateescape")
+    path.write_bytes(os.fsencode("".join(line + "\n" for line in lines)))
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -153,9 +153,16 @@ def _read_about(folder: Path) -> dict[str, Any]:
             f"{folder}: no dataset.yaml, so it is not a prepared folder (or only half of one); "
             f"make one with: python -m tools.prep_imagenet --train DIR --val DIR --out {folder}"
         )
-    about = yaml.safe_load(path.read_text())
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise DatasetError(f"{path}: expected format {FORMAT}; prepare the folder again with tools/prep_imagenet.py")
+    try:
+        about = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        about = None
+    expected = ("format", "fingerprint", "train_root", "val_root")
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not about.keys() >= set(expected):
+        raise DatasetError(
+            f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
+            "prepare the folder again with tools/prep_imagenet.py"
+        )
     return about
 
 

@@ -2,10 +2,12 @@
 
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import BinaryIO
@@ -14,6 +16,7 @@ import numpy as np
 import nvidia.dali.experimental.dynamic as dali
 from nvidia.dali import types
 
+from pipeline.dataset import DatasetError
 from pipeline.stats import STATS_SIZE, PixelSums
 
 MAX_PIXELS = 178_956_970
@@ -38,7 +41,15 @@ def examine(root: str, names: list[str], with_sums: bool) -> Iterator[Findings]:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _start_worker) as pool:
-        yield from pool.map(_examine_chunk, [root] * len(chunks), chunks, [with_sums] * len(chunks))
+        results = pool.map(_examine_chunk, [root] * len(chunks), chunks, [with_sums] * len(chunks))
+        for chunk in chunks:
+            try:
+                yield next(results)
+            except BrokenProcessPool as error:
+                raise DatasetError(
+                    f"{root}: the decoder died in or soon after {chunk[0]} ... {chunk[-1]}; "
+                    "look for a file there that takes too much memory, and remove it"
+                ) from error
 
 
 _decoder_log: BinaryIO
@@ -75,6 +86,8 @@ def decode(path: str) -> dali.Tensor:
 
     Raises OSError where it can't be read, ValueError or RuntimeError where it is no image that DALI decodes.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")
     data = np.fromfile(path, np.uint8)
     if not len(data):
         raise ValueError("the file is empty")

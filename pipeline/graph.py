@@ -18,7 +18,7 @@ class Request(NamedTuple):
     decode_end: NDArray[np.int32]
     start: NDArray[np.float32]
     end: NDArray[np.float32]
-    colour_shift: NDArray[np.float32]  # [n, 3] RGB added to every pixel: lighting noise, less the channel mean
+    colour_shift: NDArray[np.float32]  # [n, 3] RGB added to every pixel: lighting noise
 
 
 def build(

@@ -92,7 +92,12 @@ class Loader:
             except RuntimeError as error:
                 raise self._culprit(step, views, error) from error
             labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
-            yield Batch(self._take(images), torch.from_numpy(labels).to(self._device))
+            yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
+
+    def _to_device(self, labels: Tensor) -> Tensor:
+        if self._copies is None:
+            return labels
+        return labels.pin_memory().to(self._device, non_blocking=True)  # unpinned, it would wait for the network
 
     def _take(self, images: Any) -> Tensor:
         """The graph's output as a tensor."""

@@ -3,20 +3,20 @@ import pytest
 import torch
 
 from pipeline.loader import NOT_COUNTED, Batch
-from train.evaluate import centre_view, error_rates, ranks_of_labels
+from train.evaluate import centre_view, error_rates, places_of_labels
 
 
 def test_ranks_against_sorting():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 12)), rng.integers(0, 12, 50)
     expected = [list(np.argsort(-row)).index(label) for row, label in zip(logits, labels)]
-    assert ranks_of_labels(torch.from_numpy(logits), torch.from_numpy(labels)).tolist() == expected
+    assert places_of_labels(torch.from_numpy(logits), torch.from_numpy(labels)).tolist() == expected
 
 
 def test_ties_and_nans_count_against_the_network():
-    assert ranks_of_labels(torch.zeros(1, 10), torch.tensor([3])).tolist() == [9]
-    assert ranks_of_labels(torch.full((1, 10), float("nan")), torch.tensor([3])).tolist() == [9]
-    assert ranks_of_labels(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([2])).tolist() == [1]
+    assert places_of_labels(torch.zeros(1, 10), torch.tensor([3])).tolist() == [9]
+    assert places_of_labels(torch.full((1, 10), float("nan")), torch.tensor([3])).tolist() == [9]
+    assert places_of_labels(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([2])).tolist() == [1]
 
 
 class Oracle(torch.nn.Module):

@@ -248,13 +248,13 @@ def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(recipe, prepa
         text=True,
     )
     assert result.returncode != 0
-    assert result.stderr.count("train.batch_size is 13, which 2 ranks can't share evenly") == 1
+    assert result.stderr.count("a batch of 13 images can't be shared evenly by 2 ranks") == 1
     assert not (tmp_path / "x").exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(train, tmp_path, capsys):
     message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
-    assert "the loss is nan" in message and "smaller --optim.lr" in message
+    assert "the loss is no longer a number at step" in message and "smaller --optim.lr" in message
 
 
 def test_time_is_told_apart(monkeypatch):

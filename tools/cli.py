@@ -1,11 +1,13 @@
 """What the commands have in common: how they fail."""
 
+import signal
 import sys
 from collections.abc import Callable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; what a person can mend gets a message and exit status 2, without a traceback."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up on the way out
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:

@@ -7,14 +7,18 @@ It runs the commands that one would type, and prints them.
 """
 
 import argparse
+import hashlib
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from tools.cli import run
+_ROOT = Path(__file__).resolve().parent.parent
 
-_WORK = Path(".demo")
+if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
+    sys.path.insert(0, str(_ROOT))
+
+from tools.cli import run  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
@@ -22,22 +26,24 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Train on generated or your own images.")
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
-    images = Path(args.data) if args.data else _WORK / "images"
-    name = images.resolve().name if args.data else "demo"
-    prepared = _WORK / f"prepared-{name}"
-    if not args.data and not images.exists():
+    images, name = Path(".demo/images"), "demo"
+    if args.data:
+        images = Path(args.data).resolve()
+        # Other images may lie in a folder of the same name.
+        name = f"demo-{images.name}-{hashlib.sha256(str(images).encode()).hexdigest()[:6]}"
+    elif not (_ROOT / images).exists():
         _command("-m tools.make_images", images)
-    if not prepared.exists():
+    prepared, folder = Path(".demo") / name, Path("runs") / name
+    if not (_ROOT / prepared).exists():
         _command("-m tools.prep_imagenet", *_sources(images), "--out", prepared)
-    folder = Path("runs") / name
     torchrun = "-m torch.distributed.run --nproc_per_node=2"
     _command(f"{torchrun} -m train configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
     _command("-m tools.evaluate", folder, "--data", prepared)
-    print(f"\nLook at the run with:  {Path(sys.executable).parent / 'tensorboard'} --logdir runs")
+    print(f"\nLook at the run with:  {Path(sys.executable).parent / 'tensorboard'} --logdir {_ROOT / 'runs'}")
 
 
 def _sources(images: Path) -> list[str]:
-    if (images / "train").is_dir() and (images / "val").is_dir():
+    if (_ROOT / images / "train").is_dir() and (_ROOT / images / "val").is_dir():
         return ["--train", str(images / "train"), "--val", str(images / "val")]
     return ["--train", str(images), "--hold-out", "0.1"]
 
@@ -46,7 +52,7 @@ def _command(start: str, *words: str | Path) -> None:
     """Print and run a Python command; where it fails it has said why."""
     command = [*start.split(), *map(str, words)]
     print("\n$ python " + shlex.join(command), flush=True)
-    status = subprocess.run([sys.executable, *command]).returncode
+    status = subprocess.run([sys.executable, *command], cwd=_ROOT).returncode
     if status:
         sys.exit(status)
 

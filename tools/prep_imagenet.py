@@ -8,14 +8,15 @@ The images stay where they are; --out gets the lists.
 """
 
 import argparse
+import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import nvidia.dali
 from tqdm import tqdm
 
 from pipeline.dataset import DatasetError, PreparedFiles
@@ -29,11 +30,21 @@ from tools.cli import run
 def main(argv: list[str]) -> None:
     """Prepare a folder as the arguments say; ValueError or OSError where they can't be followed."""
     args = _arguments(argv)
-    out = Path(args.out).absolute()
+    out = Path(args.out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty; nothing was changed: remove it, or choose another --out")
     classes = class_names(Path(args.train))
     train, val = _sources(args, classes)
+    with atomic_folder(out) as folder:
+        files = _prepare(train, val, classes, argv)
+        files.write(folder)
+    print(
+        f"{out}: {len(files.train[0])} training and {len(files.val[0])} validation images of {len(classes)} classes; "
+        f"{len(files.rejected)} files rejected" + (f", see {out}/rejected.txt" if files.rejected else "")
+    )
+
+
+def _prepare(train: Source, val: Source, classes: list[str], argv: list[str]) -> PreparedFiles:
     sums = PixelSums()
     train_files, train_rejected = _examine(train, classes, "train", sums)
     val_files, val_rejected = _examine(val, classes, "val", None)
@@ -45,16 +56,11 @@ def main(argv: list[str]) -> None:
         "val_images": len(val_files[0]),
         "classes": len(classes),
         "rejected": len(rejected),
-        "made_by": "tools.prep_imagenet " + " ".join(argv),
+        "made_by": "tools.prep_imagenet " + shlex.join(argv),
         "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "decoder": f"nvidia-dali {version('nvidia-dali-cuda120')}",
+        "decoder": f"nvidia-dali {nvidia.dali.__version__}",
     }
-    with atomic_folder(out) as folder:
-        PreparedFiles(train_files, val_files, classes, sums.stats(), rejected, about).write(folder)
-    print(
-        f"{out}: {len(train_files[0])} training and {len(val_files[0])} validation images of {len(classes)} classes; "
-        f"{len(rejected)} files rejected" + (f", see {out}/rejected.txt" if rejected else "")
-    )
+    return PreparedFiles(train_files, val_files, classes, sums.stats(), rejected, about)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -67,7 +73,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     held.add_argument("--hold-out", type=float, metavar="SHARE", help="or this share of each class of --train")
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to make")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.val_labels and not args.val:
+        raise DatasetError("--val-labels goes with --val; images that are held out keep their class folder's label")
+    return args
 
 
 def _sources(args: argparse.Namespace, classes: list[str]) -> tuple[Source, Source]:

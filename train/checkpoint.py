@@ -9,7 +9,7 @@ import torch
 from pipeline.files import atomic_write
 
 FORMAT = 1
-_KEYS = {"format", "step", "model", "momentum", "lr", "schedule", "interval", "config", "classes", "stats", "dataset"}
+_KEYS = {"format", "step", "model", "momentum", "lr", "schedule", "intervals", "config", "classes", "stats", "dataset"}
 
 
 class CheckpointError(ValueError):

@@ -130,15 +130,18 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def differing_keys(config: Config, text: str) -> list[str]:
-    """`section.field: old -> new` for all that changes results between a run's config.yaml `text` and `config`."""
-    old, new = yaml.safe_load(text), to_dict(config)
+def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
+    """`section.field: old -> new` for all that changes results between an `old` config, as in YAML, and `config`.
+
+    A prepared folder may have moved; whether it is the same one is for its fingerprint to say.
+    """
+    new = to_dict(config)
     return [
         f"{section}.{key}: {old.get(section, {}).get(key)} -> {value}"
         for section, values in new.items()
         if section != "run"
         for key, value in values.items()
-        if f"{section}.{key}" != "data.num_threads" and old.get(section, {}).get(key) != value
+        if f"{section}.{key}" not in ("data.root", "data.num_threads") and old.get(section, {}).get(key) != value
     ]
 
 
@@ -146,5 +149,9 @@ def _check(config: Config) -> None:
     data = config.data
     if data.root is None:
         raise ConfigError("data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py")
+    if data.resize > 4096:
+        raise ConfigError(f"data.resize is {data.resize}; expected at most 4096 pixels")
+    if config.train.seed >= 2**63:
+        raise ConfigError(f"train.seed is {config.train.seed}; expected less than 2^63")
     if data.crop > data.resize:
         raise ConfigError(f"data.crop is {data.crop}; expected at most data.resize, which is {data.resize}")

@@ -53,10 +53,10 @@ class Ranks:
 
     def share(self, batch_size: int) -> int:
         """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""
-        if batch_size % self.world_size:
+        if batch_size < 1 or batch_size % self.world_size:
             raise ConfigError(
-                f"train.batch_size is {batch_size}, which {self.world_size} ranks can't share evenly; "
-                f"expected a multiple of {self.world_size}"
+                f"a batch of {batch_size} images can't be shared evenly by {self.world_size} ranks; "
+                f"expected a multiple of {self.world_size} (train.batch_size, or --batch-size)"
             )
         return batch_size // self.world_size
 
@@ -85,6 +85,23 @@ class Ranks:
         flags = torch.tensor(int(flag))
         dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control_group)
         return bool(flags)
+
+    def check_agreement(self, state: object) -> None:
+        """ConfigError unless every rank has come to the same `state`."""
+        states = [state] * self.world_size
+        if self.control_group is not None:
+            dist.all_gather_object(states, state, group=self.control_group)
+        if any(other != states[0] for other in states):
+            raise ConfigError(
+                f"the ranks do not go on from the same step of the same data: found {states}; "
+                "run.dir and data.root must be the same folders on every machine"
+            )
+
+    def all_pairs(self, values: Tensor) -> Tensor:
+        """[num_pairs, n] from each pair's own `values` [n]."""
+        rows = values.new_zeros(self.num_pairs, len(values))
+        rows[self.pair] = values
+        return self.sum_over_pairs(rows)
 
     def sum_over_pairs(self, counts: Tensor) -> Tensor:
         """`counts`, added up over the data axis; the columns of a pair hold the same ones."""
@@ -162,8 +179,9 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def report_error(error: ValueError) -> None:
-    """Print a message for people. Where all ranks fail alike, the first one's message is enough."""
+def report_error(error: Exception) -> int:
+    """Print a message for people; returns the exit status. Where all ranks fail alike, the first one's is enough."""
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed too
     print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2

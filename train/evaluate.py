@@ -19,7 +19,7 @@ class ErrorRates:
     num_images: int
 
 
-def ranks_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+def places_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """[N]: how many other classes score no less than the label's, from logits [N, C] and labels [N].
 
     A tie counts against the network, and so does a NaN: a network that says nothing is not right.
@@ -36,9 +36,9 @@ def error_rates(model: AlexNet, batches: Iterable[Batch], crop: int, add_up: Cal
     """
     counts = torch.zeros(3, dtype=torch.int64, device=next(model.parameters()).device)
     for batch in batches:
-        ranks = ranks_of_labels(model(centre_view(batch.images, crop)), batch.labels.clamp(min=0))
+        places = places_of_labels(model(centre_view(batch.images, crop)), batch.labels.clamp(min=0))
         counted = batch.labels != NOT_COUNTED
-        counts += torch.stack([((ranks >= 1) & counted).sum(), ((ranks >= 5) & counted).sum(), counted.sum()])
+        counts += torch.stack([((places >= 1) & counted).sum(), ((places >= 5) & counted).sum(), counted.sum()])
     top1, top5, num_images = add_up(counts).tolist()
     return ErrorRates(top1 / num_images, top5 / num_images, num_images)
 

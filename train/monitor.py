@@ -42,6 +42,10 @@ class Stopwatch:
             self._warm = True
             self.reset()
 
+    def synchronised(self) -> None:
+        """The host has waited for the device: that was computing too."""
+        self.computed += self._lap()
+
     def _lap(self) -> float:
         now = time.perf_counter()
         lap, self._mark = now - self._mark, now

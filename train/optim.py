@@ -52,12 +52,17 @@ class PaperSGD(torch.optim.SGD):
     @lr.setter
     def lr(self, new: float) -> None:
         for state in self.state.values():
-            state["momentum_buffer"].mul_(self.lr / new)
+            if state["momentum_buffer"] is not None:
+                state["momentum_buffer"].mul_(self.lr / new)
         self.param_groups[0]["lr"] = new
 
     def momentum(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """The buffers of a module's parameters by name; only after the first update."""
-        return {name: self.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
+        """The buffers of a module's parameters by name; zeros where there is no momentum."""
+        buffers = {name: self.state[parameter].get("momentum_buffer") for name, parameter in module.named_parameters()}
+        return {
+            name: torch.zeros_like(parameter) if buffers[name] is None else buffers[name]
+            for name, parameter in module.named_parameters()
+        }
 
     @torch.no_grad()
     def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float) -> None:

@@ -2,8 +2,8 @@
 
 import math
 import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from model.alexnet import AlexNet, Masks
 from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
 from pipeline.loader import Batch
 from pipeline.plan import TrainingPlan
 from train import checkpoint
 from train.checkpoint import CheckpointError
-from train.config import Config, ConfigError, differing_keys, to_dict, to_yaml
+from train.config import Config, ConfigError, to_dict
 from train.data import evaluation_batches, training_batches
 from train.distributed import Ranks
-from train.evaluate import ErrorRates, error_rates, ranks_of_labels
+from train.evaluate import ErrorRates, error_rates, places_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
 from train.optim import PaperSGD, PlateauSchedule
 from train.precision import set_up
+from train.run_folder import claim
 from train.stop import StopRequest
 
 
@@ -50,11 +50,12 @@ class Trainer:
         self.schedule = PlateauSchedule(config.optim)
         self.step = 0
         self.saved_step = -1
-        self.interval = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # losses and errors since the last log
+        # Sums of losses and errors, and the number of steps, since the last log line; of this rank's pair.
+        self.interval = torch.zeros(3, dtype=torch.float64, device=ranks.device)
         self.stopwatch = Stopwatch()
-        if ranks.is_main:
-            _claim(self.folder, config)
+        self._lock = claim(self.folder, config) if ranks.is_main else None
         self._resume()
+        ranks.check_agreement((self.step, self.dataset.fingerprint))
         self.monitor = Monitor(self.folder, self.step) if ranks.is_main else None
 
     @property
@@ -65,7 +66,7 @@ class Trainer:
     def fit(self) -> int:
         """Train until the schedule, the epochs or max_steps end it, or a signal does. Returns the exit status."""
         with StopRequest() as stop:
-            for batch in self._batches():
+            for batch in self.batches():
                 self.stopwatch.got_batch()
                 self.train_step(batch)
                 self.stopwatch.end_step()
@@ -93,8 +94,8 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.step += 1
-        wrong = (ranks_of_labels(logits.detach(), batch.labels) >= 1).double().mean()
-        self.interval += torch.stack([loss.detach().double(), wrong])
+        wrong = (places_of_labels(logits.detach(), batch.labels) >= 1).double().mean()
+        self.interval += torch.stack([loss.detach().double(), wrong, torch.ones_like(wrong)])
 
     def evaluate(self) -> ErrorRates:
         """Error rates over the validation images, by their central crops."""
@@ -109,13 +110,15 @@ class Trainer:
         """Write a checkpoint of this step, unless there is one."""
         if self.saved_step == self.step:
             return
+        intervals = self.ranks.all_pairs(self.interval)
+        self._check_finite(intervals.sum(0)[0].item())
         state = {
             "step": self.step,
             "model": self.model.full_state(),
             "momentum": self.ranks.columns.merge([self.optimizer.momentum(column) for column in self.model.held]),
             "lr": self.optimizer.lr,
             "schedule": self.schedule.state(),
-            "interval": self.interval,
+            "intervals": intervals,
             "config": to_dict(self.config),
             "classes": self.dataset.classes,
             "stats": {key: torch.from_numpy(value.copy()) for key, value in vars(self.dataset.stats).items()},
@@ -125,7 +128,8 @@ class Trainer:
             checkpoint.save(self.folder / "checkpoints", state, self.config.run.keep_checkpoints)
         self.saved_step = self.step
 
-    def _batches(self) -> Any:
+    def batches(self) -> Iterator[Batch]:
+        """The training batches from the next step on."""
         if self.schedule.finished:
             return iter(())
         config, dataset = self.config, self.dataset
@@ -146,20 +150,24 @@ class Trainer:
 
     def _log(self) -> None:
         """Record means over the steps since the last line; here, and not in the step, the host waits for the device."""
-        sums = self.ranks.sum_over_pairs(self.interval) / self.ranks.num_pairs
-        loss, error = (sums / self.config.run.log_every).tolist()
+        loss_sum, error_sum, steps = self.ranks.all_pairs(self.interval).sum(0).tolist()
+        self.stopwatch.synchronised()
         self.interval.zero_()
-        metrics = {"train/loss": loss, "train/top1_error": error, "train/lr": self.optimizer.lr}
+        self._check_finite(loss_sum)
+        # Every pair has counted every step: the quotient of the sums is the mean over pairs, too.
+        metrics = {"train/loss": loss_sum / steps, "train/top1_error": error_sum / steps, "train/lr": self.optimizer.lr}
         metrics |= self.stopwatch.metrics(self.config.train.batch_size)
         self.stopwatch.reset()
         if self.monitor:
             self.monitor.write(self.step, self.epoch, metrics)
             running_epoch = 1 + (self.step - 1) // self.plan.steps_per_epoch
             say(progress_line(self.step, self.plan.num_steps, running_epoch, self.config.train.epochs, metrics))
-        if not math.isfinite(loss):
+
+    def _check_finite(self, loss_sum: float) -> None:
+        if not math.isfinite(loss_sum):
             raise TrainingError(
-                f"the loss is {loss} at step {self.step}; the learning rate, {self.optimizer.lr:g}, is likely too high "
-                f"for these images: try a smaller --optim.lr in another --run.dir"
+                f"the loss is no longer a number at step {self.step}; the learning rate, {self.optimizer.lr:g}, is "
+                "likely too high for these images: try a smaller --optim.lr in another --run.dir"
             )
 
     def _end_epoch(self) -> None:
@@ -191,9 +199,17 @@ class Trainer:
         for column, buffers in zip(self.model.held, self.ranks.columns.split(state["momentum"]), strict=True):
             self.optimizer.restore(column, buffers, state["lr"])
         self.schedule.restore(state["schedule"])
-        self.interval.copy_(state["interval"])
+        self._restore_interval(state["intervals"])
         self.step = self.saved_step = state["step"]
         self._say(f"going on from step {self.step} ({path})")
+
+    def _restore_interval(self, intervals: Tensor) -> None:
+        """Each pair takes its own sums; where there were other pairs, the first takes them all."""
+        if len(intervals) == self.ranks.num_pairs:
+            self.interval.copy_(intervals[self.ranks.pair])
+        elif self.ranks.pair == 0:
+            # Other pairs counted the steps then: weigh them as this many would have.
+            self.interval.copy_(intervals.sum(0) * (self.ranks.num_pairs / len(intervals)))
 
     def _say(self, text: str) -> None:
         if self.ranks.is_main:
@@ -223,20 +239,3 @@ def _plan(config: Config, dataset: Dataset) -> TrainingPlan:
     num_steps = min(num_steps, config.run.max_steps or num_steps)
     margin = config.data.resize - config.data.crop
     return TrainingPlan(num_images, batch_size, margin, config.train.seed, num_steps)
-
-
-def _claim(folder: Path, config: Config) -> None:
-    """Make `folder` the run's, or check that it already is; ConfigError where it is something else's."""
-    path = folder / "config.yaml"
-    if path.is_file():
-        changed = differing_keys(config, path.read_text())
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}); "
-                "give the same values to go on with it, or another --run.dir to start afresh"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds files, but no run (no config.yaml); choose another --run.dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(to_yaml(config).encode())
