@@ -107,11 +107,12 @@ def test_a_jpeg_that_is_something_else_is_taken_for_what_it_is(images):
     [
         "{0}\tcat\t0\t0\t9\t9\n{1}\tdog\t1\t1\t5\t5\n",
         "{0} cat\n{1} dog\n",
+        "\ufeff{0} cat\r\n{1} dog\r\n",
         "{0} 0\n{1} 1\n",
         "filename,label\n{0},cat\n{1},dog\n",
         "ImageId,PredictionString\n{0.stem},cat 1 2 3 4 dog 5 6 7 8\n{1.stem},dog 1 2 3 4 \n",
     ],
-    ids=["tiny-imagenet", "names", "numbers", "csv", "kaggle"],
+    ids=["tiny-imagenet", "names", "windows", "numbers", "csv", "kaggle"],
 )
 def test_flat_validation_with_a_label_file(images, text):
     shutil.rmtree(images / "val")
@@ -131,7 +132,9 @@ def test_flat_validation_with_a_label_file(images, text):
         ("{0} cat\n", "no label for 1 of 2"),
         ("{0} cat\n{1} dog\nother.JPEG dog\n", "labels 1 files that are not in"),
         ("{0} cat\n{1} cow\n", "cow"),
-        ("{0} cat\n{1} 2\n", "number below 2"),
+        ("{0} 0\n{1} 2\n", "number below 2"),
+        ("{0} cat\n{1} 1\n", "on every line"),
+        ("typo.JPEG cat\n{0} cat\n{1} dog\n", "labels 1 files that are not in"),
         ("{0} cat\n{1}\n", "expected 'name label'"),
         ("{0} cat\n{0} dog\n{1} dog\n", "labelled twice"),
     ],
@@ -170,6 +173,38 @@ def test_folders_that_are_not_there_or_empty_are_errors(images):
     shutil.rmtree(images / "train")
     with pytest.raises(DatasetError, match="no such folder"):
         prep(images)
+
+
+def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
+    """Labels 0 and 1 for classes named 1 and 2: reading word by word would call the second file a 1."""
+    for old, new in (("cat", "1"), ("dog", "2")):
+        (images / "train" / old).rename(images / "train" / new)
+    shutil.rmtree(images / "val")
+    (images / "val").mkdir()
+    for name in ("a.JPEG", "b.JPEG"):
+        shutil.copy(images / "train/1/000.jpg", images / "val" / name)
+    (images / "labels").write_text("a.JPEG 0\nb.JPEG 1\n")
+    with pytest.raises(DatasetError, match="on every line"):
+        prep(images, "--val-labels", str(images / "labels"))
+    (images / "labels").write_text("a.JPEG 2\nb.JPEG 1\n")
+    assert prep(images, "--val-labels", str(images / "labels")).val.labels.tolist() == [1, 0]
+
+
+def test_what_is_no_file_does_not_hold_it_up(images):
+    os.mkfifo(images / "train/cat/pipe.jpg")
+    (images / "train/cat/loop").symlink_to(images / "train/cat")
+    assert len(prep(images).train) == 7
+    assert (images / "out/rejected.txt").read_text() == f"{images}/train/cat/pipe.jpg\tnot a regular file\n"
+
+
+def test_validation_may_lack_a_class(images):
+    shutil.rmtree(images / "val/cat")
+    assert prep(images).val.labels.tolist() == [1]
+
+
+def test_folders_of_splits_are_not_taken_for_classes(images):
+    with pytest.raises(DatasetError, match="which are no classes"):
+        prep_imagenet.main(["--train", str(images), "--hold-out", "0.5", "--out", str(images / "out")])
 
 
 def test_validation_classes_must_be_training_classes(images):

@@ -1,5 +1,6 @@
 """The run as a whole: stop, kill, go on, and what it writes. One process where two would show no more."""
 
+import fcntl
 import json
 import os
 import random
@@ -181,6 +182,31 @@ def test_metrics_after_the_checkpoint_are_taken_back(train, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_log_line_is_the_mean_over_its_steps_however_the_run_was_cut(train, tmp_path):
+    assert train(tmp_path / "each", "--run.log_every", "1", "--run.max_steps", "7") == 0
+    assert train(tmp_path / "cut", "--run.log_every", "4", "--run.max_steps", "6") == 0
+    assert train(tmp_path / "cut", "--run.log_every", "7", "--run.max_steps", "7") == 0
+    losses = [line["train/loss"] for line in metrics(tmp_path / "each") if "train/loss" in line]
+    cut = [line["train/loss"] for line in metrics(tmp_path / "cut") if "train/loss" in line]
+    assert cut == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:7]) / 3], rel=1e-12)
+
+
+def test_a_run_folder_serves_one_training_at_a_time(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "1") == 0
+    with open(tmp_path / "run/.lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "in use by another training" in fails(capsys, train(tmp_path / "run"))
+    assert train(tmp_path / "run") == 0
+
+
+def test_a_start_that_failed_claims_nothing_and_leftovers_of_a_kill_go(train, tmp_path, capsys):
+    fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30"))
+    (tmp_path / "run/checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "run/checkpoints/.step-0000000003.pt.99.tmp").write_bytes(b"half")
+    assert train(tmp_path / "run", "--run.max_steps", "1") == 0
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000000001.pt"]
+
+
 def fails(capsys, status):
     """The message of a run that could not start."""
     assert status == 2
@@ -255,6 +281,12 @@ def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(recipe, prepa
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(train, tmp_path, capsys):
     message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
     assert "the loss is no longer a number at step" in message and "smaller --optim.lr" in message
+
+
+def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, capsys):
+    """With no log line before the epoch's end, the checkpoint is where it must be noticed."""
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "100"))
+    assert "at step 3" in message and not (tmp_path / "run/checkpoints").exists()
 
 
 def test_time_is_told_apart(monkeypatch):
