@@ -40,6 +40,7 @@ class Way:
 
     num_ranks: int
     measure: Callable[[str, int, int, str], Measured]
+    precision: str
 
 
 def plain_network() -> nn.Module:
@@ -162,26 +163,23 @@ def _random_batch(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 STEP_WAYS = {
-    "plain-fp32": Way(1, plain),
-    "plain-bf16": Way(1, plain),
-    "plain-kept-memory-fp32": Way(1, plain_that_keeps_memory),
-    "one-process-fp32": Way(1, ours),
-    "one-process-bf16": Way(1, ours),
-    "columns-fp32": Way(2, ours),
-    "columns-bf16": Way(2, ours),
-    "ddp-fp32": Way(2, data_parallel),
-    "ddp-bf16": Way(2, data_parallel),
+    "plain-fp32": Way(1, plain, "fp32"),
+    "plain-bf16": Way(1, plain, "bf16"),
+    "plain-kept-memory-fp32": Way(1, plain_that_keeps_memory, "fp32"),
+    "one-process-fp32": Way(1, ours, "fp32"),
+    "one-process-bf16": Way(1, ours, "bf16"),
+    "columns-fp32": Way(2, ours, "fp32"),
+    "columns-bf16": Way(2, ours, "bf16"),
+    "ddp-fp32": Way(2, data_parallel, "fp32"),
+    "ddp-bf16": Way(2, data_parallel, "bf16"),
 }
-TRAIN_WAYS = {
-    "with-data-fp32": Way(2, training(True)),
-    "without-data-fp32": Way(2, training(False)),
-}
+TRAIN_WAYS = {"with-data": Way(2, training(True), "fp32"), "without-data": Way(2, training(False), "fp32")}
 
 
 def main(name: str, batch_size: str, num_steps: str, data: str) -> None:
     """Measure one way on this rank."""
-    measured = (STEP_WAYS | TRAIN_WAYS)[name].measure(name.rsplit("-", 1)[1], int(batch_size), int(num_steps), data)
-    print(json.dumps(measured))
+    way = (STEP_WAYS | TRAIN_WAYS)[name]
+    print(json.dumps(way.measure(way.precision, int(batch_size), int(num_steps), data)))
 
 
 if __name__ == "__main__":

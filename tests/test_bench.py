@@ -1,0 +1,26 @@
+import json
+
+import torch
+
+from model.alexnet import AlexNet, ModelConfig
+from tools import bench
+from tools.bench_ways import Way, plain_network
+
+
+def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
+    plain, ours = plain_network(), AlexNet(ModelConfig(), 1000, 224).full_state()
+    found = sorted(tuple(parameter.shape) for parameter in plain.parameters())
+    assert found == sorted(tuple(value.shape) for value in ours.values())
+    assert plain(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, capsys):
+    speeds = iter([10.0, 100.0, 30.0, 300.0, 20.0, 200.0])
+    monkeypatch.setattr(bench, "STEP_WAYS", {name: Way(1, None, "fp32") for name in ("slow", "fast")})
+    monkeypatch.setattr(bench, "_measure", lambda *arguments: {"images_per_second": next(speeds)})
+    bench.main(["step", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")])
+    report = json.loads((tmp_path / "b.json").read_text())
+    expected = [{"name": "slow", "images_per_second": 20.0}, {"name": "fast", "images_per_second": 200.0}]
+    assert report["rows"] == expected and report["machine"]["torch"] == torch.__version__
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert "| fast" in capsys.readouterr().out
