@@ -74,7 +74,7 @@ class Monitor:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Record `metrics`, a value for each TensorBoard tag."""
+        """Record `metrics`, a value for each TensorBoard tag; `epoch` counts the epochs completed."""
         self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
         self._file.flush()
         for tag, value in metrics.items():
