@@ -90,7 +90,7 @@ class Loader:
             try:
                 (images,) = self._pipeline.run()
             except RuntimeError as error:
-                raise self._culprit(step, views, error) from error
+                raise self._culprit(views, error) from error
             labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
             yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
 
@@ -123,8 +123,8 @@ class Loader:
         shift = views.lighting @ appearance.directions.T.astype(np.float32)
         return graph.Request(paths, *regions, shift)
 
-    def _culprit(self, step: int, views: Views, error: RuntimeError) -> Exception:
-        """Which of a step's files made the graph fail; the graph's own error where none of them does so alone."""
+    def _culprit(self, views: Views, error: RuntimeError) -> Exception:
+        """Which of the files made the graph fail; the graph's own error where none of them does so alone."""
         from pipeline.examine import decode  # DALI's dynamic mode: needed here only, and slow to import
 
         for index in views.indices:
@@ -133,13 +133,13 @@ class Loader:
                 height, width = decode(path).shape[:2]
             except (OSError, ValueError, RuntimeError) as cause:
                 return DatasetError(
-                    f"step {step}: {path} can't be used any more ({cause}); "
+                    f"{path} can't be used any more ({cause}); "
                     "restore the file, or prepare the folder again with tools/prep_imagenet.py"
                 )
             if [height, width] != self._images.sizes[index].tolist():
                 expected = "x".join(map(str, self._images.sizes[index][::-1]))
                 return DatasetError(
-                    f"step {step}: {path} is {width}x{height} pixels, but was {expected} when the lists were made; "
+                    f"{path} is {width}x{height} pixels, but was {expected} when the lists were made; "
                     "prepare the folder again with tools/prep_imagenet.py"
                 )
         return error
