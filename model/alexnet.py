@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.columns import NUM_COLUMNS, Columns
 from model.randomness import generator
 from model.response_norm import Norm, response_norm
+from model.side_by_side import side_by_side
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 BIAS_ONE = ("conv2", "conv4", "conv5", "fc6", "fc7")
@@ -128,7 +130,7 @@ class AlexNet(nn.Module):
         """Logits, the same on both partners; with the dropout `masks` of a training step, or without dropout."""
         talk = self.columns.cross_talk
         images = images.contiguous(memory_format=torch.channels_last)
-        both = talk([column.conv1_to_pool2(images) for column in self.held])
+        both = talk(self._conv1_to_pool2(images))
         both = talk([column.conv3_to_pool5(both) for column in self.held]).flatten(1)
         both = talk(self._dropout([F.relu(column.fc6(both)) for column in self.held], masks, 6))
         both = talk(self._dropout([F.relu(column.fc7(both)) for column in self.held], masks, 7))
@@ -143,6 +145,11 @@ class AlexNet(nn.Module):
         """Take the held columns' parameters from the whole network's."""
         for column, own in zip(self.held, self.columns.split(full), strict=True):
             column.load_state_dict(own)
+
+    def _conv1_to_pool2(self, images: Tensor) -> list[Tensor]:
+        if images.device.type == "cpu" and torch.is_grad_enabled() and not dist.is_initialized():
+            return side_by_side(Column.conv1_to_pool2, self.held, images)
+        return [column.conv1_to_pool2(images) for column in self.held]
 
     def _dropout(self, hidden: list[Tensor], masks: Masks | None, layer: int) -> list[Tensor]:
         """Neurons left out in training, all of them at half strength otherwise (paper, section 4.2)."""
