@@ -12,8 +12,8 @@ from torch import Tensor, nn
 def side_by_side(run: Callable[[Any, Tensor], Tensor], columns: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     """`run(column, x)` for two columns, each on a thread of its own with half of the process's threads.
 
-    It makes one process compute the very bits of two ranks: how a convolution adds up its weights' gradient depends
-    on the number of threads. `x` gets no gradient.
+    How a convolution adds up its weights' gradient depends on the number of threads: this way these layers come to the
+    bits that two ranks come to. `x` gets no gradient.
     """
     parameters = [parameter for column in columns for parameter in column.parameters()]
     return list(_SideBySide.apply(run, columns, x, *parameters))

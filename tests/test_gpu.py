@@ -46,7 +46,7 @@ def test_batches_stay_what_they_are_while_later_ones_arrive(dataset):
 def test_one_gpu_trains_like_the_plain_network(expected_on_gpu):
     with join("cuda") as ranks:
         losses, weights = test_columns.train(ranks)
-    check(losses, weights, expected_on_gpu)
+    assert_trained_alike(losses, weights, expected_on_gpu)
 
 
 @two_gpus
@@ -54,7 +54,7 @@ def test_two_columns_over_nccl_train_like_the_plain_network(expected_on_gpu, tmp
     run_ranks(2, train_and_save, tmp_path)
     for rank in range(2):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True, map_location="cpu")
-        check(result["losses"], result["weights"], expected_on_gpu)
+        assert_trained_alike(result["losses"], result["weights"], expected_on_gpu)
 
 
 def test_a_run_in_pieces_is_the_run_in_one_on_a_gpu(train, tmp_path):
@@ -79,7 +79,7 @@ def train_and_save(folder):
         torch.save({"losses": losses, "weights": weights}, folder / f"{ranks.rank}.pt")
 
 
-def check(losses, weights, expected):
+def assert_trained_alike(losses, weights, expected):
     np.testing.assert_allclose(losses, expected[0], atol=1e-10)
     for key, value in expected[1].items():
         torch.testing.assert_close(weights[key].cpu(), value, rtol=0, atol=1e-10)
