@@ -1,11 +1,13 @@
 """The prepared folder: what `tools/prep_imagenet.py` writes and training reads.
 
 train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them too
-sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright)
+sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright); for images inside archives,
+                     `train_spans`, `val_spans`: see ImageList
 classes.txt          class names, a line a class; line k is label k
 stats.npz            see PixelStats
 rejected.txt         path, tab, reason: files that could not be used
-dataset.yaml         roots, counts, fingerprint, and how the folder was made
+mended.txt           path, tab, what was wrong: files that are stored as what they should have been
+dataset.yaml         roots (relative ones are in here), counts, fingerprint, and how the folder was made
 """
 
 import hashlib
@@ -13,12 +15,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.archives import read
 from pipeline.stats import PixelStats
 
 FORMAT = 1
@@ -33,8 +36,9 @@ class DatasetError(ValueError):
 class ImageList:
     """A file list held as one blob of bytes: a million paths cost what their characters cost.
 
-    `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`.
-    `labels` [n] int64; `sizes` [n, 2] int32 height and width.
+    `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n] int64; `sizes`
+    [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64: how many bytes of the path
+    name the archive, and offset and size of the image in it.
     """
 
     root: str
@@ -43,13 +47,25 @@ class ImageList:
     ends: NDArray[np.int64]
     labels: NDArray[np.int64]
     sizes: NDArray[np.int32]
+    spans: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """The file of image `index`, root included."""
+        """The file of image `index`, root included; inside an archive, the archive's path and the image's name."""
         return os.path.join(self.root, os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes()))
+
+    def archive(self, index: int) -> tuple[str, int, int]:
+        """The archive that holds image `index`, and the image's offset and size in it."""
+        assert self.spans is not None
+        length, offset, size = self.spans[index].tolist()
+        name = self.text[self.starts[index] : self.starts[index] + length].tobytes()
+        return os.path.join(self.root, os.fsdecode(name)), offset, size
+
+    def content(self, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError or ValueError where it can't be read."""
+        return read(self.path(index)) if self.spans is None else read(*self.archive(index))
 
 
 @dataclass(frozen=True)
@@ -76,8 +92,12 @@ class Dataset:
                 "prepare it again with tools/prep_imagenet.py"
             )
         with np.load(folder / "sizes.npz") as sizes:
-            train = read_list(folder / "train.txt", about["train_root"], sizes["train"])
-            val = read_list(folder / "val.txt", about["val_root"], sizes["val"])
+            train, val = (
+                read_list(
+                    folder / f"{part}.txt", str(folder / about[f"{part}_root"]), sizes[part], sizes.get(f"{part}_spans")
+                )
+                for part in ("train", "val")
+            )
         classes = os.fsdecode((folder / "classes.txt").read_bytes()).split("\n")[:-1]
         return cls(folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"])
 
@@ -90,7 +110,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_list(path: Path, root: str, sizes: NDArray[np.int32]) -> ImageList:
+def read_list(path: Path, root: str, sizes: NDArray[np.int32], spans: NDArray[np.int64] | None = None) -> ImageList:
     """Parse a `relative/path label` list without making a Python object a line; a path may hold spaces."""
     text = np.fromfile(path, np.uint8)
     line_ends = np.flatnonzero(text == ord("\n"))
@@ -103,7 +123,7 @@ def read_list(path: Path, root: str, sizes: NDArray[np.int32]) -> ImageList:
     if (last_space < 0).any() or (ends <= starts).any():
         line = int(np.argmax((last_space < 0) | (ends <= starts))) + 1
         raise DatasetError(f"{path}:{line}: expected 'relative/path label'; rebuild it with tools/prep_imagenet.py")
-    return ImageList(root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes)
+    return ImageList(root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes, spans)
 
 
 def write_list(path: Path, names: Sequence[str], labels: Sequence[int]) -> None:
@@ -112,25 +132,39 @@ def write_list(path: Path, names: Sequence[str], labels: Sequence[int]) -> None:
         file.writelines(os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True))
 
 
+class Listed(NamedTuple):
+    """The images of one part, in order; see ImageList."""
+
+    names: list[str]
+    labels: list[int]
+    sizes: list[tuple[int, int]]
+    spans: list[tuple[int, int, int]]  # empty for loose files
+
+
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Everything that a prepared folder holds, before it is one. `train`, `val`: (names, labels, sizes)."""
+    """Everything that a prepared folder holds, before it is one; `rejected` and `mended` are (path, why)."""
 
-    train: tuple[list[str], list[int], list[tuple[int, int]]]
-    val: tuple[list[str], list[int], list[tuple[int, int]]]
+    train: Listed
+    val: Listed
     classes: list[str]
     stats: PixelStats
     rejected: list[tuple[str, str]]
+    mended: list[tuple[str, str]]
     about: dict[str, Any]
 
     def write(self, folder: Path) -> None:
         """Write every file of the format into `folder`, dataset.yaml last."""
-        write_list(folder / "train.txt", *self.train[:2])
-        write_list(folder / "val.txt", *self.val[:2])
-        train_sizes, val_sizes = (np.array(part[2], np.int32) for part in (self.train, self.val))
-        np.savez(folder / "sizes.npz", train=train_sizes, val=val_sizes)
+        arrays: dict[str, Any] = {}
+        for part, listed in (("train", self.train), ("val", self.val)):
+            write_list(folder / f"{part}.txt", listed.names, listed.labels)
+            arrays[part] = np.array(listed.sizes, np.int32)
+            if listed.spans:
+                arrays[f"{part}_spans"] = np.array(listed.spans, np.int64)
+        np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
-        _write_lines(folder / "rejected.txt", [f"{one_line(path)}\t{one_line(why)}" for path, why in self.rejected])
+        for name, files in (("rejected.txt", self.rejected), ("mended.txt", self.mended)):
+            _write_lines(folder / name, [f"{one_line(path)}\t{one_line(why)}" for path, why in files])
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
         about = {"format": FORMAT, "fingerprint": fingerprint(folder), **self.about}

@@ -1,55 +1,103 @@
 """Decode every file once, whole, with the decoder that training uses: sizes, statistics, and what can't be used."""
 
+import io
 import os
 import re
-import stat
+import struct
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import nvidia.dali.experimental.dynamic as dali
+import torch
+from numpy.typing import NDArray
 from nvidia.dali import types
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.dataset import DatasetError
+from pipeline.sources import Source
 from pipeline.stats import STATS_SIZE, PixelSums
+from pipeline.store import StoreFormat, encode, resize_on_the_grid
 
 MAX_PIXELS = 178_956_970
 """Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the memory."""
 
+Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
 _CHUNK = 64
+_ORIENTATION = 274  # EXIF
+
+
+class Finding(NamedTuple):
+    """What one file turned out to be; `size` is None where `reason` says why it can't be used.
+
+    With a store, `image` is what to put into it, `size` is that image's, and `mended` says what was odd of the file.
+    """
+
+    size: tuple[int, int] | None
+    reason: str = ""
+    mended: str = ""
+    image: bytes = b""
 
 
 @dataclass
 class Findings:
-    """What a run of consecutive files turned out to be: `sizes[i]` is None where `reasons[i]` says why not."""
+    """What a run of consecutive files turned out to be."""
 
-    sizes: list[tuple[int, int] | None] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    files: list[Finding] = field(default_factory=list)
     sums: PixelSums | None = None
 
 
-def examine(root: str, names: list[str], with_sums: bool) -> Iterator[Findings]:
-    """Findings for each run of up to 64 files, in order, on all cores; `with_sums` adds the pixel statistics."""
-    chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    # Forked from a process that has imported DALI and done nothing else: workers start at once, and safely.
+class _Chunk(NamedTuple):
+    source: Source
+    with_sums: bool
+    store: StoreFormat | None
+
+
+@contextmanager
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """A process for each core, to examine files with."""
+    # Forked from a process that has imported DALI and done nothing else: they start at once, and safely.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _start_worker) as pool:
-        results = pool.map(_examine_chunk, [root] * len(chunks), chunks, [with_sums] * len(chunks))
-        for chunk in chunks:
-            try:
-                yield next(results)
-            except BrokenProcessPool as error:
-                raise DatasetError(
-                    f"{root}: the decoder died in or soon after {chunk[0]} ... {chunk[-1]}; "
-                    "look for a file there that takes too much memory, and remove it"
-                ) from error
+        yield pool
+
+
+def examine(
+    pool: ProcessPoolExecutor, source: Source, with_sums: bool, store: StoreFormat | None
+) -> Iterator[Findings]:
+    """Findings for each run of up to 64 files, in order, from `workers`; `with_sums` adds the pixel statistics."""
+    chunks = (
+        _Chunk(source.take(range(first, min(first + _CHUNK, len(source.names)))), with_sums, store)
+        for first in range(0, len(source.names), _CHUNK)
+    )
+    most_waiting = 4 * len(os.sched_getaffinity(0))  # so that stored images don't pile up where the disk is slow
+    waiting: deque[tuple[_Chunk, Future[Findings]]] = deque()
+    for chunk in chunks:
+        waiting.append((chunk, pool.submit(_examine_chunk, chunk)))
+        if len(waiting) > most_waiting:
+            yield _result(*waiting.popleft())
+    while waiting:
+        yield _result(*waiting.popleft())
+
+
+def _result(chunk: _Chunk, future: "Future[Findings]") -> Findings:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        names = chunk.source.names
+        raise DatasetError(
+            f"{chunk.source.root}: the decoder died in or soon after {names[0]} ... {names[-1]}; "
+            "look for a file there that takes too much memory, and remove it"
+        ) from error
 
 
 _decoder_log: BinaryIO
@@ -61,56 +109,114 @@ def _start_worker() -> None:
     _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
     os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
     dali.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
-def _examine_chunk(root: str, names: list[str], with_sums: bool) -> Findings:
-    findings = Findings(sums=PixelSums() if with_sums else None)
-    for name in names:
+def _examine_chunk(chunk: _Chunk) -> Findings:
+    findings = Findings(sums=PixelSums() if chunk.with_sums else None)
+    for index, name in enumerate(chunk.source.names):
         try:
             if "\n" in name:
                 raise ValueError("its name holds a line break, which a file list can't")
-            pixels = decode(os.path.join(root, name))
+            finding, pixels = _examine_file(name, chunk.source.content(index), chunk.store)
         except (OSError, ValueError, RuntimeError) as error:
-            findings.sizes.append(None)
-            findings.reasons.append(_reason(error))
+            findings.files.append(Finding(None, _reason(error)))
             continue
-        findings.sizes.append((pixels.shape[0], pixels.shape[1]))
-        findings.reasons.append("")
+        findings.files.append(finding)
         if findings.sums is not None:
             findings.sums.add(_central_square(pixels))
     return findings
 
 
-def decode(path: str) -> dali.Tensor:
-    """One file as RGB [height, width, 3] uint8, upright.
+def _examine_file(name: str, data: NDArray[np.uint8], store: StoreFormat | None) -> tuple[Finding, NDArray[np.uint8]]:
+    """What the file is, and its pixels as they will be trained on."""
+    if store is None:
+        pixels = np.asarray(decode(data))
+        return Finding(pixels.shape[:2]), pixels
+    header = look(data)
+    pixels = resize_on_the_grid(_decode_even_gif(data, header), store.resize)
+    image = encode(pixels, store.quality)
+    return Finding(pixels.shape[:2], mended=_oddities(name, header), image=image), pixels
 
-    Raises OSError where it can't be read, ValueError or RuntimeError where it is no image that DALI decodes.
+
+class Header(NamedTuple):
+    """What a file's header says: format and mode by Pillow's names, and its EXIF orientation (1 is upright)."""
+
+    format: str
+    mode: str
+    orientation: int
+
+
+def look(data: NDArray[np.uint8]) -> Header:
+    """Read the header alone; ValueError where it is no image, or one that is too large to decode."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken")
+            kind = "JPEG" if image.format == "MPO" else image.format or ""  # a JPEG file with more pictures behind it
+            return Header(kind, image.mode, _orientation(image))
+    except UnidentifiedImageError:
+        raise ValueError("not an image, or cut short in its header") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except (SyntaxError, ValueError, KeyError, struct.error):  # what Pillow makes of damaged EXIF
+        return 1
+
+
+def decode(data: NDArray[np.uint8]) -> dali.Tensor:
+    """One file's content as RGB [height, width, 3] uint8, upright.
+
+    Raises ValueError or RuntimeError where it is no image that DALI decodes.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("not a regular file")
-    data = np.fromfile(path, np.uint8)
-    if not len(data):
-        raise ValueError("the file is empty")
-    height, width = np.asarray(dali.peek_image_shape(data))[:2]
-    if int(height) * int(width) > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken")
+    if look(data).format == "GIF":
+        raise ValueError("a GIF file, which DALI does not decode; --resize would store it as JPEG")
+    return _decode(data)
+
+
+def _decode_even_gif(data: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """The first picture of a GIF file; any other as `decode` does."""
+    if header.format != "GIF":
+        return np.asarray(_decode(data))
+    with Image.open(io.BytesIO(data.tobytes())) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _decode(data: NDArray[np.uint8]) -> dali.Tensor:
     return dali.decoders.image(data, device="cpu", output_type=types.RGB).evaluate()
 
 
-def _central_square(pixels: dali.Tensor) -> np.ndarray:
-    """The central 256x256 after a resize of the shorter side to 256, as training sees it (paper, section 2)."""
+_MODES = {"L": "greyscale", "1": "black and white", "P": "palette", "I;16": "16 bits", "RGBA": "transparency"}
+
+
+def _oddities(name: str, header: Header) -> str:
+    """What a user of the original would not expect of it, in words; empty where there is nothing."""
+    found = []
+    expected = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), header.format)
+    if header.format != expected:
+        found.append(f"a {header.format} file")
+    if header.mode != "RGB":
+        found.append(_MODES.get(header.mode, header.mode))
+    if header.orientation != 1:
+        found.append("turned by EXIF")
+    return ", ".join(found)
+
+
+def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The central 256x256 after a resize of the shorter side to 256, as training sees it (paper, section 2).
+
+    torch's antialiased resize is Pillow's filter at half the cost of DALI's; the square starts on a whole pixel.
+    """
     height, width = pixels.shape[:2]
     side = min(height, width)
-    top, left = (height - side) / 2, (width - side) / 2
-    square = dali.resize(
-        pixels,
-        size=[STATS_SIZE, STATS_SIZE],
-        roi_start=[top, left],
-        roi_end=[top + side, left + side],
-        interp_type=types.INTERP_LINEAR,
-        antialias=True,
-    )
-    return np.asarray(square)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(pixels[top : top + side, left : left + side]).permute(2, 0, 1)[None]
+    if side != STATS_SIZE:
+        square = torch.nn.functional.interpolate(square, (STATS_SIZE, STATS_SIZE), mode="bilinear", antialias=True)
+    return square[0].permute(1, 2, 0).numpy()
 
 
 def _reason(error: Exception) -> str:

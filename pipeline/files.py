@@ -1,6 +1,8 @@
 """Files and folders that appear whole or not at all."""
 
+import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +43,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
+    """(folder, notes): `folder` takes the name `path` when the block ends well, and `notes` goes.
+
+    A block that is killed finds both as it left them when it comes again for the same `identity`; one that ends in a
+    ValueError does not. ValueError where something else, or someone else, is at it.
+    """
+    work = path.with_name(f".{path.name}.unfinished")
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{path} is being made by another process; wait for it, or choose another name") from None
+        begun_for = work / "identity"
+        if begun_for.exists() and begun_for.read_text() != identity:
+            raise ValueError(
+                f"{work} holds an unfinished {path.name} that was begun with other files or options; "
+                f"go on with those, or remove it: rm -r {shlex.quote(str(work))}"
+            )
+        folder, notes = work / "folder", work / "notes"
+        folder.mkdir(exist_ok=True)
+        notes.mkdir(exist_ok=True)
+        with atomic_write(begun_for) as file:
+            file.write(identity.encode())
+        try:
+            yield folder, notes
+        except ValueError:
+            shutil.rmtree(work)
+            raise
+        os.sync()  # may be a million files
+        os.rename(folder, path)
+        shutil.rmtree(work)
     _sync(path.parent)
 
 

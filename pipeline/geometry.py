@@ -15,21 +15,36 @@ class Regions(NamedTuple):
     end: NDArray[np.float32]  # [n, 2] left and right change places where the crop is mirrored
 
 
+def on_the_grid(sizes: NDArray[np.int32], resize: int) -> bool:
+    """Whether the images of `sizes` [n, 2] are stored resized, their central square on whole pixels.
+
+    Their crops need no resampling: see `pipeline.store`.
+    """
+    spare = sizes - resize
+    return bool((spare.min(axis=1) == 0).all() and (spare % 2 == 0).all())
+
+
 def source_regions(
-    sizes: NDArray[np.int32], corners: NDArray[np.integer], mirrored: NDArray[np.bool_], resize: int, crop: int
+    sizes: NDArray[np.int32],
+    corners: NDArray[np.integer],
+    mirrored: NDArray[np.bool_],
+    resize: int,
+    crop: int,
+    resample: bool = True,
 ) -> Regions:
     """Where `crop` x `crop` pixels at `corners` of the central `resize` x `resize` square lie in images of `sizes`.
 
     Resizing the shorter side to `resize` scales both axes alike, by a factor that need not give a whole number
-    of pixels on the longer one (paper, section 2): regions in source pixels have no such rounding.
+    of pixels on the longer one (paper, section 2): regions in source pixels have no such rounding. What a triangle
+    filter reaches beyond the crop is decoded too, unless there is nothing to `resample`.
     """
     shorter = sizes.min(axis=1, keepdims=True)
     scale = shorter / resize
     start = (sizes - shorter) / 2 + corners * scale
     end = start + crop * scale
-    margin = 1 + scale / 2  # a triangle filter reaches this far, at most, beyond the region
-    decode_start = np.maximum(np.floor(start - margin), 0).astype(np.int32)
-    decode_end = np.minimum(np.ceil(end + margin), sizes).astype(np.int32)
+    reach = 1 + scale / 2 if resample else 0
+    decode_start = np.maximum(np.floor(start - reach), 0).astype(np.int32)
+    decode_end = np.minimum(np.ceil(end + reach), sizes).astype(np.int32)
     start, end = start - decode_start, end - decode_start
     left, right = start[:, 1].copy(), end[:, 1].copy()
     start[:, 1] = np.where(mirrored, right, left)

@@ -13,18 +13,26 @@ from nvidia.dali.pipeline import Pipeline
 class Request(NamedTuple):
     """What the graph is asked for: a batch of n crops, sample by sample."""
 
-    paths: list[NDArray[np.uint8]]  # [n] bytes of the file's path
+    files: list[NDArray[np.uint8]]  # [n] the file's path, or its content where the graph reads from archives
     decode_start: NDArray[np.int32]  # [n, 2] see geometry.Regions
     decode_end: NDArray[np.int32]
-    start: NDArray[np.float32]
-    end: NDArray[np.float32]
     colour_shift: NDArray[np.float32]  # [n, 3] RGB added to every pixel: lighting noise
+    flip: tuple[NDArray, ...]  # start and end of geometry.Regions; without resampling, [n] int32 mirrored
+
+
+class Form(NamedTuple):
+    """Which of its forms the graph takes."""
+
+    size: int  # of the crop, in pixels
+    in_archives: bool  # requests bring the files' content, not their paths
+    resample: bool  # False where the stored pixels are those of the crop: pipeline.store
+    on_gpu: bool
 
 
 def build(
     requests: Iterator[Request],
     mean_image: NDArray[np.float32],
-    size: int,
+    form: Form,
     batch_size: int,
     device_id: int | None,
     num_threads: int,
@@ -37,28 +45,37 @@ def build(
     pipeline = Pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, exec_dynamic=True, prefetch_queue_depth=2
     )
-    on_gpu = device_id is not None
     with pipeline:
-        pipeline.set_outputs(crops(requests, mean_image, size, on_gpu))
+        pipeline.set_outputs(crops(requests, mean_image, form))
     return pipeline
 
 
-def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], size: int, on_gpu: bool) -> DataNode:
+def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Form) -> DataNode:
     """The graph itself, defined inside a pipeline: from requests to float batches."""
-    path, decode_start, decode_end, start, end, colour_shift = fn.external_source(requests, num_outputs=6)
+    flat = ((*request[:4], *request.flip) for request in requests)
+    file, decode_start, decode_end, colour_shift, *flip = fn.external_source(
+        flat, num_outputs=6 if form.resample else 5
+    )
     pixels = fn.decoders.image_slice(
-        fn.io.file.read(path),
+        file if form.in_archives else fn.io.file.read(file),
         start=decode_start,
         end=decode_end,
         axis_names="HW",
-        device="mixed" if on_gpu else "cpu",
+        device="mixed" if form.on_gpu else "cpu",
         output_type=types.RGB,
         jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; the GPU decoder's own default is not
     )
-    # One pass resizes, crops, and flips where the region's ends are swapped.
-    pixels = fn.resize(
-        pixels, size=[size, size], roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True
-    )
+    mirror = 0 if form.resample else flip[0]
+    if form.resample:
+        # One pass resizes, crops, and flips where the region's ends are swapped.
+        pixels = fn.resize(
+            pixels,
+            size=[form.size, form.size],
+            roi_start=flip[0],
+            roi_end=flip[1],
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
     # Subtracting a mean of its own from each sample adds its lighting at no cost.
-    images = fn.crop_mirror_normalize(pixels, mean=-colour_shift, dtype=types.FLOAT, output_layout="CHW")
-    return images - types.Constant(mean_image, device="gpu" if on_gpu else "cpu")
+    images = fn.crop_mirror_normalize(pixels, mean=-colour_shift, mirror=mirror, dtype=types.FLOAT, output_layout="CHW")
+    return images - types.Constant(mean_image, device="gpu" if form.on_gpu else "cpu")

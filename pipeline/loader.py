@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import graph
+from pipeline.archives import Archives
 from pipeline.dataset import DatasetError, ImageList
-from pipeline.geometry import source_regions
+from pipeline.geometry import on_the_grid, source_regions
 from pipeline.plan import Plan, Views
 from pipeline.stats import PixelStats
 
@@ -74,10 +75,17 @@ class Loader:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._first_step = first_step
         self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
+        self._archives = Archives()
+        self._form = graph.Form(
+            appearance.crop,
+            in_archives=images.spans is not None,
+            resample=not on_the_grid(images.sizes, appearance.resize),
+            on_gpu=device.type == "cuda",
+        )
         self._pipeline = graph.build(
             (self._request(self._views(step)) for step in range(first_step, plan.num_steps)),
             np.ascontiguousarray(appearance.mean_image.transpose(2, 0, 1)),
-            appearance.crop,
+            self._form,
             batch_size,
             device.index if device.type == "cuda" else None,
             num_threads,
@@ -115,13 +123,19 @@ class Loader:
         return self._plan.views(step, self._part, self._num_parts)
 
     def _request(self, views: Views) -> graph.Request:
-        images, appearance = self._images, self._appearance
-        paths = [np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices]
+        images, appearance, resample = self._images, self._appearance, self._form.resample
+        if images.spans is None:
+            files = [
+                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
+            ]
+        else:
+            files = [self._archives.read(*images.archive(i)) for i in views.indices]
         regions = source_regions(
-            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop
+            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop, resample
         )
+        flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
         shift = views.lighting @ appearance.directions.T.astype(np.float32)
-        return graph.Request(paths, *regions, shift)
+        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip)
 
     def _culprit(self, views: Views, error: RuntimeError) -> Exception:
         """Which of the files made the graph fail; the graph's own error where none of them does so alone."""
@@ -130,7 +144,7 @@ class Loader:
         for index in views.indices:
             path = self._images.path(int(index))
             try:
-                height, width = decode(path).shape[:2]
+                height, width = decode(self._images.content(int(index))).shape[:2]
             except (OSError, ValueError, RuntimeError) as cause:
                 return DatasetError(
                     f"{path} can't be used any more ({cause}); "

@@ -1,4 +1,4 @@
-"""Where images and their labels come from: class folders, or a flat folder with a label file."""
+"""Where images and their labels come from: class folders, or a flat folder with a label file, in archives or not."""
 
 import csv
 import os
@@ -7,24 +7,96 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline import devkit
+from pipeline.archives import members, read
 from pipeline.dataset import DatasetError
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Files found below `root`, a folder or a tar archive, in sorted order.
+
+    `names` are relative to it, and so is each file's place in `spans`, (offset, size), if it is an archive. `folders`
+    are those at its top, empty ones included.
+    """
+
+    root: Path
+    folders: list[str]
+    names: list[str]
+    spans: list[tuple[int, int]] | None = None
+
+    def source(self, names: list[str], labels: list[int]) -> "Source":
+        """These of the files, labelled."""
+        if self.spans is None:
+            return Source(self.root, names, labels)
+        place = dict(zip(self.names, self.spans, strict=True))
+        length = len(os.fsencode(self.root.name))
+        spans = [(length, *place[name]) for name in names]
+        return Source(self.root.parent, [f"{self.root.name}/{name}" for name in names], labels, spans)
+
+
+@dataclass(frozen=True)
 class Source:
-    """Files to examine: `names` relative to `root`, sorted within each class; `labels` index into the classes."""
+    """Files to examine: `names` relative to `root`, sorted within each class; `labels` index into the classes.
+
+    `spans`, for files inside archives, as in dataset.ImageList.
+    """
 
     root: Path
     names: list[str]
     labels: list[int]
+    spans: list[tuple[int, int, int]] | None = None
+
+    def content(self, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError or ValueError where it can't be read."""
+        path = os.path.join(self.root, self.names[index])
+        if self.spans is None:
+            return read(path)
+        length, offset, size = self.spans[index]
+        return read(os.path.join(self.root, os.fsdecode(os.fsencode(self.names[index])[:length])), offset, size)
+
+    def take(self, indices: "NDArray[np.int64] | range") -> "Source":
+        """Some of the files."""
+        return Source(
+            self.root,
+            [self.names[i] for i in indices],
+            [self.labels[i] for i in indices],
+            None if self.spans is None else [self.spans[i] for i in indices],
+        )
 
 
-def class_names(root: Path) -> list[str]:
-    """The class folders in `root`, in the order that numbers them (sorted, as ImageNet's synsets are)."""
-    classes = _folders(root)
+def class_folders(root: Path) -> Listing:
+    """Every file below the folders in `root`; or in an archive of them or of archives (ImageNet's training set)."""
+    if root.is_file():
+        found = sorted((name, (offset, size)) for name, offset, size in members(root) if "/" in name)
+        folders = sorted({name.split("/")[0] for name, _ in found})
+        names, spans = [name for name, _ in found], [span for _, span in found]
+    else:
+        folders, spans = _folders(root), None
+        names = [name for folder in folders for name in sorted(_files_below(root, folder, set()))]
+    if not folders:
+        raise DatasetError(f"{root}: expected a folder of images for each class, found no folder at all")
+    return Listing(root, folders, names, spans)
+
+
+def flat_folder(root: Path) -> Listing:
+    """Every file in `root` itself; or in an archive, whatever folder it puts them into."""
+    if root.is_file():
+        found = sorted((name, (offset, size)) for name, offset, size in members(root))
+        return Listing(root, [], [name for name, _ in found], [span for _, span in found])
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder or archive; expected one of images")
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
+    return Listing(root, [], names)
+
+
+def class_names(listing: Listing) -> list[str]:
+    """The class folders, in the order that numbers them (sorted, as ImageNet's synsets are)."""
+    root, classes = listing.root, listing.folders
     if len(classes) == 1:
         raise DatasetError(f"{root}: found one class folder only ({classes[0]}); a classifier needs two or more")
     if set(classes) <= _SPLITS:
@@ -35,41 +107,41 @@ def class_names(root: Path) -> list[str]:
     return classes
 
 
-def from_class_folders(root: Path, classes: list[str]) -> Source:
-    """Every file below the class folders in `root`; a folder that is not one of `classes` is an error."""
-    folders = _folders(root)
-    unknown = sorted(set(folders) - set(classes))
+def label_by_folder(listing: Listing, classes: list[str]) -> Source:
+    """Each file labelled by its class folder; a folder that is not one of `classes` is an error."""
+    unknown = sorted(set(listing.folders) - set(classes))
     if unknown:
-        raise DatasetError(f"{root}: class folders {_some(unknown)} are not among the training classes")
-    names, labels = [], []
-    for folder in folders:
-        found = sorted(_files_below(root, folder, set()))
-        names += found
-        labels += [classes.index(folder)] * len(found)
-    return Source(root, names, labels)
+        raise DatasetError(f"{listing.root}: class folders {_some(unknown)} are not among the training classes")
+    index = {name: label for label, name in enumerate(classes)}
+    ordered = sorted(listing.names, key=lambda name: index[name.split("/")[0]])  # else in the order that they have
+    return listing.source(ordered, [index[name.split("/")[0]] for name in ordered])
 
 
-def from_label_file(root: Path, label_file: Path, classes: list[str]) -> Source:
-    """The files of a flat folder, labelled by a file that must name each of them exactly once.
+def label_by_file(listing: Listing, label_file: Path, classes: list[str]) -> Source:
+    """Each file labelled by a label file that must name each of them exactly once.
 
-    Understood: Tiny ImageNet's val_annotations.txt (tabs), `name label` in two columns or as CSV, and Kaggle's
-    LOC_val_solution.csv. A label is a class name or an index into `classes`; a name may lack its extension.
+    Understood: Tiny ImageNet's val_annotations.txt (tabs), `name label` in two columns or as CSV, Kaggle's
+    LOC_val_solution.csv, and ImageNet's development kit (its folder or .tar.gz). A label is a class name or an index
+    into `classes`; a name may lack its extension.
     """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; expected a folder of images")
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
-    if not names:
-        raise DatasetError(f"{root}: expected images, found no file")
-    rows = list(_label_rows(label_file))
-    keys = set(names) | {Path(name).stem for name in names}
-    label_of = _labels_by_name(label_file, _without_heading(rows, keys, classes), classes)
-    unlabelled = [name for name in names if name not in label_of and Path(name).stem not in label_of]
+    if not listing.names:
+        raise DatasetError(f"{listing.root}: expected images, found no file")
+    files = {name: name.rpartition("/")[2] for name in listing.names}
+    keys = set(files.values()) | {Path(file).stem for file in files.values()}
+    if devkit.is_devkit(label_file):
+        rows = devkit.validation_labels(label_file)
+    else:
+        rows = _without_heading(list(_label_rows(label_file)), keys, classes)
+    label_of = _labels_by_name(label_file, rows, classes)
+    unlabelled = [file for file in files.values() if file not in label_of and Path(file).stem not in label_of]
     if unlabelled:
-        raise DatasetError(f"{label_file}: no label for {len(unlabelled)} of {len(names)} files: {_some(unlabelled)}")
+        raise DatasetError(f"{label_file}: no label for {len(unlabelled)} of {len(files)} files: {_some(unlabelled)}")
     absent = sorted(set(label_of) - keys)
     if absent:
-        raise DatasetError(f"{label_file}: labels {len(absent)} files that are not in {root}: {_some(absent)}")
-    return Source(root, names, [label_of.get(name, label_of.get(Path(name).stem, -1)) for name in names])
+        where = f"{len(absent)} files that are not in {listing.root}"
+        raise DatasetError(f"{label_file}: labels {where}: {_some(absent)}")
+    labels = [label_of.get(file, label_of.get(Path(file).stem, -1)) for file in files.values()]
+    return listing.source(listing.names, labels)
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
@@ -84,20 +156,13 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source
                                "two are needed to hold one out for validation")  # fmt: skip
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         held[rng.permutation(members)[:count]] = True
-    return _subset(source, np.flatnonzero(~held)), _subset(source, np.flatnonzero(held))
-
-
-def _subset(source: Source, indices: np.ndarray) -> Source:
-    return Source(source.root, [source.names[i] for i in indices], [source.labels[i] for i in indices])
+    return source.take(np.flatnonzero(~held)), source.take(np.flatnonzero(held))
 
 
 def _folders(root: Path) -> list[str]:
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; expected one that holds a folder of images for each class")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise DatasetError(f"{root}: expected a folder of images for each class, found no folder at all")
-    return folders
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _files_below(root: Path, folder: str, seen: set[str]) -> Iterator[str]:
@@ -110,7 +175,7 @@ def _files_below(root: Path, folder: str, seen: set[str]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         name = f"{folder}/{entry.name}"
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
             yield from _files_below(root, name, seen)
         else:
             yield name

@@ -12,7 +12,7 @@ def serialize(on_gpu):
     """Operators, devices, argument names and types are checked when the graph is serialised."""
     pipeline = Pipeline(batch_size=4, num_threads=1, device_id=None, exec_dynamic=True)
     with pipeline:
-        pipeline.set_outputs(graph.crops(iter(()), np.zeros((3, 8, 8), np.float32), 8, on_gpu))
+        pipeline.set_outputs(graph.crops(iter(()), np.zeros((3, 8, 8), np.float32), graph.Form(8, False, True, on_gpu)))
     return pipeline.serialize()
 
 

@@ -51,7 +51,7 @@ def test_statistics_are_pillows(images):
     for index in range(len(dataset.train)):
         image = Image.open(dataset.train.path(index))
         side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
+        left, top = (image.width - side) // 2, (image.height - side) // 2
         box = (left, top, left + side, top + side)
         squares.append(np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR, box=box), np.float64))
     assert np.abs(dataset.stats.mean_image - np.mean(squares, 0)).mean() < 0.3

@@ -22,9 +22,9 @@ from model.alexnet import AlexNet, Masks, ModelConfig
 from model.columns import Columns
 from model.response_norm import compiled_response_norm
 from pipeline.loader import Batch
+from pipeline.memory import keep_freed_memory
 from train.config import load
 from train.distributed import Ranks, join
-from train.memory import keep_freed_memory
 from train.optim import OptimConfig, PaperSGD
 from train.precision import set_up
 from train.trainer import Trainer

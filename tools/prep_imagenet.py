@@ -1,10 +1,14 @@
 """Prepare images for training: decode every file once, list what is usable, and take the statistics.
 
     python -m tools.prep_imagenet --train ILSVRC/train --val ILSVRC/val --out prepared/imagenet
+    python -m tools.prep_imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
+        --val-labels ILSVRC2012_devkit_t12.tar.gz --resize 256 --shards --out prepared/imagenet256
 
 Class folders are numbered in sorted order. A flat validation folder takes its labels from --val-labels: Tiny
-ImageNet's val_annotations.txt, two columns of text or CSV (name, class or number), or Kaggle's LOC_val_solution.csv.
-The images stay where they are; --out gets the lists.
+ImageNet's val_annotations.txt, two columns of text or CSV (name, class or number), Kaggle's LOC_val_solution.csv, or
+ImageNet's development kit. Folders may be tar archives of them, and --train an archive of an archive a class.
+The images stay where they are and --out gets the lists; with --resize it gets images, too, and needs no other.
+A preparation that was interrupted goes on when the same command is given again.
 """
 
 import argparse
@@ -17,14 +21,15 @@ if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import nvidia.dali
-from tqdm import tqdm
 
-from pipeline.dataset import DatasetError, PreparedFiles
-from pipeline.examine import examine
-from pipeline.files import atomic_folder
-from pipeline.sources import Source, class_names, from_class_folders, from_label_file, hold_out
-from pipeline.stats import PixelSums
+from pipeline.dataset import DatasetError
+from pipeline.files import resumable_folder
+from pipeline.prepare import Preparation
+from pipeline.sources import Source, class_folders, class_names, flat_folder, hold_out, label_by_file, label_by_folder
+from pipeline.store import StoreFormat
 from tools.cli import run
+
+_HALF = 0.5
 
 
 def main(argv: list[str]) -> None:
@@ -33,100 +38,75 @@ def main(argv: list[str]) -> None:
     out = Path(args.out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty; nothing was changed: remove it, or choose another --out")
-    classes = class_names(Path(args.train))
-    train, val = _sources(args, classes)
-    with atomic_folder(out) as folder:
-        files = _prepare(train, val, classes, argv)
+    train, val, classes = _sources(args)
+    store = StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
+    preparation = Preparation(train, val, classes, store)
+    begun = time.monotonic()
+    with resumable_folder(out, preparation.identity()) as (folder, notes):
+        files = preparation.run(folder, notes)
+        files.about.update(
+            train_images=len(files.train.names),
+            val_images=len(files.val.names),
+            classes=len(classes),
+            rejected=len(files.rejected),
+            mended=len(files.mended),
+            made_by="tools.prep_imagenet " + shlex.join(argv),
+            made_at=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            decoder=f"nvidia-dali {nvidia.dali.__version__}",
+        )
         files.write(folder)
     print(
-        f"{out}: {len(files.train[0])} training and {len(files.val[0])} validation images of {len(classes)} classes; "
-        f"{len(files.rejected)} files rejected" + (f", see {out}/rejected.txt" if files.rejected else "")
+        f"{out}: {len(files.train.names)} training and {len(files.val.names)} validation images of {len(classes)} "
+        f"classes in {time.monotonic() - begun:.0f} s; {_told(files.rejected, 'rejected', out)}"
+        + (f"; {_told(files.mended, 'mended', out)}" if store else "")
     )
 
 
-def _prepare(train: Source, val: Source, classes: list[str], argv: list[str]) -> PreparedFiles:
-    sums = PixelSums()
-    train_files, train_rejected = _examine(train, classes, "train", sums)
-    val_files, val_rejected = _examine(val, classes, "val", None)
-    rejected = train_rejected + val_rejected
-    about = {
-        "train_root": str(train.root),
-        "val_root": str(val.root),
-        "train_images": len(train_files[0]),
-        "val_images": len(val_files[0]),
-        "classes": len(classes),
-        "rejected": len(rejected),
-        "made_by": "tools.prep_imagenet " + shlex.join(argv),
-        "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "decoder": f"nvidia-dali {nvidia.dali.__version__}",
-    }
-    return PreparedFiles(train_files, val_files, classes, sums.stats(), rejected, about)
+def _told(files: list[tuple[str, str]], what: str, out: Path) -> str:
+    return f"{len(files)} files {what}" + (f", see {out}/{what}.txt" if files else "")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.prep_imagenet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", required=True, metavar="DIR", help="a folder of images for each class")
+    parser.add_argument("--train", required=True, metavar="DIR", help="a folder of images for each class, or a .tar")
     held = parser.add_mutually_exclusive_group(required=True)
     held.add_argument("--val", metavar="DIR", help="validation images: class folders, or flat with --val-labels")
     held.add_argument("--hold-out", type=float, metavar="SHARE", help="or this share of each class of --train")
+    held.add_argument("--split", choices=["half"], help="or half of each class (the paper's protocol for Fall 2009)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images are held out (0)")
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="store the images with this shorter side (256)")
+    parser.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEG files stored (90)")
+    parser.add_argument("--shards", action="store_true", help="store them in WebDataset tar shards, not file by file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to make")
     args = parser.parse_args(argv)
     if args.val_labels and not args.val:
         raise DatasetError("--val-labels goes with --val; images that are held out keep their class folder's label")
+    if args.shards and not args.resize:
+        raise DatasetError("--shards goes with --resize; archives of originals are read in place without either")
+    if args.resize is not None and not 16 <= args.resize <= 4096:
+        raise DatasetError(f"--resize is {args.resize}; expected 16 to 4096 pixels, such as 256")
+    if not 1 <= args.quality <= 100:
+        raise DatasetError(f"--quality is {args.quality}; expected 1 to 100, such as 90")
     return args
 
 
-def _sources(args: argparse.Namespace, classes: list[str]) -> tuple[Source, Source]:
-    train = from_class_folders(Path(args.train).absolute(), classes)
-    if args.hold_out is not None:
-        if not 0 < args.hold_out < 1:
-            raise DatasetError(f"--hold-out is {args.hold_out:g}; expected a share between 0 and 1, such as 0.1")
-        return hold_out(train, args.hold_out, seed=0)
+def _sources(args: argparse.Namespace) -> tuple[Source, Source, list[str]]:
+    """Training files, validation files, and the classes."""
+    listing = class_folders(Path(args.train).absolute())
+    classes = class_names(listing)
+    train = label_by_folder(listing, classes)
+    if not args.val:
+        share = _HALF if args.split else args.hold_out
+        if not 0 < share < 1:
+            raise DatasetError(f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1")
+        return *hold_out(train, share, args.seed), classes
     val_root = Path(args.val).absolute()
     if args.val_labels:
-        return train, from_label_file(val_root, Path(args.val_labels), classes)
-    return train, from_class_folders(val_root, classes)
-
-
-Files = tuple[list[str], list[int], list[tuple[int, int]]]
-
-
-def _examine(
-    source: Source, classes: list[str], title: str, sums: PixelSums | None
-) -> tuple[Files, list[tuple[str, str]]]:
-    """(names, labels, sizes) of what can be used, and (path, reason) of what can't; `sums` takes the statistics."""
-    files: Files = ([], [], [])
-    rejected = []
-    names = iter(zip(source.names, source.labels, strict=True))
-    with tqdm(total=len(source.names), desc=title, unit=" images", disable=None) as progress:
-        for findings in examine(str(source.root), source.names, sums is not None):
-            for size, reason, (name, label) in zip(findings.sizes, findings.reasons, names):
-                if size is None:
-                    rejected.append((f"{source.root}/{name}", reason))
-                    continue
-                files[0].append(name)
-                files[1].append(label)
-                files[2].append(size)
-            if sums is not None and findings.sums is not None:
-                sums.merge(findings.sums)
-            progress.update(len(findings.sizes))
-    _check_classes(source, classes, files, rejected, title)
-    return files, rejected
-
-
-def _check_classes(
-    source: Source, classes: list[str], files: Files, rejected: list[tuple[str, str]], title: str
-) -> None:
-    """Every training class needs an image that can be used; validation needs one at all."""
-    lost = sorted(set(range(len(classes))) - set(files[1])) if title == "train" else []
-    if not lost and files[0]:
-        return
-    reasons = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
-    what = f"no usable image in class folder {classes[lost[0]]}" if lost else "no usable image at all"
-    raise DatasetError(f"{source.root}: {what}; add images, or remove the folder{reasons}")
+        return train, label_by_file(flat_folder(val_root), Path(args.val_labels), classes), classes
+    return train, label_by_folder(class_folders(val_root), classes), classes
 
 
 if __name__ == "__main__":

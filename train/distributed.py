@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.columns import NUM_COLUMNS, Columns
 from pipeline.loader import Batch
+from pipeline.memory import keep_freed_memory
 from train.config import ConfigError
-from train.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

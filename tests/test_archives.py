@@ -1,0 +1,102 @@
+"""ImageNet as it is downloaded: archives of archives, and the development kit's labels."""
+
+import io
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from pipeline.dataset import Dataset, DatasetError
+from tests.images import write_class_folders
+from tests.test_loader import load, training_plan
+from tools import prep_imagenet
+
+SYNSETS = ["n01", "n02", "n03"]
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Class folders, and the same files as ILSVRC2012's two archives."""
+    write_class_folders(tmp_path / "train", dict.fromkeys(SYNSETS, 6), seed=1)
+    write_class_folders(tmp_path / "flat", {"all": 7}, seed=2)
+    with tarfile.open(tmp_path / "train.tar", "w") as outer:
+        for synset in reversed(SYNSETS):  # in no useful order
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for path in sorted((tmp_path / "train" / synset).iterdir(), reverse=True):
+                    tar.add(path, path.name)
+            entry = tarfile.TarInfo(f"{synset}.tar")
+            entry.size = inner.tell()
+            inner.seek(0)
+            outer.addfile(entry, inner)
+    with tarfile.open(tmp_path / "val.tar", "w") as tar:
+        for number, path in enumerate(sorted((tmp_path / "flat/all").iterdir()), 1):
+            tar.add(path, f"ILSVRC2012_val_{number:08d}.JPEG")
+    return tmp_path
+
+
+def devkit(folder, truth, packed):
+    """The kit numbers its classes in an order of its own, and its synsets with inner nodes after the leaves."""
+    data = folder / "ILSVRC2012_devkit_t12/data"
+    data.mkdir(parents=True)
+    ids = np.array([1, 2, 3, 4], np.uint16)
+    names = np.array(["n03", "n01", "n02", "n99"], object)
+    fields = [("ILSVRC2012_ID", object), ("WNID", object)]
+    savemat(data / "meta.mat", {"synsets": np.array([*zip(ids, names)], fields).reshape(-1, 1)})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in truth))
+    if not packed:
+        return folder / "ILSVRC2012_devkit_t12"
+    with tarfile.open(folder / "devkit.tar.gz", "w:gz") as tar:
+        tar.add(folder / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    return folder / "devkit.tar.gz"
+
+
+def prep(*arguments):
+    prep_imagenet.main([str(argument) for argument in arguments])
+    return Dataset.open(arguments[-1])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_archives_and_devkit_give_what_class_folders_give(imagenet, packed):
+    kit = devkit(imagenet, [1, 2, 3, 3, 2, 1, 1], packed)
+    val = ["--val", imagenet / "val.tar", "--val-labels", kit]
+    archive = prep("--train", imagenet / "train.tar", *val, "--out", imagenet / "from_archives")
+    folders = prep("--train", imagenet / "train", "--hold-out", "0.1", "--out", imagenet / "from_folders")
+    assert archive.classes == folders.classes == SYNSETS
+    assert archive.val.labels.tolist() == [2, 0, 1, 1, 0, 2, 2]
+    whole = prep("--train", imagenet / "train", "--val", imagenet / "train", "--out", imagenet / "whole")
+    for index in range(18):
+        np.testing.assert_array_equal(archive.train.content(index), whole.train.content(index))
+        assert archive.train.path(index).endswith("train.tar/" + whole.train.path(index).split("train/")[1])
+    np.testing.assert_array_equal(archive.stats.mean_image, whole.stats.mean_image)
+    plan = training_plan(archive)
+    for one, other in zip(load(archive.train, plan), load(whole.train, plan), strict=True):
+        assert one.images.equal(other.images) and one.labels.equal(other.labels)
+
+
+def test_an_archive_that_can_not_be_read_in_place_is_an_error(imagenet):
+    with tarfile.open(imagenet / "packed.tar", "w:gz") as tar:
+        tar.add(imagenet / "train")
+    with pytest.raises(ValueError, match="not compressed"):
+        prep("--train", imagenet / "packed.tar", "--hold-out", "0.5", "--out", imagenet / "out")
+
+
+def test_a_devkit_that_lacks_a_file_is_an_error(imagenet):
+    kit = devkit(imagenet, [1] * 7, packed=False)
+    shutil.move(kit / "data/meta.mat", kit / "data/meta.bak")
+    with pytest.raises(DatasetError, match=r"lacks meta\.mat"):
+        prep("--train", imagenet / "train", "--val", imagenet / "val.tar", "--val-labels", kit, "--out", imagenet / "o")
+
+
+def test_half_of_each_class_is_held_out_by_seed(imagenet):
+    halves = [
+        prep("--train", imagenet / "train", "--split", "half", "--seed", seed, "--out", imagenet / f"half{seed}")
+        for seed in (0, 1)
+    ]
+    for half in halves:
+        assert np.bincount(half.train.labels).tolist() == np.bincount(half.val.labels).tolist() == [3, 3, 3]
+        paths = {part.path(i) for part in (half.train, half.val) for i in range(9)}
+        assert len(paths) == 18
+    assert halves[0].fingerprint != halves[1].fingerprint
