@@ -52,9 +52,13 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str:
+        """The file of image `index`, relative to the root; inside an archive, the archive's name goes before."""
+        return os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes())
+
     def path(self, index: int) -> str:
-        """The file of image `index`, root included; inside an archive, the archive's path and the image's name."""
-        return os.path.join(self.root, os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes()))
+        """`name` with the root before it."""
+        return os.path.join(self.root, self.name(index))
 
     def archive(self, index: int) -> tuple[str, int, int]:
         """The archive that holds image `index`, and the image's offset and size in it."""

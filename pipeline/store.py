@@ -33,13 +33,18 @@ class StoreFormat:
 
 
 def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uint8]:
-    """[height, width, 3] resized to `resize` pixels on the shorter side; an image that is smaller stays as it is."""
+    """[height, width, 3] with `resize` pixels on the shorter side.
+
+    ValueError where the longer one would be more than a JPEG file can hold.
+    """
     height, width = pixels.shape[:2]
     shorter = min(height, width)
-    if shorter <= resize:
-        return pixels
     scale = shorter / resize
     new_height, new_width = (resize + 2 * int((side - shorter) / 2 / scale) for side in (height, width))
+    if max(new_height, new_width) > _MAX_SIDE:
+        raise ValueError(
+            f"{width}x{height} pixels, which would be {new_width}x{new_height}; JPEG has {_MAX_SIDE} at most"
+        )
     left, top = max(width - new_width * scale, 0) / 2, max(height - new_height * scale, 0) / 2  # -1e-14 is no box
     box = (left, top, width - left, height - top)
     # Pillow, as DALI takes twice the time for single images, and torch can't start between two pixels.
@@ -48,9 +53,7 @@ def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uin
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """A JPEG file with 4:2:0 chroma. ValueError where a side is longer than JPEG can hold."""
-    if max(pixels.shape) > _MAX_SIDE:
-        raise ValueError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels; a side of a JPEG file has {_MAX_SIDE} at most")
+    """A JPEG file with 4:2:0 chroma."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()

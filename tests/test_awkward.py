@@ -119,7 +119,9 @@ def test_in_place_each_is_right_or_rejected_with_its_reason(pack, tmp_path):
 def test_in_the_store_oddities_are_mended_and_recorded(pack, tmp_path, form):
     folder, reasons = pack
     dataset = prep(folder, tmp_path / "out", "--resize", str(SIDE), "--quality", "98", *form)
-    assert told(tmp_path / "out/rejected.txt").keys() == {name.replace("\n", "\\n") for name in reasons}
+    rejected = told(tmp_path / "out/rejected.txt")
+    assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | {"flat.JPEG"}
+    assert "JPEG has 65500 at most" in rejected["flat.JPEG"]
     mended = told(tmp_path / "out/mended.txt")
     assert mended["cmyk.JPEG"] == "CMYK" and mended["grey.JPEG"] == "greyscale"
     assert mended["png.JPEG"] == "a PNG file" and mended["webp.JPEG"] == "a WEBP file"

@@ -75,7 +75,7 @@ def plain(precision: str, batch_size: int, num_steps: int, data: str) -> Measure
 
 
 def plain_that_keeps_memory(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
-    """`plain`, helped by what train/memory.py does for ours."""
+    """`plain`, helped by what pipeline/memory.py does for ours."""
     keep_freed_memory()
     return plain(precision, batch_size, num_steps, data)
 
