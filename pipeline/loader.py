@@ -83,7 +83,7 @@ class Loader:
             on_gpu=device.type == "cuda",
         )
         self._pipeline = graph.build(
-            (self._request(self._views(step)) for step in range(first_step, plan.num_steps)),
+            (self.request(step) for step in range(first_step, plan.num_steps)),
             np.ascontiguousarray(appearance.mean_image.transpose(2, 0, 1)),
             self._form,
             batch_size,
@@ -101,6 +101,23 @@ class Loader:
                 raise self._culprit(views, error) from error
             labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
             yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
+
+    def request(self, step: int) -> graph.Request:
+        """What the graph is asked for: this rank's rows of a step."""
+        images, appearance, resample = self._images, self._appearance, self._form.resample
+        views = self._views(step)
+        if images.spans is None:
+            files = [
+                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
+            ]
+        else:
+            files = [self._archives.read(*images.archive(i)) for i in views.indices]
+        regions = source_regions(
+            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop, resample
+        )
+        flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
+        shift = views.lighting @ appearance.directions.T.astype(np.float32)
+        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip)
 
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
@@ -121,21 +138,6 @@ class Loader:
 
     def _views(self, step: int) -> Views:
         return self._plan.views(step, self._part, self._num_parts)
-
-    def _request(self, views: Views) -> graph.Request:
-        images, appearance, resample = self._images, self._appearance, self._form.resample
-        if images.spans is None:
-            files = [
-                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
-            ]
-        else:
-            files = [self._archives.read(*images.archive(i)) for i in views.indices]
-        regions = source_regions(
-            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop, resample
-        )
-        flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
-        shift = views.lighting @ appearance.directions.T.astype(np.float32)
-        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip)
 
     def _culprit(self, views: Views, error: RuntimeError) -> Exception:
         """Which of the files made the graph fail; the graph's own error where none of them does so alone."""

@@ -24,3 +24,20 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     assert report["rows"] == expected and report["machine"]["torch"] == torch.__version__
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert "| fast" in capsys.readouterr().out
+
+
+def test_ways_of_feeding_are_measured_on_real_files_and_compared_with_decoding(prepared, tmp_path, capsys):
+    arguments = ["pipeline", "--data", str(prepared), "--rounds", "1", "--steps", "40", "--batch-size", "8"]
+    bench.main([*arguments, "--json", str(tmp_path / "b.json")])
+    report = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows.keys() >= {"decode", "naive", "ours", "ours-store", "ours-shards"}
+    assert all(row["images_per_second"] > 0 and row["peak_rss_mb"] > 50 for row in rows.values())
+    assert rows["decode"]["cpu_ratio_to_decode"] == 1 and report["verdict"] in capsys.readouterr().out
+
+
+def test_a_list_as_long_as_imagenets(prepared, tmp_path):
+    arguments = ["scale", "--data", str(prepared), "--rounds", "1", "--steps", "2", "--batch-size", "8"]
+    bench.main([*arguments, "--json", str(tmp_path / "b.json")])
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # its paths alone

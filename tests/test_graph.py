@@ -8,20 +8,25 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline import graph
 
 
-def serialize(on_gpu):
+def serialize(on_gpu, in_archives=False, resample=True):
     """Operators, devices, argument names and types are checked when the graph is serialised."""
     pipeline = Pipeline(batch_size=4, num_threads=1, device_id=None, exec_dynamic=True)
     with pipeline:
-        pipeline.set_outputs(graph.crops(iter(()), np.zeros((3, 8, 8), np.float32), graph.Form(8, False, True, on_gpu)))
+        form = graph.Form(8, in_archives, resample, on_gpu)
+        pipeline.set_outputs(graph.crops(iter(()), np.zeros((3, 8, 8), np.float32), form))
     return pipeline.serialize()
 
 
-def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu():
-    names = [b"decoders__ImageSlice", b"Resize", b"CropMirrorNormalize"]
-    assert all(name in serialize(on_gpu=True) for name in names)
+@pytest.mark.parametrize("in_archives", [False, True])
+@pytest.mark.parametrize("resample", [False, True])
+def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu(in_archives, resample):
+    on_gpu = serialize(True, in_archives, resample)
+    assert b"decoders__ImageSlice" in on_gpu and b"CropMirrorNormalize" in on_gpu
+    assert (b"Resize" in on_gpu) == resample and (b"io__file__Read" in on_gpu) == (not in_archives)
     mixed, gpu = b"\x05mixed", b"\x03gpu"  # device names, behind their length
-    assert mixed in serialize(on_gpu=True) and gpu in serialize(on_gpu=True)
-    assert mixed not in serialize(on_gpu=False) and gpu not in serialize(on_gpu=False)
+    assert mixed in on_gpu and gpu in on_gpu
+    on_cpu = serialize(False, in_archives, resample)
+    assert mixed not in on_cpu and gpu not in on_cpu
 
 
 def test_a_wrong_argument_would_be_caught(monkeypatch):

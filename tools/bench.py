@@ -1,6 +1,7 @@
 """Measure ways of doing the same work, in turn, round after round, and report medians.
 
 python -m tools.bench pipeline --data prepared/imagenet  ways of feeding a network
+python -m tools.bench scale --data prepared/imagenet     a list as long as ImageNet's
 python -m tools.bench step                               the network's step on random input
 python -m tools.bench train --data prepared/imagenet     training, and on one batch that is there already
 """
@@ -29,6 +30,7 @@ from tools.bench_ways import STEP_WAYS, TRAIN_WAYS
 from tools.cli import run
 
 _BUSY = 0.7
+_DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
 _PACKAGES = ("torch", "nvidia-dali-cuda120", "numpy", "pillow", "torchvision", "opencv-python-headless")
 
 
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> None:
     """Run a benchmark as the arguments say, print its table, and write JSON and a plot where asked for."""
     args = _arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
-        commands = _pipeline_commands(args, Path(folder)) if args.what == "pipeline" else _step_commands(args)
+        commands = _commands(args, Path(folder))
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for number in range(args.rounds):
             for name, command in commands.items():
@@ -63,6 +65,14 @@ def main(argv: list[str]) -> None:
 
 Command = tuple[list[str], dict[str, str]]
 """What to run, and the environment that it needs beyond ours."""
+
+
+def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
+    if args.what == "pipeline":
+        return _pipeline_commands(args, folder)
+    if args.what == "scale":
+        return {"scale": (["-m", "tools.bench_scale", str(args.batch_size), str(args.steps), args.data], {})}
+    return _step_commands(args)
 
 
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
@@ -154,17 +164,21 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["pipeline", "step", "train"])
-    parser.add_argument("--data", metavar="DIR", help="prepared folder (pipeline, train)")
+    parser.add_argument("what", choices=list(_DEFAULT_STEPS))
+    parser.add_argument("--data", metavar="DIR", help="prepared folder (all but step)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds over all ways (3)")
-    parser.add_argument("--steps", type=int, metavar="N", help="timed steps a round and way (5; pipeline: 60 batches)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="timed steps a round and way (5; pipeline: 60, scale: 100)"
+    )
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a step over all ranks (128)")
     parser.add_argument("--json", metavar="FILE", help="write the rows and the machine's description")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the rows")
     args = parser.parse_args(argv)
     if args.what != "step" and not args.data:
         raise ValueError(f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py")
-    args.steps = args.steps or (60 if args.what == "pipeline" else 5)
+    if args.what == "scale" and args.plot:
+        raise ValueError("--plot draws images per second, which scale does not measure")
+    args.steps = args.steps or _DEFAULT_STEPS[args.what]
     return args
 
 
