@@ -49,6 +49,32 @@ def test_training_pixels_are_pillows(dataset):
             assert difference.max() <= 4 and difference.mean() < 0.5
 
 
+def resized_square(path, resize=96):
+    """The whole central square resized in float64: a triangle filter as wide as a pixel of the coarser grid."""
+    pixels = np.asarray(Image.open(path).convert("RGB"), np.float64)
+    shorter = min(pixels.shape[:2])
+    scale = shorter / resize
+    for _ in range(2):  # rows, then columns
+        size = len(pixels)
+        centres = (size - shorter) / 2 + (np.arange(resize) + 0.5) * scale
+        sources = np.arange(-100, size + 100)  # beyond the image, its outermost pixels go on
+        weights = np.clip(1 - np.abs(sources + 0.5 - centres[:, None]) / max(scale, 1), 0, None)
+        weights /= weights.sum(axis=1, keepdims=True)
+        pixels = np.einsum("ij,jkc->ikc", weights, pixels[np.clip(sources, 0, size - 1)]).swapaxes(0, 1)
+    return pixels
+
+
+def test_decoding_and_resizing_a_region_alone_is_resizing_the_whole_and_cropping(dataset):
+    plan = training_plan(dataset, num_steps=3)
+    for step, batch in enumerate(load(dataset.train, plan)):
+        views = plan.views(step, 0, 1)
+        for row, index in enumerate(views.indices):
+            top, left = views.corners[row]
+            expected = resized_square(dataset.train.path(index))[top : top + 80, left : left + 80].transpose(2, 0, 1)
+            found = batch.images[row].numpy()
+            assert np.abs((found[:, :, ::-1] if views.mirrored[row] else found) - expected).max() <= 1
+
+
 def test_evaluation_pixels_are_pillows_central_square_and_counted_once(dataset):
     appearance = Appearance(96, 96, np.zeros((96, 96, 3), np.float32), np.zeros((3, 3)))
     batches = load(dataset.val, EvaluationPlan(len(dataset.val), 12), appearance)
