@@ -116,11 +116,9 @@ class AlexNet(nn.Module):
         self.columns = columns
         self.num_classes = num_classes
         self.dropout = config.dropout
-        side, pad = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
-        for _ in range(3):
-            side = _pooled(side)
+        _, pad = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
         outputs = -(-num_classes // NUM_COLUMNS)  # an odd number of classes leaves one output unused
-        held = nn.ModuleList(Column(config, outputs, pad, side, norm) for _ in columns.held)
+        held = nn.ModuleList(Column(config, outputs, pad, sides(config, crop)[-1], norm) for _ in columns.held)
         self.held = cast(Sequence[Column], held)
         self._initialise(config, seed)
         # Convolutions and pooling are faster in this layout, above all on CPUs.
@@ -170,6 +168,14 @@ class AlexNet(nn.Module):
             for layer, column in zip(layers, self.columns.held, strict=True):
                 layer.weight.copy_(full[column])
                 layer.bias.fill_(1.0 if name in BIAS_ONE else 0.0)
+
+
+def sides(config: ModelConfig, crop: int) -> tuple[int, int, int, int]:
+    """Sides of the maps after conv1 and after the pooling layers that follow conv1, conv2 and conv5."""
+    conv1, _ = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
+    pool1 = _pooled(conv1)
+    pool2 = _pooled(pool1)
+    return conv1, pool1, pool2, _pooled(pool2)
 
 
 def _pool(x: Tensor) -> Tensor:

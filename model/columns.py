@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.profiler import record_function
 
 NUM_COLUMNS = 2
 
@@ -62,7 +63,8 @@ class _CrossTalk(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         by_column = torch.cat(grad.movedim(1, -1).chunk(NUM_COLUMNS, dim=-1))
         own = by_column.new_empty(by_column.shape[0] // NUM_COLUMNS, *by_column.shape[1:])
-        dist.reduce_scatter_single(own, by_column, group=ctx.group)
+        with record_function("column gathers"):
+            dist.reduce_scatter_single(own, by_column, group=ctx.group)
         return own.movedim(-1, 1), None
 
 
@@ -86,5 +88,6 @@ class _CollectLogits(torch.autograd.Function):
 def _all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Both columns' tensors, one after the other along dim 0."""
     both = own.new_empty(NUM_COLUMNS * own.shape[0], *own.shape[1:])
-    dist.all_gather_single(both, own.contiguous(), group=group)
+    with record_function("column gathers"):
+        dist.all_gather_single(both, own.contiguous(), group=group)
     return both

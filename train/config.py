@@ -71,6 +71,7 @@ class RunConfig:
         log_every: steps between two progress lines.
         checkpoint_every: steps between two checkpoints; one is also written after each epoch.
         keep_checkpoints: how many of the newest checkpoints are kept.
+        profile: record this many steps, after the first three, into trace-rank<N>.json in the run's folder.
     """
 
     dir: str | None = None
@@ -79,6 +80,7 @@ class RunConfig:
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 1000
     keep_checkpoints: PositiveInt = 2
+    profile: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

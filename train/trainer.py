@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from model.alexnet import AlexNet, Masks
 from model.response_norm import compiled_response_norm, response_norm
@@ -23,8 +24,10 @@ from train.evaluate import ErrorRates, error_rates, places_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
 from train.optim import PaperSGD, PlateauSchedule
 from train.precision import set_up
+from train.profile import Profile
 from train.run_folder import claim
 from train.stop import StopRequest
+from train.traffic import Traffic, bytes_per_step
 
 
 class TrainingError(ValueError):
@@ -53,6 +56,8 @@ class Trainer:
         # Sums of losses and errors, and the number of steps, since the last log line; of this rank's pair.
         self.interval = torch.zeros(3, dtype=torch.float64, device=ranks.device)
         self.stopwatch = Stopwatch()
+        self.profile = Profile(config.run.profile, self.folder / f"trace-rank{ranks.rank}.json")
+        self.traffic = self._traffic()
         self._lock = claim(self.folder, config) if ranks.is_main else None
         self._resume()
         ranks.check_agreement((self.step, self.dataset.fingerprint))
@@ -66,10 +71,12 @@ class Trainer:
     def fit(self) -> int:
         """Train until the schedule, the epochs or max_steps end it, or a signal does. Returns the exit status."""
         with StopRequest() as stop:
-            for batch in self.batches():
+            batches = self.batches()
+            while (batch := self._next(batches)) is not None:
                 self.stopwatch.got_batch()
                 self.train_step(batch)
                 self.stopwatch.end_step()
+                self.profile.end_step()
                 self._after_step()
                 if self.ranks.any(stop.signal is not None):
                     self.save()
@@ -87,12 +94,14 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """Forward, loss, backward and the paper's update (section 5)."""
         masks = Masks(self.config.train.seed, self.step, self.ranks.pair, self.ranks.num_pairs)
-        with self.precision:
+        with self.precision, record_function("forward"):
             logits = self.network(batch.images, masks).float()
         loss = F.cross_entropy(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        with record_function("backward"):
+            loss.backward()
+        with record_function("update"):
+            self.optimizer.step()
         self.step += 1
         wrong = (places_of_labels(logits.detach(), batch.labels) >= 1).double().mean()
         self.interval += torch.stack([loss.detach().double(), wrong, torch.ones_like(wrong)])
@@ -139,6 +148,11 @@ class Trainer:
         self.stopwatch.resume()
         return batches
 
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next batch, if there is one."""
+        with record_function("waiting for data"):
+            return next(batches, None)
+
     def _after_step(self) -> None:
         if self.step % self.config.run.log_every == 0:
             self._log()
@@ -147,6 +161,17 @@ class Trainer:
             self._end_epoch()
         if epoch_ends or self.step % self.config.run.checkpoint_every == 0:
             self.save()
+
+    def _traffic(self) -> Traffic:
+        config, num_pairs = self.config, self.ranks.num_pairs if self.ranks.world_size > 1 else 0
+        return bytes_per_step(
+            config.model,
+            len(self.dataset.classes),
+            config.data.crop,
+            config.train.batch_size,
+            num_pairs,
+            config.train.precision,
+        )
 
     def _log(self) -> None:
         """Record means over the steps since the last line; here, and not in the step, the host waits for the device."""
@@ -157,6 +182,7 @@ class Trainer:
         # Every pair has counted every step: the quotient of the sums is the mean over pairs, too.
         metrics = {"train/loss": loss_sum / steps, "train/top1_error": error_sum / steps, "train/lr": self.optimizer.lr}
         metrics |= self.stopwatch.metrics(self.config.train.batch_size)
+        metrics["throughput/received_mb_per_step"] = self.traffic.total / 1e6
         self.stopwatch.reset()
         if self.monitor:
             self.monitor.write(self.step, self.epoch, metrics)
