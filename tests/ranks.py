@@ -10,10 +10,14 @@ import torch.multiprocessing as mp
 
 def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(*arguments)` in `world_size` new processes; an exception in one fails the test."""
+    mp.spawn(_start, (world_size, free_port(), function, arguments), nprocs=world_size)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    mp.spawn(_start, (world_size, port, function, arguments), nprocs=world_size)
+        return server.getsockname()[1]
 
 
 def _start(rank: int, world_size: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

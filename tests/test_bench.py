@@ -16,12 +16,18 @@ def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
 
 def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, capsys):
     speeds = iter([10.0, 100.0, 30.0, 300.0, 20.0, 200.0])
-    monkeypatch.setattr(bench, "STEP_WAYS", {name: Way(1, None, "fp32") for name in ("slow", "fast")})
-    monkeypatch.setattr(bench, "_measure", lambda *arguments: {"images_per_second": next(speeds)})
+    monkeypatch.setattr(bench, "STEP_WAYS", {name: Way(1, None, "fp32") for name in ("slow-fp32", "fast-fp32")})
+    monkeypatch.setattr(bench, "flops_per_image", lambda: 2e9)
+
+    def measure(name, command):
+        return {"gflops": 800.0} if name.startswith("peak") else {"images_per_second": next(speeds)}
+
+    monkeypatch.setattr(bench, "_measure", measure)
     bench.main(["step", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")])
     report = json.loads((tmp_path / "b.json").read_text())
-    expected = [{"name": "slow", "images_per_second": 20.0}, {"name": "fast", "images_per_second": 200.0}]
-    assert report["rows"] == expected and report["machine"]["torch"] == torch.__version__
+    slow = {"name": "slow-fp32", "images_per_second": 20.0, "share_of_peak": 0.05, "times_plain_fp32": 1.0}
+    fast = {"name": "fast-fp32", "images_per_second": 200.0, "share_of_peak": 0.5, "times_plain_fp32": 10.0}
+    assert report["rows"] == [slow, fast] and report["machine"]["torch"] == torch.__version__
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert "| fast" in capsys.readouterr().out
 
@@ -41,3 +47,16 @@ def test_a_list_as_long_as_imagenets(prepared, tmp_path):
     bench.main([*arguments, "--json", str(tmp_path / "b.json")])
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # its paths alone
+
+
+def test_a_step_takes_three_times_the_forward_pass_less_the_gradient_of_the_images():
+    """The paper's layers by hand, a multiplication and an addition for each weight that an output reads."""
+    macs = [
+        55**2 * 96 * 363,
+        27**2 * 256 * 48 * 25,
+        13**2 * 384 * 256 * 9,
+        13**2 * 384 * 192 * 9,
+        13**2 * 256 * 192 * 9,
+    ]
+    macs += [9216 * 4096, 4096 * 4096, 4096 * 1000]
+    assert bench.flops_per_image() == 2 * (3 * sum(macs) - macs[0])

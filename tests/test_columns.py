@@ -33,13 +33,23 @@ def batches():
 
 
 def train(ranks: Ranks):
-    """Losses of this rank's pair and the merged weights, by the real network and optimizer."""
+    """Losses over all pairs and the merged weights, by the real network and optimizer."""
+    losses, state = train_from(None, ranks, 0, len(LRS))
+    return losses, state["model"]
+
+
+def train_from(state, ranks: Ranks, first: int, last: int):
+    """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the state at the end."""
     model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
     network = ranks.data_parallel(model)
     optimizer = PaperSGD(model.parameters(), OptimConfig())
+    if state:
+        model.load_full_state(state["model"])
+        for column, buffers in zip(model.held, ranks.columns.split(state["momentum"]), strict=True):
+            optimizer.restore(column, buffers, state["lr"])
     rows = slice(ranks.pair * BATCH // ranks.num_pairs, (ranks.pair + 1) * BATCH // ranks.num_pairs)
     losses = []
-    for step, (batch, lr) in enumerate(zip(batches(), LRS)):
+    for step, (batch, lr) in list(enumerate(zip(batches(), LRS)))[first:last]:
         images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
             optimizer.lr = lr
@@ -48,7 +58,8 @@ def train(ranks: Ranks):
         loss.backward()
         optimizer.step()
         losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
-    return losses, model.full_state()
+    momentum = ranks.columns.merge([optimizer.momentum(column) for column in model.held])
+    return losses, {"model": model.full_state(), "momentum": momentum, "lr": optimizer.lr}
 
 
 def read(ranks: Ranks, dataset: Dataset):

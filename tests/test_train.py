@@ -131,13 +131,26 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prep
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def assert_traced(folder):
+    """Every part of a step by name, on either rank, as often as four steps have it."""
+    for rank in range(2):
+        events = json.loads((folder / f"trace-rank{rank}.json").read_text())["traceEvents"]
+        names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+        for name in ("waiting for data", "forward", "backward", "update"):
+            assert names.count(name) == 4, name
+        assert names.count("exchange: wait") >= 4 and names.count("exchange: send ahead") >= 4
+        assert names.count("column gathers") >= 4 * 9  # four forward and back, the logits forward
+
+
 def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
     """SIGKILL to either rank, then on with two ranks; all of it in one process with a rank's threads: the same bits.
 
     With other numbers of threads oneDNN adds up the gradients of conv1 and conv2 in another order.
     """
     options = ["--run.checkpoint_every", "2"]
-    subprocess.run(command(recipe, prepared, tmp_path / "whole", *options, ranks=2), cwd=ROOT, check=True)
+    whole = command(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4", ranks=2)
+    subprocess.run(whole, cwd=ROOT, check=True)
+    assert_traced(tmp_path / "whole")
     killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
     process = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None

@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from pipeline.files import atomic_write
 from tools.bench_pipeline import NEEDS, stores
-from tools.bench_ways import STEP_WAYS, TRAIN_WAYS
+from tools.bench_ways import PEAK_WAYS, STEP_WAYS, TRAIN_WAYS, flops_per_image
 from tools.cli import run
 
 _BUSY = 0.7
@@ -53,6 +53,8 @@ def main(argv: list[str]) -> None:
     }
     if args.what == "pipeline":
         _compare_with_decoding(report)
+    if args.what == "step":
+        _compare_with_peak(report)
     print(tabulate(report["rows"], headers="keys", floatfmt=".4g", tablefmt="github"))
     print(report.get("verdict", ""))
     print(json.dumps(report["machine"]))
@@ -77,7 +79,7 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
 
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    for name, way in (STEP_WAYS if args.what == "step" else TRAIN_WAYS).items():
+    for name, way in (STEP_WAYS | PEAK_WAYS if args.what == "step" else TRAIN_WAYS).items():
         command = ["-m", "torch.distributed.run", f"--nproc_per_node={way.num_ranks}", "-m", "tools.bench_ways", name]
         # One process gets all cores, as it would without torchrun.
         threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // way.num_ranks))}
@@ -121,6 +123,22 @@ def _compare_with_decoding(report: dict[str, Any]) -> None:
         f"Ours keeps the cores {busy:.0%} busy; decoding whole images alone costs "
         f"{1 / ours['cpu_ratio_to_decode']:.0%} of its processor time: JPEG decoding is the bottleneck. "
         f"Preparing with --resize 256 makes it {gain:.1f} times as fast."
+    )
+
+
+def _compare_with_peak(report: dict[str, Any]) -> None:
+    """Add to each row its share of what the machine can compute at that precision, and how it compares with plain."""
+    peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
+    report["peak_gflops"] = peaks
+    report["rows"] = [row for row in report["rows"] if row["name"] not in peaks]
+    plain = report["rows"][0]["images_per_second"]
+    for row in report["rows"]:
+        peak = peaks["peak-" + row["name"].rsplit("-", 1)[1]]
+        row["share_of_peak"] = row["images_per_second"] * flops_per_image() / 1e9 / peak
+        row["times_plain_fp32"] = row["images_per_second"] / plain
+    report["verdict"] = (
+        f"Measured peak: {peaks['peak-fp32']:.0f} GFLOP/s in fp32, {peaks['peak-bf16']:.0f} in bf16; "
+        f"a step takes {flops_per_image() / 1e9:.2f} GFLOP an image."
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.alexnet import AlexNet, Masks, ModelConfig
 from model.columns import Columns
@@ -135,6 +136,37 @@ def training(with_data: bool) -> Callable[[str, int, int, str], Measured]:
     return measure
 
 
+def peak(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+    """The most that this machine computes with all cores: the faster of a large matrix product and a convolution."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    square = torch.randn(4096, 4096).to(kind)
+    images = torch.randn(64, 256, 28, 28).to(kind).contiguous(memory_format=torch.channels_last)
+    kernels = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
+    work: dict[Callable[[], Tensor], float] = {
+        lambda: square @ square: 2 * 4096**3,
+        lambda: F.conv2d(images, kernels, padding=1): 2 * 64 * 28**2 * 256 * 256 * 9,
+    }
+    return {"gflops": max(flops / _shortest(run) for run, flops in work.items()) / 1e9}
+
+
+def _shortest(run: Callable[[], Tensor]) -> float:
+    """Seconds that the fastest of ten runs takes."""
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def flops_per_image() -> float:
+    """Additions and multiplications of a training step, forward and backward, for one image."""
+    network = AlexNet(ModelConfig(), 1000, 224).to("meta")  # not `plain_network`: grouped convolutions are miscounted
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, 224, 224, device="meta")).sum().backward()
+    return counter.get_total_flops()
+
+
 def _timed(step: Callable[[int], None], batch_size: int, num_steps: int) -> Measured:
     """Median wall time of a step, and the processor time of this process's threads."""
     for number in range(WARM_UP):
@@ -173,12 +205,13 @@ STEP_WAYS = {
     "ddp-fp32": Way(2, data_parallel, "fp32"),
     "ddp-bf16": Way(2, data_parallel, "bf16"),
 }
+PEAK_WAYS = {"peak-fp32": Way(1, peak, "fp32"), "peak-bf16": Way(1, peak, "bf16")}
 TRAIN_WAYS = {"with-data": Way(2, training(True), "fp32"), "without-data": Way(2, training(False), "fp32")}
 
 
 def main(name: str, batch_size: str, num_steps: str, data: str) -> None:
     """Measure one way on this rank."""
-    way = (STEP_WAYS | TRAIN_WAYS)[name]
+    way = (STEP_WAYS | PEAK_WAYS | TRAIN_WAYS)[name]
     print(json.dumps(way.measure(way.precision, int(batch_size), int(num_steps), data)))
 
 
