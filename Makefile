@@ -22,9 +22,13 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q
 
-# What only a machine with GPUs can show: the tests marked gpu (two of them take two GPUs).
+# What only a machine with GPUs can show: the tests marked gpu (two of them take two GPUs), and every benchmark.
+# DATA is a prepared folder of photographs; without it, tests take generated images, and the step alone is measured.
 gpu-check: .venv/installed
-	$(BIN)/pytest -m gpu -v -rs
+	DATA="$(DATA)" $(BIN)/pytest -m gpu -v -rs
+	$(BIN)/python -m tools.bench step --json gpu-step.json
+	$(if $(DATA),$(BIN)/python -m tools.bench pipeline --data "$(DATA)" --json gpu-pipeline.json)
+	$(if $(DATA),$(BIN)/python -m tools.bench train --data "$(DATA)" --json gpu-train.json)
 
 clean:
 	rm -rf .venv .demo

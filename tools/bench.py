@@ -22,6 +22,7 @@ from typing import Any
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
 from tabulate import tabulate
 
 from pipeline.files import atomic_write
@@ -151,6 +152,7 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": cpu.split(":")[1].strip(),
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES if _is_installed(package)},
     }

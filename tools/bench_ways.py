@@ -60,10 +60,11 @@ def plain_network() -> nn.Module:
 
 def plain(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
     """`plain_network` with torch's SGD."""
-    network = plain_network()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = plain_network().to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-    images, labels = _random_batch(batch_size, torch.device("cpu"))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    images, labels = _random_batch(batch_size, device)
 
     def step(number: int) -> None:
         with autocast:
@@ -137,11 +138,12 @@ def training(with_data: bool) -> Callable[[str, int, int, str], Measured]:
 
 
 def peak(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
-    """The most that this machine computes with all cores: the faster of a large matrix product and a convolution."""
+    """The most that one GPU, or all cores, compute: the faster of a large matrix product and a convolution."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    square = torch.randn(4096, 4096).to(kind)
-    images = torch.randn(64, 256, 28, 28).to(kind).contiguous(memory_format=torch.channels_last)
-    kernels = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    square = torch.randn(4096, 4096).to(device, kind)
+    images = torch.randn(64, 256, 28, 28).to(device, kind, memory_format=torch.channels_last)
+    kernels = torch.randn(256, 256, 3, 3).to(device, kind, memory_format=torch.channels_last)
     work: dict[Callable[[], Tensor], float] = {
         lambda: square @ square: 2 * 4096**3,
         lambda: F.conv2d(images, kernels, padding=1): 2 * 64 * 28**2 * 256 * 256 * 9,
@@ -155,6 +157,8 @@ def _shortest(run: Callable[[], Tensor]) -> float:
     for _ in range(10):
         start = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 
