@@ -1,0 +1,77 @@
+"""Reproduce the golden losses: 200 steps of configs/small.yaml on ten classes of Tiny ImageNet, two columns, fp32.
+
+python -m tools.golden --data prepared/tiny-imagenet-10
+
+Both the eager and the compiled response norm must come within 1e-4 of tests/golden/losses.txt, a `step loss` a line. Its
+learning rate is small on purpose: at the recipe's own, a difference in the last bit of a weight grows to a tenth of
+the loss within 100 steps, and would hide every change worth finding. A change that moves these numbers rewrites the
+file (--write) and says why.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.files import atomic_write
+from tools.cli import run
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests/golden/losses.txt"
+TOLERANCE = 1e-4
+NUM_STEPS = 200
+LR = 3e-5
+
+
+def main(argv: list[str]) -> None:
+    """Train on both paths and compare; ValueError where one of them has other losses."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.golden", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="tiny-imagenet-10, prepared")
+    parser.add_argument("--write", action="store_true", help="make the eager path's losses the golden ones")
+    args = parser.parse_args(argv)
+    losses = {path: train(args.data, compiled=path == "compiled") for path in ("eager", "compiled")}
+    if args.write:
+        with atomic_write(GOLDEN) as file:
+            file.writelines(f"{step} {loss:.6f}\n".encode() for step, loss in enumerate(losses["eager"], 1))
+    for path, found in losses.items():
+        step, difference = largest_difference(found, read(GOLDEN))
+        print(f"{path}: largest difference {difference:.1e}, at step {step} of {NUM_STEPS}")
+        if difference > TOLERANCE:
+            raise ValueError(f"the {path} path's loss at step {step} is {difference:.1e} off; {TOLERANCE:g} is allowed")
+
+
+def train(data: str, compiled: bool) -> list[float]:
+    """The loss of each step."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--data.root", data, "--optim.lr", str(LR), "--train.compile", str(compiled).lower()]
+        options += ["--run.log_every", "1", "--run.max_steps", str(NUM_STEPS), "--run.dir", folder]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "train"]
+        command = [*launch, str(ROOT / "configs/small.yaml"), *options]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise ValueError(f"training failed:\n{result.stderr[-2000:]}")
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def read(path: Path) -> list[float]:
+    """The losses in a `step loss` file."""
+    return [float(line.split()[1]) for line in path.read_text().splitlines()]
+
+
+def largest_difference(found: list[float], expected: list[float]) -> tuple[int, float]:
+    """(step, difference) where two runs are furthest apart; ValueError where they are not equally long."""
+    differences = [abs(one - other) for one, other in zip(found, expected, strict=True)]
+    largest = max(range(len(differences)), key=differences.__getitem__)
+    return largest + 1, differences[largest]
+
+
+if __name__ == "__main__":
+    run(main)
