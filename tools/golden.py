@@ -2,10 +2,10 @@
 
 python -m tools.golden --data prepared/tiny-imagenet-10
 
-Both the eager and the compiled response norm must come within 1e-4 of tests/golden/losses.txt, a `step loss` a line. Its
-learning rate is small on purpose: at the recipe's own, a difference in the last bit of a weight grows to a tenth of
-the loss within 100 steps, and would hide every change worth finding. A change that moves these numbers rewrites the
-file (--write) and says why.
+Both the eager and the compiled response norm must come within 1e-4 of tests/golden/losses.txt, a `step loss` a line.
+The learning rate is small on purpose: at the recipe's own, a difference in the last bit of a weight grows to a tenth
+of the loss within 100 steps, and would hide every change worth finding. A change that moves these numbers rewrites
+the file (--write) and says why.
 """
 
 import argparse
