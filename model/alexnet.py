@@ -126,14 +126,18 @@ class AlexNet(nn.Module):
 
     def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         """Logits, the same on both partners; with the dropout `masks` of a training step, or without dropout."""
+        both = self.last_hidden(images, masks)
+        logits = self.columns.collect_logits([column.fc8(both) for column in self.held])
+        return logits[:, : self.num_classes]
+
+    def last_hidden(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+        """[N, fc_width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
         talk = self.columns.cross_talk
         images = images.contiguous(memory_format=torch.channels_last)
         both = talk(self._conv1_to_pool2(images))
         both = talk([column.conv3_to_pool5(both) for column in self.held]).flatten(1)
         both = talk(self._dropout([F.relu(column.fc6(both)) for column in self.held], masks, 6))
-        both = talk(self._dropout([F.relu(column.fc7(both)) for column in self.held], masks, 7))
-        logits = self.columns.collect_logits([column.fc8(both) for column in self.held])
-        return logits[:, : self.num_classes]
+        return talk(self._dropout([F.relu(column.fc7(both)) for column in self.held], masks, 7))
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole network's parameters by name, such as conv1.weight. Both partners must call it."""

@@ -62,7 +62,7 @@ class Preparation(NamedTuple):
                     index = ledger.done
                     name, span = source.names[index], source.spans[index] if source.spans else None
                     if store and finding.size:
-                        name, span = store.add(name, source.labels[index], finding.image)
+                        name, span = store.add(source.inner_name(index), source.labels[index], finding.image)
                     ledger.add(Entry(name, finding.size, finding.reason, finding.mended, span))
                 if findings.sums is not None:
                     ledger.sums.merge(findings.sums)
@@ -76,7 +76,7 @@ class Preparation(NamedTuple):
     def _open_store(self, part: str, source: Source, folder: Path, position: tuple[int, int]) -> Store | None:
         if self.store is None:
             return None
-        names = [stored_name(name) for name in source.names]
+        names = [stored_name(source.inner_name(index)) for index in range(len(source.names))]
         if len(set(names)) < len(names):
             twice = next(name for name, again in zip(sorted(names), sorted(names)[1:]) if name == again)
             raise DatasetError(f"{source.root}: two files would be stored as {twice}; rename one of them")

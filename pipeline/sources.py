@@ -59,6 +59,12 @@ class Source:
         length, offset, size = self.spans[index]
         return read(os.path.join(self.root, os.fsdecode(os.fsencode(self.names[index])[:length])), offset, size)
 
+    def inner_name(self, index: int) -> str:
+        """The file's name without that of the archive it is in."""
+        if self.spans is None:
+            return self.names[index]
+        return os.fsdecode(os.fsencode(self.names[index])[self.spans[index][0] + 1 :])
+
     def take(self, indices: "NDArray[np.int64] | range") -> "Source":
         """Some of the files."""
         return Source(

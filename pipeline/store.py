@@ -158,4 +158,6 @@ class Shards:
 
     def _close_shard(self) -> None:
         self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()

@@ -5,6 +5,8 @@ import torch
 
 from pipeline.dataset import Dataset
 from tests.images import prepare
+from tests.recipes import TINY
+from train.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,16 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(prepared) -> Dataset:
     return Dataset.open(prepared)
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, tmp_path_factory) -> Path:
+    """The folder of a finished run of a tiny network."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    arguments = ["--data.root", prepared, "--run.dir", folder / "run", "--run.max_steps", "4"]
+    assert main([str(folder / "tiny.yaml"), *map(str, arguments)]) == 0
+    return folder / "run"
 
 
 def pytest_collection_modifyitems(items):

@@ -70,6 +70,8 @@ def test_archives_and_devkit_give_what_class_folders_give(imagenet, packed):
     for index in range(18):
         np.testing.assert_array_equal(archive.train.content(index), whole.train.content(index))
         assert archive.train.path(index).endswith("train.tar/" + whole.train.path(index).split("train/")[1])
+    store = prep("--train", imagenet / "train.tar", *val, "--resize", 64, "--out", imagenet / "stored")
+    assert store.train.name(0) == "n01/000.jpg" and store.val.name(0) == "ILSVRC2012_val_00000001.jpg"
     np.testing.assert_array_equal(archive.stats.mean_image, whole.stats.mean_image)
     plan = training_plan(archive)
     for one, other in zip(load(archive.train, plan), load(whole.train, plan), strict=True):

@@ -42,7 +42,7 @@ def train_from(state, ranks: Ranks, first: int, last: int):
     """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the state at the end."""
     model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
     network = ranks.data_parallel(model)
-    optimizer = PaperSGD(model.parameters(), OptimConfig())
+    optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
         model.load_full_state(state["model"])
         for column, buffers in zip(model.held, ranks.columns.split(state["momentum"]), strict=True):

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from train.optim import OptimConfig, PaperSGD, PlateauSchedule
+from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
 
 
 def test_updates_are_the_papers_across_changes_of_the_learning_rate():
     """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, with lr dropped and raised again."""
     parameter = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
     w, v = parameter.detach().clone(), torch.zeros(7, dtype=torch.float64)
-    optimizer = PaperSGD([parameter], OptimConfig())
+    optimizer = PaperSGD([("fc6.weight", parameter)], OptimConfig())
     for lr in (0.01, 0.01, 0.001, 0.001, 0.02, 0.02):
         if optimizer.lr != lr:
             optimizer.lr = lr
@@ -26,7 +26,7 @@ def test_a_restored_optimizer_goes_on_exactly(layout):
     """A buffer in another memory layout than its parameter would be added to the wrong weights."""
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(5, 2, 3).to(memory_format=layout) for _ in range(2)]
-    optimizers = [PaperSGD(layer.parameters(), OptimConfig()) for layer in layers]
+    optimizers = [PaperSGD(layer.named_parameters(), OptimConfig()) for layer in layers]
     for _ in range(3):
         step(optimizers[0], layers[0])
     layers[1].load_state_dict(layers[0].state_dict())
@@ -64,3 +64,50 @@ def test_a_schedule_remembers():
     second.restore(first.state())
     second.end_epoch(0.5)
     assert second.lr == pytest.approx(0.001)
+
+
+def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it():
+    """A factor for one tensor goes before one for its layer, and that before one for all biases; 0 freezes."""
+    names = ["0.conv1.weight", "0.conv1.bias", "0.fc8.weight", "0.fc8.bias", "0.fc7.bias"]
+    factors = {"conv1": 0.0, "fc8.weight": 10.0, "bias": 2.0}
+    own = [0.0, 0.0, 10.0, 2.0, 2.0]
+    parameters = [torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64) + i) for i in range(5)]
+    w, v = [p.detach().clone() for p in parameters], [torch.zeros(5, dtype=torch.float64) for _ in parameters]
+    optimizer = PaperSGD(zip(names, parameters), OptimConfig(lr_factors=factors))
+    for lr in (0.01, 0.01, 0.001, 0.02):
+        if optimizer.lr != lr:
+            optimizer.lr = lr
+        optimizer.zero_grad()
+        sum(p.sin().sum() for p in parameters).backward()
+        optimizer.step()
+        for i, factor in enumerate(own):
+            v[i] = 0.9 * v[i] - 0.0005 * factor * lr * w[i] - factor * lr * w[i].cos()
+            w[i] = w[i] + v[i]
+            torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
+
+
+def test_a_factor_for_a_layer_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="no layer is named fc9"):
+        PaperSGD(torch.nn.Linear(2, 2).named_parameters(), OptimConfig(lr_factors={"fc9": 2.0}))
+
+
+def test_steps_drop_after_the_epochs_that_they_name():
+    steps = schedule(OptimConfig(schedule="steps", drop_epochs=(2, 3)), epochs=5)
+    rates = [steps.lr]
+    for _ in range(4):
+        steps.end_epoch(0.5)
+        rates.append(steps.lr)
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001, 0.0001]) and not steps.finished
+
+
+def test_exponential_decay_ends_at_the_share_that_it_names():
+    """lr_e = lr_0 * decay^(-e/E), and it goes on after a checkpoint."""
+    config = OptimConfig(schedule="exponential", decay=250.0)
+    whole, half = schedule(config, epochs=10), schedule(config, epochs=10)
+    for epoch in range(1, 11):
+        whole.end_epoch(0.5)
+        assert whole.lr == pytest.approx(0.01 * 250 ** (-epoch / 10))
+        if epoch == 4:
+            half.restore(whole.state())
+            assert half.lr == whole.lr
+    assert whole.lr == pytest.approx(0.01 / 250)

@@ -16,18 +16,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.images import prepare
+from tests.recipes import TINY
 from tools import evaluate
 from train import checkpoint
 from train.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-TINY = """
-data: {resize: 64, crop: 56}
-model: {kernels: [8, 12, 16, 16, 12], conv1_size: 5, conv1_stride: 2, fc_width: 24}
-optim: {lr: 0.02, lr_drops: 5, patience: 1}
-train: {batch_size: 12, epochs: 4, compile: false}
-run: {log_every: 2, device: cpu}
-"""
 STEPS = 12  # 42 images make 3 steps an epoch
 
 
@@ -90,14 +84,16 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     assert all(0 <= line["val/top5_error"] <= line["val/top1_error"] <= 1 for line in validation)
     events = EventAccumulator(str(folder)).Reload()
     wanted = {"train/loss", "train/top1_error", "train/lr", "val/top1_error", "val/top5_error"}
-    wanted |= {f"throughput/{name}" for name in ("images_per_second", "data_wait_fraction", "step_ms")}
+    wanted |= {
+        f"throughput/{name}" for name in ("images_per_second", "data_wait_fraction", "step_ms", "received_mb_per_step")
+    }
     assert wanted <= set(events.Tags()["scalars"])
     assert events.Scalars("train/loss")[-1].value == pytest.approx(training[-1]["train/loss"], rel=1e-6)
     assert events.Scalars("val/top1_error")[-1].step == STEPS
     assert len(list((folder / "checkpoints").iterdir())) == 2
     evaluate.main([str(folder), "--data", str(prepared), "--json", "--batch-size", "4"])
     found = json.loads(capsys.readouterr().out)
-    assert found["num_images"] == 15 and found["step"] == STEPS
+    assert found["num_images"] == 15 and found["networks"][0]["step"] == STEPS
     assert found["top1_error"] == pytest.approx(validation[-1]["val/top1_error"])
 
 

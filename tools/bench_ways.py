@@ -98,7 +98,7 @@ def data_parallel(precision: str, batch_size: int, num_steps: int, data: str) ->
 def _our_step(ranks: Ranks, columns: Columns, precision: str, batch_size: int, rows: int, num_steps: int) -> Measured:
     model = AlexNet(ModelConfig(), 1000, 224, columns, norm=compiled_response_norm(ranks.device)).to(ranks.device)
     network = model if rows == batch_size else DistributedDataParallel(model)
-    optimizer = PaperSGD(model.parameters(), OptimConfig())
+    optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     autocast = set_up(precision, ranks.device)
     images, labels = _random_batch(rows, ranks.device)
 
@@ -216,7 +216,8 @@ TRAIN_WAYS = {"with-data": Way(2, training(True), "fp32"), "without-data": Way(2
 def main(name: str, batch_size: str, num_steps: str, data: str) -> None:
     """Measure one way on this rank."""
     way = (STEP_WAYS | PEAK_WAYS | TRAIN_WAYS)[name]
-    print(json.dumps(way.measure(way.precision, int(batch_size), int(num_steps), data)))
+    # One write, so that the ranks' lines do not run into each other.
+    print(json.dumps(way.measure(way.precision, int(batch_size), int(num_steps), data)) + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
-"""Error rates of a trained network on the validation images of a prepared folder.
+"""Error rates of trained networks on the validation images of a prepared folder.
 
-python -m tools.evaluate runs/alexnet --data prepared/imagenet
+python -m tools.evaluate runs/alexnet --data prepared/imagenet --views 10
+python -m tools.evaluate runs/first runs/second --data prepared/imagenet --weights search
+torchrun --nproc_per_node=8 -m tools.evaluate runs/alexnet --data prepared/imagenet
+
+Several checkpoints are an ensemble: the mean of their probabilities, or weights that are searched on every other
+image of each class and judged on the rest. Under torchrun the ranks share the images.
 """
 
 import argparse
@@ -8,66 +13,125 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model.alexnet import AlexNet
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.stats import PixelStats
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+from pipeline.dataset import Dataset
+from pipeline.files import atomic_write
+from pipeline.loader import NOT_COUNTED
 from tools.cli import run
-from train import checkpoint
-from train.config import from_dict
+from tools.networks import Trained, check_classes, newest, open_network
 from train.data import evaluation_batches
-from train.distributed import join
-from train.evaluate import error_rates
+from train.distributed import Ranks, join
+from train.ensemble import halves, mixture, rates, search_weights
+from train.evaluate import probabilities
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate as the arguments say; ValueError where checkpoint and images do not go together."""
+    """Evaluate as the arguments say; ValueError where checkpoints and images do not go together."""
     args = _arguments(argv)
-    path = Path(args.checkpoint)
-    if path.is_dir():
-        path = checkpoint.newest(path / "checkpoints") or path / "checkpoints/step-*.pt"
-    state = checkpoint.load(path)
     dataset = Dataset.open(Path(args.data))
-    if dataset.classes != state["classes"]:
-        raise DatasetError(
-            f"{dataset.folder} has {len(dataset.classes)} classes that are not the {len(state['classes'])} classes of "
-            f"{path}; evaluate on images prepared with the same class folders"
+    paths = [newest(Path(name)) for name in args.checkpoints]
+    with join(args.device, split_columns=False) as ranks:
+        networks = [open_network(path, ranks.device) for path in paths]
+        results = [_predict(network, dataset, ranks, args) for network in networks]
+        if not ranks.is_main:
+            return
+    scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
+    report = _report(networks, scores, labels, args)
+    report["per_class"] = _per_class(report.pop("scores"), report.pop("labels"), dataset.classes)
+    if args.save:
+        with atomic_write(Path(args.save)) as file:
+            np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
+    print(json.dumps(report)) if args.json else _print(report, args.per_class)
+
+
+def _predict(
+    network: Trained, dataset: Dataset, ranks: Ranks, args: argparse.Namespace
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities [N, C] and labels [N] of all validation images, in their order."""
+    check_classes(network, dataset)
+    rows = []
+    for batch in evaluation_batches(dataset.val, network.config.data, ranks, args.batch_size * ranks.world_size):
+        own = probabilities(network.model, batch.images, network.mean, args.views)
+        with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
+        rows.append(ranks.all_pairs(with_labels).flatten(0, 1).cpu().numpy())
+    table = np.concatenate(rows)
+    table = table[table[:, -1] != NOT_COUNTED]
+    return table[:, :-1], table[:, -1].astype(np.int64)
+
+
+def _report(
+    networks: list[Trained], scores: NDArray[np.float64], labels: NDArray[np.int64], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Error rates of each network and of all together; searched weights are judged on the images kept apart."""
+    weights = np.full(len(networks), 1 / len(networks))
+    if args.weights == "search":
+        searched_on, judged_on = halves(labels)
+        weights = search_weights(scores[:, searched_on], labels[searched_on])
+        scores, labels = scores[:, judged_on], labels[judged_on]
+    single = [rates(one, labels) for one in scores]
+    together = mixture(scores, weights)
+    report: dict[str, Any] = {"views": args.views, **asdict(rates(together, labels))}
+    report["networks"] = [
+        {"checkpoint": str(network.path), "step": network.step, "weight": float(weight), **asdict(errors)}
+        for network, weight, errors in zip(networks, weights, single, strict=True)
+    ]
+    report["mean_top1_error"] = float(np.mean([errors.top1_error for errors in single]))
+    report["equal_weights_top1_error"] = rates(scores.mean(0), labels).top1_error
+    return report | {"scores": together, "labels": labels}
+
+
+def _per_class(scores: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"class": classes[label], **asdict(rates(scores[labels == label], labels[labels == label]))}
+        for label in np.unique(labels)
+    ]
+
+
+def _print(report: dict[str, Any], per_class: bool) -> None:
+    views = "ten views" if report["views"] == 10 else "centre crop"
+    networks = report["networks"]
+    for network in networks[: len(networks) if len(networks) > 1 else 0]:
+        print(f"{network['top1_error']:.2%} top-1, weight {network['weight']:.3f}: {network['checkpoint']}")
+    if len(networks) > 1:
+        print(
+            f"mean of {len(networks)} single networks: top-1 error {report['mean_top1_error']:.2%}; "
+            f"with equal weights together: {report['equal_weights_top1_error']:.2%}"
         )
-    config = from_dict(state["config"])
-    # The network expects the mean of the images it was trained on, not of those that it is shown now.
-    stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
-    with join(args.device) as ranks:
-        model = AlexNet(config.model, len(dataset.classes), config.data.crop, ranks.columns).to(ranks.device)
-        model.load_full_state(state["model"])
-        batches = evaluation_batches(dataset.val, stats, config.data, ranks, args.batch_size)
-        errors = error_rates(model, batches, config.data.crop, ranks.sum_over_pairs)
-        if ranks.is_main:
-            _report(path, state["step"], asdict(errors), args.json)
-
-
-def _report(path: Path, step: int, errors: dict[str, float], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"checkpoint": str(path), "step": step, **errors}))
-        return
+    which = networks[0]["checkpoint"] if len(networks) == 1 else f"{len(networks)} networks together"
     print(
-        f"top-1 error {errors['top1_error']:.2%}, top-5 error {errors['top5_error']:.2%} "
-        f"on {errors['num_images']} images (centre crop, {path})"
+        f"top-1 error {report['top1_error']:.2%}, top-5 error {report['top5_error']:.2%} "
+        f"on {report['num_images']} images ({views}, {which})"
     )
+    if per_class:
+        print(tabulate(report["per_class"], headers="keys", floatfmt=".4f", tablefmt="github"))
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="a checkpoint, or a run's folder for its newest one")
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one")
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    parser.add_argument("--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)")
+    parser.add_argument("--weights", choices=["mean", "search"], default="mean", help="of an ensemble (mean)")
+    parser.add_argument("--per-class", action="store_true", help="print a table of all classes")
+    parser.add_argument("--save", metavar="FILE.npz", help="write each network's probabilities, and the labels")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images at a time (128)")
-    return parser.parse_args(argv)
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images at a time on each rank (128)")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size is {args.batch_size}; expected 1 or more")
+    return args
 
 
 if __name__ == "__main__":

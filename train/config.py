@@ -51,6 +51,7 @@ class TrainConfig:
         compile: fuse the response norm with torch.compile; uses a C++ compiler, and half a minute the first time.
         epochs: passes over the training images, at most.
         seed: decides the weights, the order of the images, every augmentation and every dropout mask.
+        init_from: a checkpoint whose layers are taken where they fit; the others start afresh.
     """
 
     batch_size: PositiveInt = 128
@@ -58,6 +59,7 @@ class TrainConfig:
     compile: bool = True
     epochs: PositiveInt = 90
     seed: NonNegativeInt = 0
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from pipeline.dataset import ImageList
 from pipeline.loader import Appearance, Batch, Loader
 from pipeline.plan import EvaluationPlan, Plan, TrainingPlan
@@ -18,12 +22,17 @@ def training_batches(
     return _batches(images, plan, appearance, data, ranks, batch_size, step)
 
 
-def evaluation_batches(
-    images: ImageList, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int
-) -> Iterator[Batch]:
-    """Central squares [n, 3, resize, resize] of all images, each counted once over all ranks."""
-    appearance = Appearance.of(stats, data.resize, data.resize, data.mean, lighting_std=0)
+def evaluation_batches(images: ImageList, data: DataConfig, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
+    """Central squares [n, 3, resize, resize] of all images, as they are, each counted once over all ranks."""
+    nothing = np.zeros((data.resize, data.resize, 3), np.float32)
+    appearance = Appearance(data.resize, data.resize, nothing, np.zeros((3, 3)))
     return _batches(images, EvaluationPlan(len(images), batch_size), appearance, data, ranks, batch_size, 0)
+
+
+def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
+    """[3, crop, crop]: what is subtracted from every view of an image, in training and evaluation."""
+    mean_image = Appearance.of(stats, data.resize, data.crop, data.mean, lighting_std=0).mean_image
+    return torch.tensor(mean_image.transpose(2, 0, 1), device=device)
 
 
 def _batches(

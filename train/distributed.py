@@ -26,7 +26,8 @@ class Ranks:
     """This process among the others.
 
     Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs are data parallel.
-    Every rank reads its own part of the global batch; a pair exchanges its two parts.
+    Every rank reads its own part of the global batch; a pair exchanges its two parts. To evaluate, each rank may hold
+    both columns, and is a pair by itself.
     """
 
     rank: int
@@ -46,12 +47,16 @@ class Ranks:
     @property
     def pair(self) -> int:
         """Which pair this is along the data axis."""
-        return self.rank // NUM_COLUMNS if self.world_size > 1 else 0
+        return self.rank // self._ranks_per_pair
 
     @property
     def num_pairs(self) -> int:
         """Length of the data axis."""
-        return max(1, self.world_size // NUM_COLUMNS)
+        return self.world_size // self._ranks_per_pair
+
+    @property
+    def _ranks_per_pair(self) -> int:
+        return NUM_COLUMNS // len(self.columns.held)
 
     def share(self, batch_size: int) -> int:
         """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""
@@ -104,8 +109,8 @@ class Ranks:
             )
 
     def all_pairs(self, values: Tensor) -> Tensor:
-        """[num_pairs, n] from each pair's own `values` [n]."""
-        rows = values.new_zeros(self.num_pairs, len(values))
+        """[num_pairs, ...] from each pair's own `values` [...]."""
+        rows = values.new_zeros(self.num_pairs, *values.shape)
         rows[self.pair] = values
         return self.sum_over_pairs(rows)
 
@@ -142,15 +147,16 @@ class _Exchange:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str, split_columns: bool = True) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
-    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). ConfigError where the
-    ranks do not form pairs, or there are fewer GPUs than asked for.
+    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). Each rank holds one
+    column, or both unless `split_columns`. ConfigError where the ranks do not form pairs, or there are fewer GPUs than
+    asked for.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if world_size > 1 and (world_size % NUM_COLUMNS or local_world_size % NUM_COLUMNS):
+    if split_columns and world_size > 1 and (world_size % NUM_COLUMNS or local_world_size % NUM_COLUMNS):
         raise ConfigError(
             f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, or an even number on "
             "each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
@@ -165,19 +171,27 @@ def join(device: str) -> Iterator[Ranks]:
     on_gpu = where.type == "cuda"
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
     try:
-        mesh = init_device_mesh(where.type, (world_size // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("data", "column"))
-        yield Ranks(
-            rank,
-            world_size,
-            where,
-            num_threads,
-            Columns((rank % NUM_COLUMNS,), mesh["column"].get_group()),
-            mesh["data"].get_group() if world_size > NUM_COLUMNS else None,
-            dist.new_subgroups(NUM_COLUMNS)[0],
-            dist.new_group(backend="gloo"),
-        )
+        if split_columns:
+            yield _in_pairs(rank, world_size, where, num_threads)
+        else:
+            everyone, control = dist.group.WORLD, dist.new_group(backend="gloo")
+            yield Ranks(rank, world_size, where, num_threads, Columns(), everyone, control_group=control)
     finally:
         dist.destroy_process_group()
+
+
+def _in_pairs(rank: int, world_size: int, where: torch.device, num_threads: int) -> Ranks:
+    mesh = init_device_mesh(where.type, (world_size // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("data", "column"))
+    return Ranks(
+        rank,
+        world_size,
+        where,
+        num_threads,
+        Columns((rank % NUM_COLUMNS,), mesh["column"].get_group()),
+        mesh["data"].get_group() if world_size > NUM_COLUMNS else None,
+        dist.new_subgroups(NUM_COLUMNS)[0],
+        dist.new_group(backend="gloo"),
+    )
 
 
 def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:

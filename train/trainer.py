@@ -18,16 +18,17 @@ from pipeline.plan import TrainingPlan
 from train import checkpoint
 from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError, to_dict
-from train.data import evaluation_batches, training_batches
+from train.data import crop_mean, evaluation_batches, training_batches
 from train.distributed import Ranks
 from train.evaluate import ErrorRates, error_rates, places_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
-from train.optim import PaperSGD, PlateauSchedule
+from train.optim import PaperSGD, schedule
 from train.precision import set_up
 from train.profile import Profile
 from train.run_folder import claim
 from train.stop import StopRequest
 from train.traffic import Traffic, bytes_per_step
+from train.warm_start import take_layers
 
 
 class TrainingError(ValueError):
@@ -49,8 +50,8 @@ class Trainer:
         norm = compiled_response_norm(ranks.device) if config.train.compile else response_norm
         self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed, norm).to(ranks.device)
         self.network = ranks.data_parallel(self.model)
-        self.optimizer = PaperSGD(self.model.parameters(), config.optim)
-        self.schedule = PlateauSchedule(config.optim)
+        self.optimizer = PaperSGD(self.model.named_parameters(), config.optim)
+        self.schedule = schedule(config.optim, config.train.epochs)
         self.step = 0
         self.saved_step = -1
         # Sums of losses and errors, and the number of steps, since the last log line; of this rank's pair.
@@ -108,12 +109,12 @@ class Trainer:
 
     def evaluate(self) -> ErrorRates:
         """Error rates over the validation images, by their central crops."""
-        data = self.config.data
-        batches = evaluation_batches(
-            self.dataset.val, self.dataset.stats, data, self.ranks, self.config.train.batch_size
-        )
+        data, ranks = self.config.data, self.ranks
+        batches = evaluation_batches(self.dataset.val, data, ranks, self.config.train.batch_size)
         with self.precision:
-            return error_rates(self.model, batches, data.crop, self.ranks.sum_over_pairs)
+            return error_rates(
+                self.model, batches, crop_mean(self.dataset.stats, data, ranks.device), ranks.sum_over_pairs
+            )
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -208,11 +209,12 @@ class Trainer:
         )
         if self.schedule.lr != self.optimizer.lr and not self.schedule.finished:
             self.optimizer.lr = self.schedule.lr
-            self._say(f"validation error has stalled: learning rate is now {self.optimizer.lr:g}")
+            self._say(f"learning rate is now {self.optimizer.lr:g} ({self.config.optim.schedule})")
 
     def _resume(self) -> None:
         path = checkpoint.newest(self.folder / "checkpoints")
         if path is None:
+            self._warm_start()
             return
         state = checkpoint.load(path)
         if state["dataset"] != self.dataset.fingerprint:
@@ -228,6 +230,13 @@ class Trainer:
         self._restore_interval(state["intervals"])
         self.step = self.saved_step = state["step"]
         self._say(f"going on from step {self.step} ({path})")
+
+    def _warm_start(self) -> None:
+        source = self.config.train.init_from
+        if source is None:
+            return
+        taken, fresh = take_layers(self.model, Path(source), self.dataset.classes)
+        self._say(f"took {', '.join(taken)} from {source}; {', '.join(fresh) or 'no layer'} starts afresh")
 
     def _restore_interval(self, intervals: Tensor) -> None:
         """Each pair takes its own sums; where there were other pairs, the first takes them all."""

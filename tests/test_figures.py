@@ -1,0 +1,29 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import figures
+
+
+def test_the_colour_share_tells_grey_from_coloured_kernels():
+    """Grey: nothing; red against green: all of it; red alone: two thirds, the other third being brightness."""
+    kernels = np.zeros((3, 3, 2, 2), np.float32)
+    kernels[0] = np.array([[1, -1], [2, 0]])
+    kernels[1, 0], kernels[1, 1] = 1, -1
+    kernels[2, 0] = 5
+    np.testing.assert_allclose(figures.colour_share(kernels), [0, 1, 2 / 3], atol=1e-12)
+
+
+@pytest.mark.parametrize("figure", ["kernels", "curves", "predictions"])
+def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
+    data = ["--data", str(prepared), "--images", "5"] if figure == "predictions" else []
+    if figure == "curves":
+        lines = [{"step": 3, "epoch": 1, "train/loss": 1.0, "val/top1_error": 0.5}] * 2
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        trained = tmp_path
+    figures.main([figure, str(trained), *data, "--out", str(tmp_path / "out/figure.png")])
+    with Image.open(tmp_path / "out/figure.png") as picture:
+        assert min(picture.size) > 200 and len(np.unique(np.asarray(picture))) > 20
+    assert (tmp_path / "out/figure.svg").read_text().count("<path") > 3

@@ -1,0 +1,159 @@
+"""The paper's figures, from networks trained here; each is written as PNG and, beside it, as SVG.
+
+python -m tools.figures kernels runs/alexnet --out figures/kernels.png
+python -m tools.figures predictions runs/alexnet --data prepared/imagenet --out figures/predictions.png
+python -m tools.figures curves runs/alexnet runs/other --out figures/curves.png
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.columns import NUM_COLUMNS
+from pipeline.dataset import Dataset
+from pipeline.examine import decode
+from pipeline.files import atomic_write
+from tools.cli import run
+from tools.networks import check_classes, newest, open_network
+from train.data import evaluation_batches
+from train.distributed import join
+from train.evaluate import probabilities
+
+_CPU = torch.device("cpu")
+_BLUE, _RED = "#4c72b0", "#c44e52"
+
+
+def main(argv: list[str]) -> None:
+    """Draw the figure that the arguments ask for; ValueError or OSError where they can't be followed."""
+    args = _arguments(argv)
+    figure: Figure = args.draw(args)
+    for path in (Path(args.out).with_suffix(".png"), Path(args.out).with_suffix(".svg")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=150)
+
+
+def kernels(args: argparse.Namespace) -> Figure:
+    """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
+    weights = open_network(newest(Path(args.runs[0])), _CPU).model.full_state()["conv1.weight"].numpy()
+    columns = np.split(weights, NUM_COLUMNS)
+    width = 16
+    rows = -(-len(columns[0]) // width)
+    figure = Figure(figsize=(8, 0.55 * NUM_COLUMNS * rows + 0.8), layout="constrained")
+    for axes, block, number in zip(figure.subplots(NUM_COLUMNS, 1), columns, range(NUM_COLUMNS)):
+        axes.imshow(_tiles(block, width), interpolation="nearest")
+        shares = colour_share(block)
+        axes.set_title(f"column {number}: {shares.mean():.0%} of the energy is colour (median {np.median(shares):.0%})")
+        axes.axis("off")
+        print(f"column {number}: mean colour share {shares.mean():.3f}, median {np.median(shares):.3f}")
+    return figure
+
+
+def colour_share(kernels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[n]: the share of each kernel's energy [n, 3, h, w] that is not the same in red, green and blue; 0 is grey."""
+    grey = kernels.mean(axis=1, keepdims=True, dtype=np.float64)
+    return ((kernels - grey) ** 2).sum((1, 2, 3)) / (kernels.astype(np.float64) ** 2).sum((1, 2, 3))
+
+
+def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Kernels in rows of `width`, each stretched to the full range about mid-grey, with white lines between."""
+    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
+    pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
+    framed = np.pad(pictures, ((0, -len(pictures) % width), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    rows = framed.reshape(-1, width, *framed.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def predictions(args: argparse.Namespace) -> Figure:
+    """Figure 4, left: images with their label, and the five classes that the network thinks most likely."""
+    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    check_classes(network, dataset)
+    names = _names(dataset, args.names)
+    chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
+    with join("cpu") as ranks:
+        batches = evaluation_batches(dataset.val, network.config.data, ranks, batch_size=128)
+        scores = torch.cat([probabilities(network.model, batch.images, network.mean, 10) for batch in batches]).numpy()
+    figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
+    grid = figure.subplots(2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4))
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, index in enumerate(chosen):
+        row, column = 2 * (place // 4), place % 4
+        label = dataset.val.labels[index]
+        grid[row, column].imshow(np.asarray(decode(dataset.val.content(index))))
+        grid[row, column].set_title(names[label], fontsize=9)
+        _bars(grid[row + 1, column], scores[index], int(label), names)
+    return figure
+
+
+def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str]) -> None:
+    """Five bars, the right one in red."""
+    best = np.argsort(-scores)[:5][::-1]
+    axes.barh(range(len(best)), scores[best], color=[_RED if k == label else _BLUE for k in best], alpha=0.6)
+    for place, k in enumerate(best):
+        axes.text(0.02, place, names[k], va="center", fontsize=8)
+    axes.set_xlim(0, 1)
+
+
+def _names(dataset: Dataset, path: str | None) -> list[str]:
+    """Class names for people, from lines `class, tab, names` such as words.txt; the first name of each."""
+    if path is None:
+        return dataset.classes
+    words = dict(line.split("\t", 1) for line in Path(path).read_text().splitlines() if "\t" in line)
+    return [words.get(name, name).split(",")[0] for name in dataset.classes]
+
+
+def curves(args: argparse.Namespace) -> Figure:
+    """Training loss by step and validation errors by epoch, a colour a run."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run_folder in map(Path, args.runs):
+        lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+        errors = [(line["epoch"], 100 * line["val/top1_error"]) for line in lines if "val/top1_error" in line]
+        left.plot(*zip(*losses), linewidth=1, label=run_folder.name)
+        right.plot(*zip(*errors), marker=".", label=run_folder.name)
+    left.set(xlabel="step", ylabel="training loss")
+    right.set(xlabel="epoch", ylabel="validation top-1 error, %")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    figures = parser.add_subparsers(required=True, metavar="FIGURE")
+
+    def add(draw: Callable[[argparse.Namespace], Figure], runs: int | str) -> argparse.ArgumentParser:
+        figure = figures.add_parser(draw.__name__, help=draw.__doc__, description=draw.__doc__)
+        figure.set_defaults(draw=draw)
+        figure.add_argument("runs", nargs=runs, metavar="RUN", help="a run's folder, or a checkpoint")
+        figure.add_argument("--out", required=True, metavar="FILE.png", help="the picture; the SVG goes beside it")
+        return figure
+
+    add(kernels, 1)
+    add(curves, "+")
+    images = add(predictions, 1)
+    images.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    images.add_argument("--names", metavar="FILE", help="names for people: lines of class, tab, names (words.txt)")
+    images.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
+    images.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)

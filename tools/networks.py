@@ -1,0 +1,50 @@
+"""Trained networks, for the commands that look at them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.alexnet import AlexNet
+from model.columns import Columns
+from pipeline.dataset import Dataset, DatasetError
+from pipeline.stats import PixelStats
+from train import checkpoint
+from train.config import Config, from_dict
+from train.data import crop_mean
+
+
+class Trained(NamedTuple):
+    """A network as its checkpoint left it, and what it expects of images."""
+
+    path: Path
+    step: int
+    config: Config
+    model: AlexNet
+    mean: Tensor  # [3, crop, crop], subtracted from every view: that of the images it was trained on
+    classes: list[str]
+
+
+def newest(path: Path) -> Path:
+    """The checkpoint that `path` names: itself, or a run folder's newest one."""
+    return checkpoint.newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
+
+
+def open_network(path: Path, device: torch.device, columns: Columns = Columns()) -> Trained:
+    """Build the network of a checkpoint and load it; CheckpointError where `path` is none."""
+    state: dict[str, Any] = checkpoint.load(path)
+    config = from_dict(state["config"])
+    model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
+    model.load_full_state(state["model"])
+    stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
+    return Trained(path, state["step"], config, model, crop_mean(stats, config.data, device), state["classes"])
+
+
+def check_classes(network: Trained, dataset: Dataset) -> None:
+    """DatasetError where the images are not of the classes that the network was trained on."""
+    if dataset.classes != network.classes:
+        raise DatasetError(
+            f"{dataset.folder} has {len(dataset.classes)} classes that are not the {len(network.classes)} classes of "
+            f"{network.path}; evaluate on images prepared with the same class folders"
+        )
