@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from model.columns import NUM_COLUMNS
@@ -48,7 +49,7 @@ def kernels(args: argparse.Namespace) -> Figure:
     """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
     weights = open_network(newest(Path(args.runs[0])), _CPU).model.full_state()["conv1.weight"].numpy()
     columns = np.split(weights, NUM_COLUMNS)
-    width = 16
+    width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
     rows = -(-len(columns[0]) // width)
     figure = Figure(figsize=(8, 0.55 * NUM_COLUMNS * rows + 0.8), layout="constrained")
     for axes, block, number in zip(figure.subplots(NUM_COLUMNS, 1), columns, range(NUM_COLUMNS)):
@@ -70,7 +71,7 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Kernels in rows of `width`, each stretched to the full range about mid-grey, with white lines between."""
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
-    framed = np.pad(pictures, ((0, -len(pictures) % width), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
     rows = framed.reshape(-1, width, *framed.shape[1:])
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
@@ -126,6 +127,7 @@ def curves(args: argparse.Namespace) -> Figure:
         right.plot(*zip(*errors), marker=".", label=run_folder.name)
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="validation top-1 error, %")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
