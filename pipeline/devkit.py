@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 from pipeline.dataset import DatasetError
@@ -19,10 +20,16 @@ def validation_labels(path: Path) -> list[tuple[str, str]]:
     from scipy.io import loadmat  # needed here only, and slow to import
 
     files = _files(path)
-    synsets = loadmat(io.BytesIO(files[_CLASSES]), squeeze_me=True)["synsets"]
-    synset_of = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
-    numbers = [int(word) for word in files[_TRUTH].split()]
-    return [(f"ILSVRC2012_val_{place:08d}", synset_of[number]) for place, number in enumerate(numbers, 1)]
+    try:
+        synsets = loadmat(io.BytesIO(files[_CLASSES]), squeeze_me=True)["synsets"]
+        synset_of = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+        numbers = [int(word) for word in files[_TRUTH].split()]
+        return [(f"ILSVRC2012_val_{place:08d}", synset_of[number]) for place, number in enumerate(numbers, 1)]
+    except Exception as error:  # scipy raises many kinds for a file that is damaged
+        raise DatasetError(
+            f"{path}: its {_CLASSES} and {_TRUTH} do not say which synset each image is ({error!r}); "
+            "expected those of ILSVRC2012_devkit_t12"
+        ) from error
 
 
 def _files(path: Path) -> dict[str, bytes]:
@@ -34,7 +41,7 @@ def _files(path: Path) -> dict[str, bytes]:
             with tarfile.open(path) as archive:
                 wanted = [entry for entry in archive if Path(entry.name).name in (_TRUTH, _CLASSES) and entry.isfile()]
                 found = {Path(entry.name).name: _content(archive, entry) for entry in wanted}
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DatasetError(f"{path}: expected ImageNet's development kit ({error})") from error
     missing = sorted({_TRUTH, _CLASSES} - set(found))
     if missing:

@@ -13,6 +13,7 @@ def test_a_path_with_other_losses_is_an_error(monkeypatch):
     """One loss of 200 is off by twice what is allowed, on the compiled path alone."""
     right = golden.read(golden.GOLDEN)
     wrong = [loss + 2e-4 * (step == 150) for step, loss in enumerate(right, 1)]
+    monkeypatch.setattr(golden.Dataset, "open", lambda folder: None)
     monkeypatch.setattr(golden, "train", lambda data, compiled: wrong if compiled else right)
     with pytest.raises(ValueError, match="compiled path's loss at step 150"):
         golden.main(["--data", "anything"])

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the
 import torch
 from tabulate import tabulate
 
+from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.bench_pipeline import NEEDS, stores
 from tools.bench_ways import PEAK_WAYS, STEP_WAYS, TRAIN_WAYS, flops_per_image
@@ -71,6 +72,8 @@ Command = tuple[list[str], dict[str, str]]
 
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
+    if args.data:
+        Dataset.open(Path(args.data))  # what is wrong with it is better said here than by a process of each way
     if args.what == "pipeline":
         return _pipeline_commands(args, folder)
     if args.what == "scale":

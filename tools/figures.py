@@ -120,6 +120,8 @@ def curves(args: argparse.Namespace) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for run_folder in map(Path, args.runs):
+        if not (run_folder / "metrics.jsonl").is_file():
+            raise ValueError(f"{run_folder}: no metrics.jsonl; expected the folder of a run, such as runs/alexnet")
         lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
         losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
         errors = [(line["epoch"], 100 * line["val/top1_error"]) for line in lines if "val/top1_error" in line]

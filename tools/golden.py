@@ -18,6 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
 
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="tiny-imagenet-10, prepared")
     parser.add_argument("--write", action="store_true", help="make the eager path's losses the golden ones")
     args = parser.parse_args(argv)
+    Dataset.open(Path(args.data))
     losses = {path: train(args.data, compiled=path == "compiled") for path in ("eager", "compiled")}
     if args.write:
         with atomic_write(GOLDEN) as file:

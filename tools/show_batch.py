@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
     plan = TrainingPlan(len(dataset.train), args.images, args.resize - args.crop, args.seed, num_steps=1)
     views = plan.views(0, 0, 1)
     figure = _draw(dataset, views, stages(dataset, views, args.resize, args.crop), args.resize, args.crop)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(args.out)) as file:
         figure.savefig(file, format="png", dpi=110)
 
