@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from nvidia.dali import types
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.dataset import DatasetError
 from pipeline.sources import Source
 from pipeline.stats import STATS_SIZE, PixelSums
 from pipeline.store import StoreFormat, encode, resize_on_the_grid
@@ -94,9 +93,10 @@ def _result(chunk: _Chunk, future: "Future[Findings]") -> Findings:
         return future.result()
     except BrokenProcessPool as error:
         names = chunk.source.names
-        raise DatasetError(
-            f"{chunk.source.root}: the decoder died in or soon after {names[0]} ... {names[-1]}; "
-            "look for a file there that takes too much memory, and remove it"
+        # No ValueError: what has been done so far is kept, and may be gone on with.
+        raise OSError(
+            f"{chunk.source.root}: a decoding process was killed in or soon after {names[0]} ... {names[-1]}, perhaps "
+            "for its memory; the same command goes on from here; if it ends here again, a file may be too large"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ class Preparation(NamedTuple):
 
     def run(self, folder: Path, notes: Path) -> PreparedFiles:
         """Examine every file, going on from `notes`; stored images go into `folder`. DatasetError if none is left."""
+        for source in (self.train, self.val) if self.store else ():
+            _check_names(source)
         with workers() as pool:
             train, sums = self._examine(pool, "train", self.train, folder, notes)
             _check_classes(self.train, self.classes, train)
@@ -76,10 +79,6 @@ class Preparation(NamedTuple):
     def _open_store(self, part: str, source: Source, folder: Path, position: tuple[int, int]) -> Store | None:
         if self.store is None:
             return None
-        names = [stored_name(source.inner_name(index)) for index in range(len(source.names))]
-        if len(set(names)) < len(names):
-            twice = next(name for name, again in zip(sorted(names), sorted(names)[1:]) if name == again)
-            raise DatasetError(f"{source.root}: two files would be stored as {twice}; rename one of them")
         if self.store.shards:
             return Shards(folder / "shards", part, position)
         return LooseFiles(folder / "images" / part)
@@ -88,6 +87,14 @@ class Preparation(NamedTuple):
         if self.store is None:
             return str(source.root)
         return "shards" if self.store.shards else f"images/{part}"
+
+
+def _check_names(source: Source) -> None:
+    """No file may take another's place in the store."""
+    names = sorted(stored_name(source.inner_name(index)) for index in range(len(source.names)))
+    twice = next((name for name, again in pairwise(names) if name == again), None)
+    if twice is not None:
+        raise DatasetError(f"{source.root}: two files would be stored as {twice}; rename one of them")
 
 
 def _listed(source: Source, entries: list[Entry]) -> Listed:

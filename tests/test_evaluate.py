@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.loader import NOT_COUNTED, Batch
+from tools import evaluate
 from train.ensemble import halves, mixture, search_weights
 from train.evaluate import centre_view, error_rates, places_of_labels, probabilities, ten_views
 
@@ -122,3 +123,8 @@ def test_any_number_of_ranks_counts_every_image_once_and_finds_the_same(num_rank
         assert one["probabilities"].shape == (2, 15, 3)
         np.testing.assert_allclose(one["probabilities"].sum(-1), 1)
     assert sum(row["num_images"] for row in found[0]["per_class"]) == 15
+
+
+def test_searching_weights_takes_two_networks_(trained, prepared):
+    with pytest.raises(ValueError, match="two checkpoints or more"):
+        evaluate.main([str(trained), "--data", str(prepared), "--weights", "search"])

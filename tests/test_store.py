@@ -15,7 +15,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
-from pipeline import geometry, loader, store
+from pipeline import examine, geometry, loader, prepare, store
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import Appearance, Loader
 from pipeline.plan import TrainingPlan
@@ -187,3 +187,18 @@ def test_an_unfinished_folder_of_something_else_is_left_alone(originals, tmp_pat
     with pytest.raises(ValueError, match="begun with other files or options"):
         prep(originals, tmp_path / "out")
     assert (unfinished / "identity").read_text() == "other files"
+
+
+def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monkeypatch):
+    """As the kernel does to the one that takes the most memory; a failure would throw away hours."""
+    monkeypatch.setattr(prepare, "examine", killed)
+    with pytest.raises(OSError, match="the same command goes on"):
+        prep(originals, tmp_path / "out", "--resize", SIDE, "--shards")
+    assert (tmp_path / ".out.unfinished/identity").exists()
+    monkeypatch.undo()
+    assert len(prep(originals, tmp_path / "out", "--resize", SIDE, "--shards").train) == 28
+
+
+def killed(pool, source, with_sums, store):
+    os.kill(next(iter(pool._processes)) if pool._processes else pool.submit(os.getpid).result(), signal.SIGKILL)
+    yield from examine.examine(pool, source, with_sums, store)

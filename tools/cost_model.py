@@ -5,6 +5,7 @@ python -m tools.cost_model
 The bytes are exact (tests/test_traffic.py counts them); the times rest on the assumptions below.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -120,6 +121,9 @@ def break_even_lines() -> str:
 
 def main(argv: list[str]) -> None:
     """Print the tables."""
+    argparse.ArgumentParser(
+        prog="python -m tools.cost_model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     print(tables(), break_even_lines(), sep="\n\n")
 
 

@@ -76,6 +76,9 @@ def _report(
     if args.weights == "search":
         searched_on, judged_on = halves(labels)
         weights = search_weights(scores[:, searched_on], labels[searched_on])
+        if not judged_on.any():
+            raise ValueError("--weights search keeps every other image of a class apart; each has one only: use mean")
+        print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
         scores, labels = scores[:, judged_on], labels[judged_on]
     single = [rates(one, labels) for one in scores]
     together = mixture(scores, weights)
@@ -131,6 +134,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}; expected 1 or more")
+    if args.weights == "search" and len(args.checkpoints) < 2:
+        raise ValueError("--weights search weighs networks against each other; expected two checkpoints or more")
+    if args.save:
+        Path(args.save).parent.mkdir(parents=True, exist_ok=True)
     return args
 
 

@@ -156,7 +156,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     images.add_argument("--names", metavar="FILE", help="names for people: lines of class, tab, names (words.txt)")
     images.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
     images.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if Path(args.out).suffix != ".png":
+        raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
+    if getattr(args, "images", 1) < 1:
+        raise ValueError(f"--images is {args.images}; expected 1 or more")
+    return args
 
 
 if __name__ == "__main__":
