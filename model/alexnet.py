@@ -9,35 +9,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.columns import NUM_COLUMNS, Columns
+from model.columns import Columns
+from model.config import NORMALISED, POOLED, ModelConfig, Stage, conv1_geometry, stages, stretches
 from model.randomness import generator
-from model.response_norm import Norm, response_norm
+from model.response_norm import Norm, response_norm, same_map_norm
 from model.side_by_side import side_by_side
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-BIAS_ONE = ("conv2", "conv4", "conv5", "fc6", "fc7")
-"""Layers whose biases start at 1, so that their ReLUs get positive inputs (paper, section 5)."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the network; the defaults are the paper's (section 3.5).
-
-    Args:
-        kernels: kernels of the five convolutions, both columns together.
-        conv1_size: side of the first layer's kernels in pixels.
-        conv1_stride: stride of the first layer in pixels.
-        fc_width: neurons of each hidden fully connected layer, both columns together.
-        init_std: standard deviation of the initial weights, conv1 to fc8.
-        dropout: probability with which a hidden neuron is left out in training (section 4.2).
-    """
-
-    kernels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
-    conv1_size: int = 11
-    conv1_stride: int = 4
-    fc_width: int = 4096
-    init_std: tuple[float, float, float, float, float, float, float, float] = (0.01,) * 8
-    dropout: float = 0.5
+BIAS_ONE = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
+"""Layers whose biases start at 1, so that their ReLUs get positive inputs (paper, section 5; conv6: 2012 code)."""
 
 
 @dataclass(frozen=True)
@@ -61,41 +40,50 @@ class Masks:
 
 
 class Column(nn.Module):
-    """One column: half of the kernels and neurons of every layer (paper, section 3.5 and figure 2).
+    """One column: half of the kernels and neurons of every layer (paper, section 3.5 and figure 2)."""
 
-    conv3 and the fully connected layers read both columns, the other layers their own.
-    """
-
-    def __init__(self, config: ModelConfig, outputs: int, conv1_pad: int, pool5_side: int, norm: Norm) -> None:
+    def __init__(self, config: ModelConfig, crop: int, outputs: int, norm: Norm) -> None:
         """`outputs` is this column's share of the classes; the weights are set by AlexNet."""
         super().__init__()
-        own1, own2, own3, own4, own5 = (kernels // NUM_COLUMNS for kernels in config.kernels)
-        both2, both5 = config.kernels[1], config.kernels[4]
-        hidden = config.fc_width // NUM_COLUMNS
-        self.conv1_pad = conv1_pad
+        self.config = config
+        self.activation = F.relu if config.activation == "relu" else torch.tanh
         self.norm = norm
-        self.conv1 = nn.Conv2d(3, own1, config.conv1_size, stride=config.conv1_stride)
-        self.conv2 = nn.Conv2d(own1, own2, 5, padding=2)
-        self.conv3 = nn.Conv2d(both2, own3, 3, padding=1)
-        self.conv4 = nn.Conv2d(own3, own4, 3, padding=1)
-        self.conv5 = nn.Conv2d(own4, own5, 3, padding=1)
-        self.fc6 = nn.Linear(both5 * pool5_side**2, hidden)
+        _, self.conv1_pad = conv1_geometry(config, crop)
+        for name, stage in stages(config, crop).items():
+            if stage.kernels:
+                self.add_module(name, self._convolution(name, stage))
+        hidden = config.fc_width // config.columns
+        self.fc6 = nn.Linear(config.columns * stage.maps * stage.side**2, hidden)
         self.fc7 = nn.Linear(config.fc_width, hidden)
         self.fc8 = nn.Linear(config.fc_width, outputs)
 
-    def conv1_to_pool2(self, images: Tensor) -> Tensor:
-        """Images [N, 3, crop, crop] to this column's maps after the second pooling layer."""
-        x = F.relu(self.conv1(F.pad(images, (0, self.conv1_pad, 0, self.conv1_pad))))
-        x = _pool(self.norm(x))
-        x = F.relu(self.conv2(x))
-        return _pool(self.norm(x))
+    def _convolution(self, name: str, stage: Stage) -> nn.Conv2d:
+        if name == "conv1":
+            return nn.Conv2d(stage.reads, stage.kernels, self.config.conv1_size, stride=self.config.conv1_stride)
+        size = 5 if name == "conv2" else 3
+        return nn.Conv2d(stage.reads, stage.kernels, size, padding=size // 2)
 
-    def conv3_to_pool5(self, both: Tensor) -> Tensor:
-        """Both columns' maps to this column's maps after the last pooling layer."""
-        x = F.relu(self.conv3(both))
-        x = F.relu(self.conv4(x))
-        x = F.relu(self.conv5(x))
-        return _pool(x)
+    def convolve(self, names: Sequence[str], x: Tensor) -> Tensor:
+        """Images, or the maps that the first of these layers reads, to this column's maps after the last of them."""
+        for name in names:
+            x = self._stage(name, x)
+        return x
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        config = self.config
+        late = name == "conv1" and config.conv1_relu == "after_pool"
+        if name == "conv1":
+            x = F.pad(x, (0, self.conv1_pad, 0, self.conv1_pad))
+        if hasattr(self, name):
+            x = self.get_submodule(name)(x)
+            x = x if late else self.activation(x)
+        if name in NORMALISED and config.response_norm:
+            x = self.norm(x, config.norm_alpha)
+        if name == "conv2" and config.same_map_norm:
+            x = same_map_norm(x)
+        if name in POOLED:
+            x = F.max_pool2d(x, config.pool_size, stride=2)
+        return self.activation(x) if late else x
 
 
 class AlexNet(nn.Module):
@@ -106,19 +94,22 @@ class AlexNet(nn.Module):
         config: ModelConfig,
         num_classes: int,
         crop: int,
-        columns: Columns = Columns(),
+        columns: Columns | None = None,
         seed: int = 0,
         norm: Norm = response_norm,
     ) -> None:
-        """Weights are a function of `seed` alone, whoever holds them. ValueError where sizes do not fit."""
+        """Weights are a function of `seed` alone, whoever holds them; without `columns`, this process holds all.
+
+        ValueError where sizes do not fit.
+        """
         super().__init__()
-        _check(config, crop)
-        self.columns = columns
+        self.columns = columns or Columns.whole(config.columns)
+        assert self.columns.number == config.columns, (self.columns, config)
         self.num_classes = num_classes
         self.dropout = config.dropout
-        _, pad = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
-        outputs = -(-num_classes // NUM_COLUMNS)  # an odd number of classes leaves one output unused
-        held = nn.ModuleList(Column(config, outputs, pad, sides(config, crop)[-1], norm) for _ in columns.held)
+        self.stretches = stretches(config)
+        outputs = -(-num_classes // config.columns)  # an odd number of classes leaves one output unused
+        held = nn.ModuleList(Column(config, crop, outputs, norm) for _ in self.columns.held)
         self.held = cast(Sequence[Column], held)
         self._initialise(config, seed)
         # Convolutions and pooling are faster in this layout, above all on CPUs.
@@ -133,11 +124,14 @@ class AlexNet(nn.Module):
     def last_hidden(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         """[N, fc_width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
         talk = self.columns.cross_talk
-        images = images.contiguous(memory_format=torch.channels_last)
-        both = talk(self._conv1_to_pool2(images))
-        both = talk([column.conv3_to_pool5(both) for column in self.held]).flatten(1)
-        both = talk(self._dropout([F.relu(column.fc6(both)) for column in self.held], masks, 6))
-        return talk(self._dropout([F.relu(column.fc7(both)) for column in self.held], masks, 7))
+        first, *others = self.stretches
+        maps = self._from_images(first, images.contiguous(memory_format=torch.channels_last))
+        for names in others:
+            both = talk(maps)
+            maps = [column.convolve(names, both) for column in self.held]
+        both = talk(maps).flatten(1)
+        both = talk(self._dropout([column.activation(column.fc6(both)) for column in self.held], masks, 6))
+        return talk(self._dropout([column.activation(column.fc7(both)) for column in self.held], masks, 7))
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole network's parameters by name, such as conv1.weight. Both partners must call it."""
@@ -148,68 +142,35 @@ class AlexNet(nn.Module):
         for column, own in zip(self.held, self.columns.split(full), strict=True):
             column.load_state_dict(own)
 
-    def _conv1_to_pool2(self, images: Tensor) -> list[Tensor]:
-        if images.device.type == "cpu" and torch.is_grad_enabled() and not dist.is_initialized():
-            return side_by_side(Column.conv1_to_pool2, self.held, images)
-        return [column.conv1_to_pool2(images) for column in self.held]
+    def _from_images(self, names: Sequence[str], images: Tensor) -> list[Tensor]:
+        def run(column: Column, x: Tensor) -> Tensor:
+            return column.convolve(names, x)
+
+        alone = images.device.type == "cpu" and len(self.held) > 1 and not dist.is_initialized()
+        if alone and torch.is_grad_enabled():
+            return side_by_side(run, self.held, images)
+        return [run(column, images) for column in self.held]
 
     def _dropout(self, hidden: list[Tensor], masks: Masks | None, layer: int) -> list[Tensor]:
         """Neurons left out in training, all of them at half strength otherwise (paper, section 4.2)."""
         if masks is None:
             return [x * (1 - self.dropout) for x in hidden]
         rows, own_width = hidden[0].shape
-        draws = masks.draws(rows, NUM_COLUMNS * own_width, layer, hidden[0].device).chunk(NUM_COLUMNS, dim=1)
+        number = self.columns.number
+        draws = masks.draws(rows, number * own_width, layer, hidden[0].device).chunk(number, dim=1)
         return [x * draws[column].ge(self.dropout) for x, column in zip(hidden, self.columns.held, strict=True)]
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:
-        """Normal weights, biases 0 or 1 (paper, section 5). Every process draws all and keeps its own."""
+        """Normal weights, biases 0 or, before ReLUs, 1 (paper, section 5). Every process draws all and keeps its own."""
         draws = generator(torch.device("cpu"), seed, "weights")
-        for name, std in zip(LAYERS, config.init_std, strict=True):
-            layers = [getattr(column, name) for column in self.held]
+        number = self.columns.number
+        for name, std in zip(config.layers, config.init_std, strict=True):
+            layers = [getattr(column, name) for column in self.held if hasattr(column, name)]
+            if not layers:
+                continue
             rows, *fan_in = layers[0].weight.shape
-            full = torch.empty(NUM_COLUMNS * rows, *fan_in).normal_(0, std, generator=draws).chunk(NUM_COLUMNS)
+            full = torch.empty(number * rows, *fan_in).normal_(0, std, generator=draws).chunk(number)
             for layer, column in zip(layers, self.columns.held, strict=True):
                 layer.weight.copy_(full[column])
-                layer.bias.fill_(1.0 if name in BIAS_ONE else 0.0)
-
-
-def sides(config: ModelConfig, crop: int) -> tuple[int, int, int, int]:
-    """Sides of the maps after conv1 and after the pooling layers that follow conv1, conv2 and conv5."""
-    conv1, _ = _conv1_geometry(crop, config.conv1_size, config.conv1_stride)
-    pool1 = _pooled(conv1)
-    pool2 = _pooled(pool1)
-    return conv1, pool1, pool2, _pooled(pool2)
-
-
-def _pool(x: Tensor) -> Tensor:
-    """Overlapping pooling: windows of 3, 2 apart (paper, section 3.4)."""
-    return F.max_pool2d(x, kernel_size=3, stride=2)
-
-
-def _pooled(side: int) -> int:
-    """Side of what `_pool` makes of maps of this side."""
-    return (side - 3) // 2 + 1
-
-
-def _conv1_geometry(crop: int, size: int, stride: int) -> tuple[int, int]:
-    """Side of conv1's output, rounded up, and the zero rows that takes, all at the bottom and right (2012 code)."""
-    pad = -(crop - size) % stride
-    return (crop + pad - size) // stride + 1, pad
-
-
-def _check(config: ModelConfig, crop: int) -> None:
-    if min(config.conv1_size, config.conv1_stride) < 1 or min(config.init_std) < 0 or not 0 <= config.dropout < 1:
-        raise ValueError(
-            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, init_std "
-            f"{list(config.init_std)}, dropout {config.dropout:g}; expected sizes of 1 or more, no negative deviation, "
-            "and a dropout of at least 0 and less than 1"
-        )
-    odd = [width for width in (*config.kernels, config.fc_width) if width % NUM_COLUMNS or width < NUM_COLUMNS]
-    if odd:
-        raise ValueError(f"model: widths {odd} can't be shared by two columns; expected even numbers")
-    if crop < config.conv1_size or _conv1_geometry(crop, config.conv1_size, config.conv1_stride)[0] < 15:
-        raise ValueError(
-            f"data.crop is {crop}: too small for conv1 of size {config.conv1_size}, stride {config.conv1_stride} and "
-            "three pooling layers, which need an output of 15 x 15 or more; take larger crops or a smaller stride"
-        )
+                layer.bias.fill_(1.0 if name in BIAS_ONE and config.activation == "relu" else 0.0)

@@ -14,36 +14,47 @@ NUM_COLUMNS = 2
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that this process holds: both, or one of them, the other being held by its partner in `group`.
+    """The columns that this process holds: all, or one of two, the other being held by its partner in `group`.
 
-    Column c owns half c of the rows (outputs) of every layer's weight and bias. Sequences in the methods' arguments
+    Column c owns part c of the rows (outputs) of every layer's weight and bias. Sequences in the methods' arguments
     have an item for each held column.
     """
 
     held: tuple[int, ...] = (0, 1)
     group: dist.ProcessGroup | None = None
+    number: int = NUM_COLUMNS
+
+    @classmethod
+    def whole(cls, number: int) -> "Columns":
+        """All of a network's columns, held by one process."""
+        return cls(tuple(range(number)), None, number)
+
+    @property
+    def all_held(self) -> bool:
+        """True where there is no partner."""
+        return len(self.held) == self.number
 
     def cross_talk(self, maps: Sequence[Tensor]) -> Tensor:
         """Both columns' maps [N, C, ...], side by side, for layers that read both (paper, section 3.5)."""
-        if len(self.held) == NUM_COLUMNS:
+        if self.all_held:
             return torch.cat(tuple(maps), dim=1)
         return _CrossTalk.apply(maps[0], self.group)
 
     def collect_logits(self, logits: Sequence[Tensor]) -> Tensor:
         """Both columns' logits [N, C], side by side, for the loss that every process computes."""
-        if len(self.held) == NUM_COLUMNS:
+        if self.all_held:
             return torch.cat(tuple(logits), dim=1)
         return _CollectLogits.apply(logits[0], self.group, self.held[0])
 
     def merge(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Full tensors from the columns' own: `cat` along dim 0 for every key. Both partners must call it."""
-        if len(self.held) == NUM_COLUMNS:
+        if self.all_held:
             return {key: torch.cat([state[key] for state in states]) for key in states[0]}
         return {key: _all_gather(value, self.group) for key, value in states[0].items()}
 
     def split(self, full: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The held columns' own tensors from full ones; the inverse of `merge`."""
-        return [{key: value.chunk(NUM_COLUMNS)[column] for key, value in full.items()} for column in self.held]
+        return [{key: value.chunk(self.number)[column] for key, value in full.items()} for column in self.held]
 
 
 class _CrossTalk(torch.autograd.Function):

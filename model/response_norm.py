@@ -12,22 +12,28 @@ from torch.nn import functional as F
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
 """n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm divides)."""
 
-Norm = Callable[[Tensor], Tensor]
+Norm = Callable[[Tensor, float], Tensor]
+"""Maps and alpha to maps."""
 
 
-def response_norm(x: Tensor) -> Tensor:
+def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
     """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W].
 
     bfloat16 maps are computed in float32, but for the squares that are summed.
     """
-    return _ResponseNorm.apply(x, _EAGER)
+    return _ResponseNorm.apply(x, alpha, _EAGER)
+
+
+def same_map_norm(x: Tensor) -> Tensor:
+    """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75; outside are zeros (2012 code)."""
+    return x * (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** -BETA
 
 
 def compiled_response_norm(device: torch.device) -> Norm:
     """`response_norm` fused into a pass or two; itself, with a warning, where nothing can be compiled for `device`."""
     kernels = _Kernels(torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False))
     try:
-        kernels.forward(torch.ones(1, SIZE, 1, 1, device=device))
+        kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
     except Exception as error:  # whatever the compiler finds wrong, training can do without it
         warnings.warn(
             f"response norm runs uncompiled, several times slower ({type(error).__name__}); "
@@ -35,41 +41,41 @@ def compiled_response_norm(device: torch.device) -> Norm:
             stacklevel=2,
         )
         return response_norm
-    return lambda x: _ResponseNorm.apply(x, kernels)
+    return lambda x, alpha=ALPHA: _ResponseNorm.apply(x, alpha, kernels)
 
 
 class _Kernels(NamedTuple):
-    forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor, float], Tensor]
+    backward: Callable[[Tensor, Tensor, float], Tensor]
 
 
 class _ResponseNorm(torch.autograd.Function):
     """Saves its input alone; the rest is cheaper to compute again than to keep."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: _Kernels) -> Tensor:
+    def forward(ctx: Any, x: Tensor, alpha: float, kernels: _Kernels) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.kernels = kernels
-        return kernels.forward(x)
+        ctx.alpha, ctx.kernels = alpha, kernels
+        return kernels.forward(x, alpha)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.kernels.backward(ctx.saved_tensors[0], grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.kernels.backward(ctx.saved_tensors[0], grad, ctx.alpha), None, None
 
 
-def _forward(x: Tensor) -> Tensor:
+def _forward(x: Tensor, alpha: float) -> Tensor:
     """y = x p, with d = k + alpha window(x^2) and p = d^-beta."""
     wide = _widened(x)
-    return (wide * _power(_denominator(wide, x.dtype))).to(x.dtype)
+    return (wide * _power(_denominator(wide, alpha, x.dtype))).to(x.dtype)
 
 
-def _backward(x: Tensor, grad: Tensor) -> Tensor:
+def _backward(x: Tensor, grad: Tensor, alpha: float) -> Tensor:
     """dx = g p - 2 alpha beta x window(g x p / d)."""
     wide, g = _widened(x), _widened(grad)
-    d = _denominator(wide, x.dtype)
+    d = _denominator(wide, alpha, x.dtype)
     gp = g * _power(d)
-    return (gp - (2 * ALPHA * BETA) * wide * _window_sum(gp * wide / d, x.dtype)).to(x.dtype)
+    return (gp - (2 * alpha * BETA) * wide * _window_sum(gp * wide / d, x.dtype)).to(x.dtype)
 
 
 _EAGER = _Kernels(_forward, _backward)
@@ -79,8 +85,8 @@ def _widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def _denominator(x: Tensor, precision: torch.dtype) -> Tensor:
-    return K + ALPHA * _window_sum(x.square(), precision)
+def _denominator(x: Tensor, alpha: float, precision: torch.dtype) -> Tensor:
+    return K + alpha * _window_sum(x.square(), precision)
 
 
 def _power(d: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet, Masks, ModelConfig
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
 
 TINY = ModelConfig(kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=(0.2,) * 8)
 CROP = 36

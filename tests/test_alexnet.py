@@ -3,7 +3,8 @@ from itertools import product
 import pytest
 import torch
 
-from model.alexnet import BIAS_ONE, LAYERS, AlexNet, Masks, ModelConfig
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
 from model.columns import Columns
 from tests import reference
 from tests.reference import CLASSES, CROP, TINY
@@ -13,15 +14,15 @@ def test_the_papers_sizes():
     """Figure 2: 253,440-186,624-64,896-64,896-43,264-4096-4096-1000 neurons; section 3.5: the kernels' shapes."""
     shapes = {}
     model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
-    for column, name in product(model.held, LAYERS):
+    for column, name in product(model.held, ModelConfig().layers):
         column.get_submodule(name).register_forward_hook(
             lambda module, inputs, output, name=name: shapes.setdefault(name, []).append(tuple(output.shape[1:]))
         )
     assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
     halves = [(48, 55, 55), (128, 27, 27), (192, 13, 13), (192, 13, 13), (128, 13, 13), (2048,), (2048,), (500,)]
-    assert [shapes[name] for name in LAYERS] == [[half, half] for half in halves]
+    assert [shapes[name] for name in ModelConfig().layers] == [[half, half] for half in halves]
     full = model.full_state()
-    kernels = [tuple(full[f"{name}.weight"].shape) for name in LAYERS[:5]]
+    kernels = [tuple(full[f"{name}.weight"].shape) for name in ModelConfig().layers[:5]]
     assert kernels == [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)]
     assert sum(p.numel() for p in model.parameters()) == 60_965_224  # "60 million parameters"
 
@@ -29,12 +30,11 @@ def test_the_papers_sizes():
 def test_initial_weights_and_biases():
     """Section 5: N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6 and fc7, 0 elsewhere."""
     state = AlexNet(ModelConfig(), 1000, 224).full_state()
-    for name in LAYERS:
+    for name in ModelConfig().layers:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         assert weight.std().item() == pytest.approx(0.01, rel=0.02)
         assert abs(weight.mean().item()) < 5 * 0.01 / weight.numel() ** 0.5
         assert (bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
-    assert len(BIAS_ONE) == 5
 
 
 def test_columns_start_as_halves_of_the_whole():

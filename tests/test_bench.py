@@ -2,7 +2,8 @@ import json
 
 import torch
 
-from model.alexnet import AlexNet, ModelConfig
+from model.alexnet import AlexNet
+from model.config import ModelConfig
 from tools import bench
 from tools.bench_ways import Way, plain_network
 

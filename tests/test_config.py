@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.alexnet import ModelConfig
+from model.config import ModelConfig
 from train.config import Config, ConfigError, DataConfig, TrainConfig, differing_keys, from_dict, load, to_dict, to_yaml
 from train.optim import OptimConfig
 

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet, Masks, ModelConfig
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
 from pipeline.loader import Batch
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY

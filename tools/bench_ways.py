@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.alexnet import AlexNet, Masks, ModelConfig
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
 from model.columns import Columns
 from model.response_norm import compiled_response_norm
 from pipeline.loader import Batch
@@ -92,7 +93,7 @@ def data_parallel(precision: str, batch_size: int, num_steps: int, data: str) ->
     """Our network whole on each of two ranks, which share the batch and average their gradients."""
     with join("auto") as ranks:
         rows = batch_size // ranks.world_size
-        return _our_step(ranks, Columns(), precision, batch_size, rows, num_steps)
+        return _our_step(ranks, Columns.whole(2), precision, batch_size, rows, num_steps)
 
 
 def _our_step(ranks: Ranks, columns: Columns, precision: str, batch_size: int, rows: int, num_steps: int) -> Measured:

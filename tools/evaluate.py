@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     args = _arguments(argv)
     dataset = Dataset.open(Path(args.data))
     paths = [newest(Path(name)) for name in args.checkpoints]
-    with join(args.device, split_columns=False) as ranks:
+    with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
         results = [_predict(network, dataset, ranks, args) for network in networks]
         if not ranks.is_main:

@@ -31,7 +31,7 @@ def newest(path: Path) -> Path:
     return checkpoint.newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
 
 
-def open_network(path: Path, device: torch.device, columns: Columns = Columns()) -> Trained:
+def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
     """Build the network of a checkpoint and load it; CheckpointError where `path` is none."""
     state: dict[str, Any] = checkpoint.load(path)
     config = from_dict(state["config"])

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
     """
     try:
         config = load(argv)
-        with join(config.run.device) as ranks:
+        with join(config.run.device, config.model.columns) as ranks:
             return _fit(config, ranks)
     except (ValueError, OSError) as error:
         return report_error(error)

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from model.alexnet import ModelConfig
+from model.config import ModelConfig
 from train.optim import OptimConfig
 
 USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
@@ -139,13 +139,15 @@ def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
 
     A prepared folder may have moved; whether it is the same one is for its fingerprint to say.
     """
-    new = to_dict(config)
+    new, defaults = to_dict(config), to_dict(Config())
     return [
-        f"{section}.{key}: {old.get(section, {}).get(key)} -> {value}"
+        f"{section}.{key}: {before} -> {value}"
         for section, values in new.items()
         if section != "run"
         for key, value in values.items()
-        if f"{section}.{key}" not in ("data.root", "data.num_threads") and old.get(section, {}).get(key) != value
+        # What a config does not name, it leaves at its default.
+        for before in [old.get(section, {}).get(key, defaults[section][key])]
+        if f"{section}.{key}" not in ("data.root", "data.num_threads") and before != value
     ]
 
 

@@ -26,8 +26,8 @@ class Ranks:
     """This process among the others.
 
     Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs are data parallel.
-    Every rank reads its own part of the global batch; a pair exchanges its two parts. To evaluate, each rank may hold
-    both columns, and is a pair by itself.
+    Every rank reads its own part of the global batch; a pair exchanges its two parts. Where each rank holds a whole
+    network, it is a pair by itself.
     """
 
     rank: int
@@ -56,7 +56,7 @@ class Ranks:
 
     @property
     def _ranks_per_pair(self) -> int:
-        return NUM_COLUMNS // len(self.columns.held)
+        return self.columns.number // len(self.columns.held)
 
     def share(self, batch_size: int) -> int:
         """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""
@@ -77,7 +77,7 @@ class Ranks:
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
-        if len(self.columns.held) == NUM_COLUMNS:
+        if self.columns.all_held:
             yield from batches
             return
         previous = None
@@ -147,16 +147,16 @@ class _Exchange:
 
 
 @contextmanager
-def join(device: str, split_columns: bool = True) -> Iterator[Ranks]:
+def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
-    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). Each rank holds one
-    column, or both unless `split_columns`. ConfigError where the ranks do not form pairs, or there are fewer GPUs than
+    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). Each rank holds one of
+    `num_columns`: with 1, a whole network. ConfigError where the ranks do not form pairs, or there are fewer GPUs than
     asked for.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if split_columns and world_size > 1 and (world_size % NUM_COLUMNS or local_world_size % NUM_COLUMNS):
+    if world_size > 1 and (world_size % num_columns or local_world_size % num_columns):
         raise ConfigError(
             f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, or an even number on "
             "each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
@@ -165,17 +165,17 @@ def join(device: str, split_columns: bool = True) -> Iterator[Ranks]:
     num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
     keep_freed_memory()
     if world_size == 1:
-        yield Ranks(0, 1, where, num_threads, Columns())
+        yield Ranks(0, 1, where, num_threads, Columns.whole(num_columns))
         return
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
     on_gpu = where.type == "cuda"
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
     try:
-        if split_columns:
+        if num_columns == NUM_COLUMNS:
             yield _in_pairs(rank, world_size, where, num_threads)
         else:
             everyone, control = dist.group.WORLD, dist.new_group(backend="gloo")
-            yield Ranks(rank, world_size, where, num_threads, Columns(), everyone, control_group=control)
+            yield Ranks(rank, world_size, where, num_threads, Columns.whole(1), everyone, control_group=control)
     finally:
         dist.destroy_process_group()
 

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
-from model.alexnet import ModelConfig, sides
-from model.columns import NUM_COLUMNS
+import torch
+
+from model.alexnet import AlexNet
+from model.columns import Columns
+from model.config import ModelConfig, stages, stretches
 
 FLOAT, HALF, LABEL = 4, 2, 8
 """Bytes of a float32, a bfloat16 and a class index."""
@@ -28,25 +31,21 @@ def bytes_per_step(
     """`batch_size` is global; `num_pairs` 0 stands for a single process, which receives nothing."""
     if num_pairs == 0:
         return Traffic(0, 0, 0)
-    rows = batch_size // num_pairs
+    rows, partners = batch_size // num_pairs, config.columns - 1
     number = HALF if precision == "bf16" else FLOAT
-    *_, pool2, pool5 = sides(config, crop)
-    maps = config.kernels[1] * pool2**2 + config.kernels[4] * pool5**2 + 2 * config.fc_width
-    outputs = -(-num_classes // NUM_COLUMNS)
+    by_name = stages(config, crop)
+    exchanged = [by_name[names[-1]] for names in stretches(config)]
+    maps = sum(stage.maps * stage.side**2 for stage in exchanged) + 2 * config.fc_width // config.columns
+    outputs = -(-num_classes // config.columns)
     # A gather brings the partner's half of the maps, and its backward rule the partner's half of a sum.
-    columns = rows * number * (2 * maps // NUM_COLUMNS + outputs)
-    inputs = rows // NUM_COLUMNS * (3 * crop**2 * FLOAT + LABEL)
+    columns = partners * rows * number * (2 * maps + outputs)
+    inputs = partners * rows // config.columns * (3 * crop**2 * FLOAT + LABEL)
     gradients = 2 * (num_pairs - 1) / num_pairs * FLOAT * column_parameters(config, num_classes, crop)
     return Traffic(inputs, columns, gradients)
 
 
 def column_parameters(config: ModelConfig, num_classes: int, crop: int) -> int:
     """Weights and biases of one column."""
-    own = [kernels // NUM_COLUMNS for kernels in config.kernels]
-    read = [3, own[0], config.kernels[1], own[2], own[3]]
-    areas = [config.conv1_size**2, 25, 9, 9, 9]
-    convolutions = sum(out * (fan * area + 1) for out, fan, area in zip(own, read, areas, strict=True))
-    hidden = config.fc_width // NUM_COLUMNS
-    pool5 = config.kernels[4] * sides(config, crop)[-1] ** 2
-    outputs = -(-num_classes // NUM_COLUMNS)
-    return convolutions + hidden * (pool5 + 1) + (hidden + outputs) * (config.fc_width + 1)
+    with torch.device("meta"):
+        column = AlexNet(config, num_classes, crop, Columns((0,), number=config.columns))
+    return sum(parameter.numel() for parameter in column.parameters())
