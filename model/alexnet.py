@@ -162,7 +162,7 @@ class AlexNet(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:
-        """Normal weights, biases 0 or, before ReLUs, 1 (paper, section 5). Every process draws all and keeps its own."""
+        """Normal weights, biases 0 or, before ReLUs, 1 (paper, section 5). All draw everything and keep their own."""
         draws = generator(torch.device("cpu"), seed, "weights")
         number = self.columns.number
         for name, std in zip(config.layers, config.init_std, strict=True):

@@ -41,7 +41,11 @@ def compiled_response_norm(device: torch.device) -> Norm:
             stacklevel=2,
         )
         return response_norm
-    return lambda x, alpha=ALPHA: _ResponseNorm.apply(x, alpha, kernels)
+
+    def compiled(x: Tensor, alpha: float = ALPHA) -> Tensor:
+        return _ResponseNorm.apply(x, alpha, kernels)
+
+    return compiled
 
 
 class _Kernels(NamedTuple):

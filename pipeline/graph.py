@@ -18,6 +18,7 @@ class Request(NamedTuple):
     decode_end: NDArray[np.int32]
     colour_shift: NDArray[np.float32]  # [n, 3] RGB added to every pixel: lighting noise
     flip: tuple[NDArray, ...]  # start and end of geometry.Regions; without resampling, [n] int32 mirrored
+    gain: tuple[NDArray, ...]  # [n] float32 that multiplies the finished image, where the form has gains
 
 
 class Form(NamedTuple):
@@ -26,6 +27,7 @@ class Form(NamedTuple):
     size: int  # of the crop, in pixels
     in_archives: bool  # requests bring the files' content, not their paths
     resample: bool  # False where the stored pixels are those of the crop: pipeline.store
+    has_gain: bool
     on_gpu: bool
 
 
@@ -52,10 +54,10 @@ def build(
 
 def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Form) -> DataNode:
     """The graph itself, defined inside a pipeline: from requests to float batches."""
-    flat = ((*request[:4], *request.flip) for request in requests)
-    file, decode_start, decode_end, colour_shift, *flip = fn.external_source(
-        flat, num_outputs=6 if form.resample else 5
-    )
+    flat = ((*request[:4], *request.flip, *request.gain) for request in requests)
+    num_outputs = 5 + form.resample + form.has_gain
+    file, decode_start, decode_end, colour_shift, *flip = fn.external_source(flat, num_outputs=num_outputs)
+    gain = flip.pop() if form.has_gain else None
     pixels = fn.decoders.image_slice(
         file if form.in_archives else fn.io.file.read(file),
         start=decode_start,
@@ -78,4 +80,7 @@ def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Fo
         )
     # Subtracting a mean of its own from each sample adds its lighting at no cost.
     images = fn.crop_mirror_normalize(pixels, mean=-colour_shift, mirror=mirror, dtype=types.FLOAT, output_layout="CHW")
-    return images - types.Constant(mean_image, device="gpu" if form.on_gpu else "cpu")
+    images = images - types.Constant(mean_image, device="gpu" if form.on_gpu else "cpu")
+    if gain is None:
+        return images
+    return images * (gain.gpu() if form.on_gpu else gain)

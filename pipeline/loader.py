@@ -33,23 +33,27 @@ class Appearance:
     """From pixels to network input: sizes, mean and lighting.
 
     The shorter side is resized to `resize` and the crop is `crop` pixels square. `mean_image` [crop, crop, 3] is
-    subtracted; lighting adds `directions` [3, 3] times three normal draws (paper, section 4.1) to every pixel.
+    subtracted; lighting adds `directions` [3, 3] times three normal draws (paper, section 4.1) to every pixel, and
+    multiplies images that it is added to by `lit_gain` (2012 code).
     """
 
     resize: int
     crop: int
     mean_image: NDArray[np.float32]
     directions: NDArray[np.float64]
+    lit_gain: float = 1.0
 
     @classmethod
-    def of(cls, stats: PixelStats, resize: int, crop: int, mean: str, lighting_std: float) -> "Appearance":
+    def of(
+        cls, stats: PixelStats, resize: int, crop: int, mean: str, lighting_std: float, lit_gain: float = 1.0
+    ) -> "Appearance":
         """`mean` is "image" (per pixel, as in the paper) or "channel"; `lighting_std` 0 switches lighting off."""
         square = stats.mean_at(resize)
         if mean == "channel":
             square = np.broadcast_to(stats.channel_mean.astype(np.float32), square.shape)
         edge = (resize - crop) // 2
         centre = square[edge : edge + crop, edge : edge + crop]
-        return cls(resize, crop, centre, lighting_std * stats.lighting_directions())
+        return cls(resize, crop, centre, lighting_std * stats.lighting_directions(), lit_gain)
 
 
 class Loader:
@@ -80,6 +84,7 @@ class Loader:
             appearance.crop,
             in_archives=images.spans is not None,
             resample=not on_the_grid(images.sizes, appearance.resize),
+            has_gain=appearance.lit_gain != 1,
             on_gpu=device.type == "cuda",
         )
         self._pipeline = graph.build(
@@ -117,7 +122,9 @@ class Loader:
         )
         flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
         shift = views.lighting @ appearance.directions.T.astype(np.float32)
-        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip)
+        lit = views.lighting.any(axis=1)
+        gain = (np.where(lit, appearance.lit_gain, 1).astype(np.float32),) if self._form.has_gain else ()
+        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip, gain)
 
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:

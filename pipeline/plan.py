@@ -35,13 +35,27 @@ class TrainingPlan:
     positions inside the central square, flips are fair (paper, section 4.1).
     """
 
-    def __init__(self, num_images: int, batch_size: int, margin: int, seed: int, num_steps: int) -> None:
-        """`batch_size` is global; `margin` is the side of the resized square less that of the crop, in pixels."""
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        margin: int,
+        seed: int,
+        num_steps: int,
+        crops_and_flips: bool = True,
+        lighting_epochs: int | None = None,
+    ) -> None:
+        """`batch_size` is global; `margin` is the side of the resized square less that of the crop, in pixels.
+
+        Without `crops_and_flips` every image is shown by its central crop; after `lighting_epochs` all lighting is 0.
+        """
         self.num_steps = num_steps
         self.steps_per_epoch = num_images // batch_size
         self._batch_size = batch_size
         # Two epochs: the reader is ahead of the trainer and crosses into the next one first.
         self._draws = lru_cache(maxsize=2)(lambda epoch: _draw_epoch(num_images, margin, seed, epoch))
+        self._centre = None if crops_and_flips else margin // 2
+        self._lighting_epochs = lighting_epochs
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
         """See Plan."""
@@ -50,7 +64,12 @@ class TrainingPlan:
         first, count = _rows(self._batch_size, part, num_parts)
         start = step_in_epoch * self._batch_size + first
         indices = order[start : start + count]
-        return Views(indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool))
+        views = Views(indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool))
+        if self._centre is not None:
+            views = views._replace(corners=np.full_like(views.corners, self._centre), mirrored=np.zeros(count, bool))
+        if self._lighting_epochs is not None and epoch >= self._lighting_epochs:
+            views = views._replace(lighting=np.zeros_like(views.lighting))
+        return views
 
 
 class EvaluationPlan:

@@ -12,40 +12,68 @@ CROP = 36
 CLASSES = 7  # odd: the two columns can't share the classes evenly
 
 
-def column_norm(x: Tensor) -> Tensor:
-    """Response norm within each half of the channels; torch divides alpha by its size, the paper does not."""
+def norm_over_maps(x: Tensor, config: ModelConfig) -> Tensor:
+    """Response norm within each column's channels; torch divides alpha by its size, the paper does not."""
+    parts = x.chunk(config.columns, 1)
     return torch.cat(
-        [F.local_response_norm(half, size=5, alpha=5 * 1e-4, beta=0.75, k=2.0) for half in x.chunk(2, 1)], 1
+        [F.local_response_norm(part, size=5, alpha=5 * config.norm_alpha, beta=0.75, k=2.0) for part in parts], 1
     )
 
 
-def forward(p: dict[str, Tensor], images: Tensor, stride: int, classes: int, masks: list[Tensor] | None) -> Tensor:
+def norm_in_map(x: Tensor) -> Tensor:
+    """2012 code: by the sum of squares over 5 x 5 neighbours, 0.001 / 25 each."""
+    squares = F.conv2d((x**2).flatten(0, 1)[:, None], torch.ones(1, 1, 5, 5, dtype=x.dtype), padding=2)
+    return x / (1 + 0.001 / 25 * squares.view_as(x)) ** 0.75
+
+
+def forward(
+    p: dict[str, Tensor], images: Tensor, classes: int, masks: list[Tensor] | None, config: ModelConfig = TINY
+) -> Tensor:
     """Logits of the whole network, both columns side by side in grouped convolutions (paper, figure 2)."""
+    act = F.relu if config.activation == "relu" else torch.tanh
 
     def conv(x: Tensor, name: str, **options: int) -> Tensor:
-        return F.relu(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **options))
+        if f"{name}.weight" not in p:
+            return x
+        options["groups"] = 1 if name == "conv1" or name in config.cross_talk else config.columns
+        return act(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **options))
+
+    def norm(x: Tensor) -> Tensor:
+        return norm_over_maps(x, config) if config.response_norm else x
+
+    def pool(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, config.pool_size, 2)
 
     def hidden(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
-        x = F.relu(F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"]))
-        return x * (0.5 if mask is None else mask)
+        x = act(F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"]))
+        return x * (1 - config.dropout if mask is None else mask)
 
-    side, kernel = images.shape[-1], p["conv1.weight"].shape[-1]
+    side, kernel, stride = images.shape[-1], p["conv1.weight"].shape[-1], config.conv1_stride
     while (side - kernel) % stride:
         side += 1
     x = torch.zeros(*images.shape[:2], side, side, dtype=images.dtype)
     x[:, :, : images.shape[2], : images.shape[3]] = images
-    x = F.max_pool2d(column_norm(conv(x, "conv1", stride=stride)), 3, 2)
-    x = F.max_pool2d(column_norm(conv(x, "conv2", padding=2, groups=2)), 3, 2)
+    if config.conv1_relu == "after_pool":
+        x = act(pool(norm(F.conv2d(x, p["conv1.weight"], p["conv1.bias"], stride=stride))))
+    else:
+        x = pool(norm(conv(x, "conv1", stride=stride)))
+    x = norm(conv(x, "conv2", padding=2))
+    x = pool(norm_in_map(x) if config.same_map_norm else x)
     x = conv(x, "conv3", padding=1)
-    x = conv(x, "conv4", padding=1, groups=2)
-    x = F.max_pool2d(conv(x, "conv5", padding=1, groups=2), 3, 2).flatten(1)
+    x = conv(x, "conv4", padding=1)
+    x = pool(conv(x, "conv5", padding=1))
+    x = conv(x, "conv6", padding=1).flatten(1)
     x = hidden(x, "fc6", masks[0] if masks else None)
     x = hidden(x, "fc7", masks[1] if masks else None)
     return F.linear(x, p["fc8.weight"], p["fc8.bias"])[:, :classes]
 
 
 def train(
-    weights: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]], masks: list[list[Tensor]], lrs: list[float]
+    weights: dict[str, Tensor],
+    batches: list[tuple[Tensor, Tensor]],
+    masks: list[list[Tensor]],
+    lrs: list[float],
+    config: ModelConfig,
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final weights after one update a batch, by the paper's rule for v and w (section 5)."""
     w = {key: value.clone() for key, value in weights.items()}
@@ -53,7 +81,7 @@ def train(
     losses = []
     for (images, labels), mask, lr in zip(batches, masks, lrs):
         p = {key: value.clone().requires_grad_() for key, value in w.items()}
-        loss = F.cross_entropy(forward(p, images, TINY.conv1_stride, CLASSES, mask), labels)
+        loss = F.cross_entropy(forward(p, images, CLASSES, mask, config), labels)
         loss.backward()
         for key in w:
             gradient = p[key].grad
@@ -65,12 +93,15 @@ def train(
 
 
 def expected(
-    seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], device: torch.device
+    seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], device: torch.device, config: ModelConfig = TINY
 ) -> tuple[list[float], dict[str, Tensor]]:
     """`train`, in float64, from the real network's first weights and with the dropout masks that `device` draws."""
-    weights = AlexNet(TINY, CLASSES, CROP, seed=seed).double().full_state()
+    weights = AlexNet(config, CLASSES, CROP, seed=seed).double().full_state()
     masks = [
-        [Masks(seed, step).draws(len(images), TINY.fc_width, layer, device).ge(0.5).double().cpu() for layer in (6, 7)]
+        [
+            Masks(seed, step).draws(len(images), config.fc_width, layer, device).ge(config.dropout).double().cpu()
+            for layer in (6, 7)
+        ]
         for step, (images, _) in enumerate(batches)
     ]
-    return train(weights, batches, masks, lrs)
+    return train(weights, batches, masks, lrs, config)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.alexnet import AlexNet, Masks
-from model.config import ModelConfig
 from model.columns import Columns
+from model.config import ModelConfig
 from tests import reference
 from tests.reference import CLASSES, CROP, TINY
 
@@ -48,7 +48,7 @@ def test_columns_start_as_halves_of_the_whole():
 def test_evaluation_halves_the_hidden_neurons_and_drops_none():
     model = AlexNet(TINY, CLASSES, CROP, seed=3).double()
     images = torch.randn(4, 3, CROP, CROP, dtype=torch.float64)
-    expected = reference.forward(model.full_state(), images, TINY.conv1_stride, CLASSES, None)
+    expected = reference.forward(model.full_state(), images, CLASSES, None)
     torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -3,6 +3,8 @@
 Where it fails, look first at the backward rules of model/columns.py: a wrong one doubles or loses gradients in silence.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +22,19 @@ from train.data import training_batches
 from train.distributed import Ranks, join
 from train.optim import OptimConfig, PaperSGD
 
+VARIANTS = {
+    "one column": {"columns": 1, "kernels": (4, 6, 8, 8, 12)},
+    "no cross talk": {"cross_talk": ()},
+    "cross talk everywhere": {"cross_talk": ("conv2", "conv4", "conv5")},
+    "no response norm": {"response_norm": False},
+    "pooling without overlap": {"pool_size": 2},
+    "without conv3": {"kernels": (8, 12, 0, 16, 12), "cross_talk": ("conv4",)},
+    "without conv4 and conv5": {"kernels": (8, 12, 16, 0, 0)},
+    "tanh": {"activation": "tanh", "dropout": 0.2},
+    "sixth convolution": {"kernels": (8, 12, 16, 16, 12, 10), "cross_talk": ("conv3", "conv6"), "init_std": (0.2,) * 9},
+    "2012 code": {"norm_alpha": 2e-5, "conv1_relu": "after_pool", "same_map_norm": True},
+}
+
 SEED, BATCH = 11, 8
 LRS = [0.02, 0.02, 0.02, 0.002, 0.002]
 
@@ -32,15 +47,15 @@ def batches():
     ]
 
 
-def train(ranks: Ranks):
+def train(ranks: Ranks, config=TINY):
     """Losses over all pairs and the merged weights, by the real network and optimizer."""
-    losses, state = train_from(None, ranks, 0, len(LRS))
+    losses, state = train_from(None, ranks, 0, len(LRS), config)
     return losses, state["model"]
 
 
-def train_from(state, ranks: Ranks, first: int, last: int):
+def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
     """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the state at the end."""
-    model = AlexNet(TINY, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
+    model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
     network = ranks.data_parallel(model)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
@@ -52,7 +67,7 @@ def train_from(state, ranks: Ranks, first: int, last: int):
     for step, (batch, lr) in list(enumerate(zip(batches(), LRS)))[first:last]:
         images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
-            optimizer.lr = lr
+            optimizer.set_lr(lr)
         loss = F.cross_entropy(network(images, Masks(SEED, step, ranks.pair, ranks.num_pairs)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -96,6 +111,12 @@ def train_with_swapped_rules(ranks):
             yield train(ranks)[1]
 
 
+def train_variants(folder, variants):
+    """Each variant with a column a rank; networks of one column, data parallel."""
+    with join("cpu", next(iter(variants.values())).columns) as ranks:
+        torch.save({name: train(ranks, config) for name, config in variants.items()}, folder / f"{ranks.rank}.pt")
+
+
 @pytest.fixture(scope="module")
 def expected():
     return reference.expected(SEED, batches(), LRS, torch.device("cpu"))
@@ -110,6 +131,24 @@ def test_one_process_trains_like_the_plain_network(expected):
         losses, weights = train(ranks)
     assert losses == pytest.approx(expected[0], abs=1e-12)
     assert largest_difference(weights, expected[1]) < 1e-12
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_variants_train_like_their_plain_networks_in_one_process_and_on_two_ranks(columns, tmp_path):
+    variants = {name: replace(TINY, **changes) for name, changes in VARIANTS.items()}
+    variants = {name: config for name, config in variants.items() if config.columns == columns}
+    run_ranks(2, train_variants, tmp_path, variants)
+    on_ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    plain = reference.expected(SEED, batches(), LRS, torch.device("cpu"))
+    for name, config in variants.items():
+        losses, weights = reference.expected(SEED, batches(), LRS, torch.device("cpu"), config)
+        assert losses[-1] != plain[0][-1], f"{name} changes nothing"
+        with join("cpu", columns) as ranks:
+            alone = train(ranks, config)
+        for found in (alone, *(results[name] for results in on_ranks)):
+            assert found[0] == pytest.approx(losses, abs=1e-12), name
+            assert largest_difference(found[1], weights) < 1e-12, name
+            assert found[1].keys() == weights.keys()
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -8,24 +8,25 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline import graph
 
 
-def serialize(on_gpu, in_archives=False, resample=True):
+def serialize(on_gpu, in_archives=False, resample=True, has_gain=False):
     """Operators, devices, argument names and types are checked when the graph is serialised."""
     pipeline = Pipeline(batch_size=4, num_threads=1, device_id=None, exec_dynamic=True)
     with pipeline:
-        form = graph.Form(8, in_archives, resample, on_gpu)
+        form = graph.Form(8, in_archives, resample, has_gain, on_gpu)
         pipeline.set_outputs(graph.crops(iter(()), np.zeros((3, 8, 8), np.float32), form))
     return pipeline.serialize()
 
 
 @pytest.mark.parametrize("in_archives", [False, True])
 @pytest.mark.parametrize("resample", [False, True])
-def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu(in_archives, resample):
-    on_gpu = serialize(True, in_archives, resample)
+@pytest.mark.parametrize("has_gain", [False, True])
+def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu(in_archives, resample, has_gain):
+    on_gpu = serialize(True, in_archives, resample, has_gain)
     assert b"decoders__ImageSlice" in on_gpu and b"CropMirrorNormalize" in on_gpu
     assert (b"Resize" in on_gpu) == resample and (b"io__file__Read" in on_gpu) == (not in_archives)
     mixed, gpu = b"\x05mixed", b"\x03gpu"  # device names, behind their length
     assert mixed in on_gpu and gpu in on_gpu
-    on_cpu = serialize(False, in_archives, resample)
+    on_cpu = serialize(False, in_archives, resample, has_gain)
     assert mixed not in on_cpu and gpu not in on_cpu
 
 

@@ -98,6 +98,19 @@ def test_mean_and_lighting_are_added_after_the_flip(dataset):
         np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-4)
 
 
+def test_images_with_lighting_and_no_others_are_multiplied_after_the_mean_is_taken_away(dataset):
+    """2012 code: (crop - mean + noise) / 1.1 while there is noise, crop - mean from the epoch on that has none."""
+    rng = np.random.default_rng(0)
+    mean, directions = rng.uniform(0, 255, (80, 80, 3)).astype(np.float32), rng.normal(0, 5, (3, 3))
+    plan = TrainingPlan(len(dataset.train), 12, margin=16, seed=3, num_steps=6, lighting_epochs=1)
+    scaled = load(dataset.train, plan, Appearance(96, 80, mean, directions, lit_gain=1 / 1.1))
+    for step, (plain, batch) in enumerate(zip(load(dataset.train, plan), scaled)):
+        offsets = np.einsum("ij,nj->ni", directions, plan.views(step, 0, 1).lighting)
+        expected = plain.images.numpy() - mean.transpose(2, 0, 1) + offsets[:, :, None, None]
+        assert (offsets != 0).all() == (step < 3)
+        np.testing.assert_allclose(batch.images.numpy(), expected / (1.1 if step < 3 else 1), atol=1e-4)
+
+
 def test_the_mean_is_the_centre_of_the_training_mean_or_one_number_a_channel(dataset):
     by_pixel = Appearance.of(dataset.stats, 256, 224, "image", 0.1)
     np.testing.assert_allclose(by_pixel.mean_image, dataset.stats.mean_image[16:240, 16:240], rtol=1e-6)

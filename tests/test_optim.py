@@ -11,7 +11,7 @@ def test_updates_are_the_papers_across_changes_of_the_learning_rate():
     optimizer = PaperSGD([("fc6.weight", parameter)], OptimConfig())
     for lr in (0.01, 0.01, 0.001, 0.001, 0.02, 0.02):
         if optimizer.lr != lr:
-            optimizer.lr = lr
+            optimizer.set_lr(lr)
         optimizer.zero_grad()
         (parameter.sin() * torch.arange(7)).sum().backward()
         gradient = w.cos() * torch.arange(7)
@@ -33,7 +33,7 @@ def test_a_restored_optimizer_goes_on_exactly(layout):
     buffers = {name: buffer.contiguous() for name, buffer in optimizers[0].momentum(layers[0]).items()}
     optimizers[1].restore(layers[1], buffers, optimizers[0].lr)
     for optimizer, layer in zip(optimizers, layers):
-        optimizer.lr = 0.003
+        optimizer.set_lr(0.003)
         step(optimizer, layer)
     assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(layers[0].bias, layers[1].bias)
 
@@ -76,7 +76,7 @@ def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it
     optimizer = PaperSGD(zip(names, parameters), OptimConfig(lr_factors=factors))
     for lr in (0.01, 0.01, 0.001, 0.02):
         if optimizer.lr != lr:
-            optimizer.lr = lr
+            optimizer.set_lr(lr)
         optimizer.zero_grad()
         sum(p.sin().sum() for p in parameters).backward()
         optimizer.step()
@@ -84,6 +84,39 @@ def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it
             v[i] = 0.9 * v[i] - 0.0005 * factor * lr * w[i] - factor * lr * w[i].cos()
             w[i] = w[i] + v[i]
             torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
+
+
+def test_biases_and_later_epochs_follow_the_rule_of_2012():
+    """Biases at a rate of their own, not decayed; conv1 slower after one epoch and still, at once, after two."""
+    names = ["conv1.weight", "conv1.bias", "fc8.weight", "fc8.bias"]
+    later = {"conv1": [(2, 0.0)], "conv1.weight": [(1, 0.1), (2, 0.0)]}
+    config = OptimConfig(decay_biases=False, bias_lr=0.02, later_lr_factors=later)
+    parameters = [torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64) + i) for i in range(4)]
+    w, v = [p.detach().clone() for p in parameters], [torch.zeros(5, dtype=torch.float64) for _ in parameters]
+    optimizer = PaperSGD(zip(names, parameters), config)
+    rates = {0: [0.01, 0.02, 0.01, 0.02], 1: [0.0001, 0.02, 0.001, 0.02], 2: [0.0, 0.0, 0.001, 0.02]}
+    for epoch, lr in [(0, 0.01), (1, 0.001), (1, 0.001), (2, 0.001), (2, 0.001)]:
+        optimizer.set_lr(lr, epoch)
+        optimizer.zero_grad()
+        sum(p.sin().sum() for p in parameters).backward()
+        optimizer.step()
+        for i, rate in enumerate(rates[epoch]):
+            if rate:
+                v[i] = 0.9 * v[i] - (0.0005 * rate * w[i] if i % 2 == 0 else 0) - rate * w[i].cos()
+                w[i] = w[i] + v[i]
+            torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
+
+
+def test_a_restored_optimizer_knows_the_factors_of_its_epoch():
+    config = OptimConfig(later_lr_factors={"weight": [(3, 0.5)]})
+    layer = torch.nn.Linear(2, 1)
+    optimizer = PaperSGD(layer.named_parameters(), config)
+    optimizer.restore(layer, {name: torch.ones_like(p) for name, p in layer.named_parameters()}, 0.1, epoch=3)
+    before = layer.weight.detach().clone()
+    layer(torch.zeros(1, 2)).sum().backward()  # no gradient for the weight: it moves by its momentum
+    optimizer.step()
+    decayed = 0.9 + 0.0005 * before
+    torch.testing.assert_close(layer.weight.detach(), before - 0.05 * decayed)
 
 
 def test_a_factor_for_a_layer_that_is_not_there_is_an_error():

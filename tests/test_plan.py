@@ -62,6 +62,22 @@ def test_lighting_draws_are_standard_normal_and_independent():
     np.testing.assert_allclose(np.cov(views.lighting.T), np.eye(3), atol=0.02)
 
 
+def test_without_crops_and_flips_the_central_crop_is_shown_as_it_is():
+    still, moving = plan(crops_and_flips=False).views(3, 0, 1), plan().views(3, 0, 1)
+    assert (still.corners == 16).all() and not still.mirrored.any()
+    np.testing.assert_array_equal(still.indices, moving.indices)
+    np.testing.assert_array_equal(still.lighting, moving.lighting)
+
+
+def test_lighting_stops_after_the_epochs_that_it_is_given():
+    """8 steps an epoch."""
+    short = plan(lighting_epochs=2)
+    for step in (0, 15):
+        np.testing.assert_array_equal(short.views(step, 0, 1).lighting, plan().views(step, 0, 1).lighting)
+    for step in (16, 40):
+        assert not short.views(step, 0, 1).lighting.any() and plan().views(step, 0, 1).lighting.any()
+
+
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 4])
 def test_an_evaluation_counts_every_image_once(num_parts):
     evaluation = EvaluationPlan(num_images=103, batch_size=12)

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.alexnet import AlexNet, Masks
-from model.config import ModelConfig
 from model.columns import Columns
+from model.config import ModelConfig
 from model.response_norm import compiled_response_norm
 from pipeline.loader import Batch
 from pipeline.memory import keep_freed_memory

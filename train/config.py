@@ -29,7 +29,10 @@ class DataConfig:
         resize: pixels that the shorter side is resized to; the central square of this side is used (section 2).
         crop: side of the random crops taken from that square (section 4.1).
         mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
+        crops_and_flips: random crops, mirrored half of the time; without, the central crop as it is (section 4.1).
         lighting_std: standard deviation of the noise along each principal component of colour (section 4.1).
+        lighting_epochs: epochs after which that noise stops (2012 code: 67); null means never.
+        lighting_rescale: divide images with noise by 1 + lighting_std, less mean, as the noise widens them (2012 code).
         num_threads: threads that decode for each rank; null shares out the cores.
     """
 
@@ -37,7 +40,10 @@ class DataConfig:
     resize: PositiveInt = 256
     crop: PositiveInt = 224
     mean: Literal["image", "channel"] = "image"
+    crops_and_flips: bool = True
     lighting_std: NonNegativeFloat = 0.1
+    lighting_epochs: NonNegativeInt | None = None
+    lighting_rescale: bool = False
     num_threads: PositiveInt | None = None
 
 

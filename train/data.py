@@ -18,7 +18,8 @@ def training_batches(
     images: ImageList, plan: TrainingPlan, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int, step: int
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, `batch_size` images over all ranks; a pair gets both its parts."""
-    appearance = Appearance.of(stats, data.resize, data.crop, data.mean, data.lighting_std)
+    gain = 1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0
+    appearance = Appearance.of(stats, data.resize, data.crop, data.mean, data.lighting_std, gain)
     return _batches(images, plan, appearance, data, ranks, batch_size, step)
 
 

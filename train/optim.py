@@ -17,7 +17,10 @@ class OptimConfig:
         lr: initial learning rate.
         momentum: share of the last update that goes into the next.
         weight_decay: pull of every weight towards zero, a share of lr.
+        decay_biases: whether biases are pulled towards zero, too (2012 code: they are not).
+        bias_lr: learning rate of all biases, whatever lr becomes (2012 code: 0.02); null: as the weights'.
         lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight: 0}, or {bias: 2}.
+        later_lr_factors: such factors from an epoch on, in this order: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
         schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps, after `drop_epochs`;
             exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.
@@ -29,7 +32,10 @@ class OptimConfig:
     lr: PositiveFloat = 0.01
     momentum: ClosedUnitInterval = 0.9
     weight_decay: NonNegativeFloat = 0.0005
+    decay_biases: bool = True
+    bias_lr: NonNegativeFloat | None = None
     lr_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    later_lr_factors: dict[str, list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(default_factory=dict)
     schedule: Literal["plateau", "steps", "exponential"] = "plateau"
     lr_drops: NonNegativeInt = 3
     patience: PositiveInt = 5
@@ -41,46 +47,45 @@ class PaperSGD(torch.optim.SGD):
     """v <- momentum v - weight_decay lr w - lr g;  w <- w + v.
 
     torch keeps the buffer b = -v / lr, which is the same rule until lr changes. Rescaling b then keeps v, and the
-    rule, exact.
+    rule, exact. A parameter whose learning rate becomes 0 stops at once (2012 code).
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
         """`parameters` by name, such as conv1.weight behind any prefix. ValueError for a factor that fits none."""
-        self._lr = float(config.lr)
-        groups: dict[float, list[nn.Parameter]] = {}
-        unused = set(config.lr_factors)
-        for name, parameter in parameters:
-            key, factor = _factor(name, config.lr_factors)
-            unused.discard(key)
-            groups.setdefault(factor, []).append(parameter)
+        self._config = config
+        self.lr = float(config.lr)
+        named = dict(parameters)
+        unused = {*config.lr_factors, *config.later_lr_factors} - {key for name in named for key in _keys(name)}
         if unused:
             raise ValueError(
                 f"optim.lr_factors: no layer is named {', '.join(sorted(unused))}; expected names such as fc8, "
                 "conv1.weight, or bias"
             )
-        super().__init__(
-            [{"params": group, "lr": factor * self._lr, "factor": factor} for factor, group in groups.items()],
-            momentum=float(config.momentum),
-            weight_decay=float(config.weight_decay),
-            fused=True,
-        )
+        decay = float(config.weight_decay)
+        groups = [
+            {
+                "params": [parameter],
+                "name": name,
+                "lr": _rate(name, self.lr, 0, config),
+                "weight_decay": decay if config.decay_biases or not _is_bias(name) else 0.0,
+            }
+            for name, parameter in named.items()
+        ]
+        super().__init__(groups, momentum=float(config.momentum), fused=True)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next update, where no factor says otherwise."""
-        return self._lr
+    def set_lr(self, lr: float, epoch: int = 0) -> None:
+        """From now on `lr`, with the factors as they are after `epoch` epochs; what moves goes on moving."""
+        before = [group["lr"] for group in self.param_groups]
+        self._set(lr, epoch)
+        for group, old in zip(self.param_groups, before, strict=True):
+            buffer = self.state[group["params"][0]].get("momentum_buffer")
+            if buffer is not None and group["lr"] not in (old, 0):
+                buffer.mul_(old / group["lr"])
 
-    @lr.setter
-    def lr(self, new: float) -> None:
-        for state in self.state.values():
-            if state["momentum_buffer"] is not None:
-                state["momentum_buffer"].mul_(self._lr / new)
-        self._set(new)
-
-    def _set(self, lr: float) -> None:
-        self._lr = lr
+    def _set(self, lr: float, epoch: int) -> None:
+        self.lr = lr
         for group in self.param_groups:
-            group["lr"] = group["factor"] * lr
+            group["lr"] = _rate(group["name"], lr, epoch, self._config)
 
     def momentum(self, module: nn.Module) -> dict[str, torch.Tensor]:
         """The buffers of a module's parameters by name; zeros where there is no momentum."""
@@ -91,21 +96,40 @@ class PaperSGD(torch.optim.SGD):
         }
 
     @torch.no_grad()
-    def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float) -> None:
-        """Go on from buffers that `momentum` gave and the learning rate that they belong to."""
-        self._set(lr)
+    def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float, epoch: int = 0) -> None:
+        """Go on from buffers that `momentum` gave, and the learning rate and epochs that they belong to."""
+        self._set(lr, epoch)
         for name, parameter in module.named_parameters():
             # The fused update walks parameter and buffer side by side in memory: their layouts must be the same.
             self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
 
 
-def _factor(name: str, factors: dict[str, float]) -> tuple[str, float]:
-    """The factor for a parameter, and what it is listed under: conv1.weight, else conv1, else weight."""
+def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
+    """The learning rate of the parameter `name` after `epoch` epochs."""
+    base = config.bias_lr if _is_bias(name) and config.bias_lr is not None else lr
+    for factors in (_later(config, epoch), config.lr_factors):
+        for key in _keys(name):
+            if key in factors:
+                return float(base) * float(factors[key])
+    return float(base)
+
+
+def _later(config: OptimConfig, epoch: int) -> dict[str, float]:
+    """The later factors that hold after `epoch` epochs: of each key, the last one begun."""
+    begun = {
+        key: [factor for start, factor in pairs if epoch >= start] for key, pairs in config.later_lr_factors.items()
+    }
+    return {key: factors[-1] for key, factors in begun.items() if factors}
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    """What a factor for a parameter may be listed under, first things first: conv1.weight, conv1, weight."""
     layer, kind = name.split(".")[-2:] if "." in name else ("", name)
-    for key in (f"{layer}.{kind}", layer, kind):
-        if key in factors:
-            return key, float(factors[key])
-    return "", 1.0
+    return f"{layer}.{kind}", layer, kind
+
+
+def _is_bias(name: str) -> bool:
+    return name.split(".")[-1] == "bias"
 
 
 class Schedule(Protocol):

@@ -207,9 +207,11 @@ class Trainer:
             f"epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, top-5 {errors.top5_error:.2%}, "
             f"{errors.num_images} images"
         )
-        if self.schedule.lr != self.optimizer.lr and not self.schedule.finished:
-            self.optimizer.lr = self.schedule.lr
-            self._say(f"learning rate is now {self.optimizer.lr:g} ({self.config.optim.schedule})")
+        if self.schedule.finished:
+            return
+        if self.schedule.lr != self.optimizer.lr:
+            self._say(f"learning rate is now {self.schedule.lr:g} ({self.config.optim.schedule})")
+        self.optimizer.set_lr(self.schedule.lr, self.epoch)
 
     def _resume(self) -> None:
         path = checkpoint.newest(self.folder / "checkpoints")
@@ -225,7 +227,7 @@ class Trainer:
         check_shapes(path, state["model"], self.model)
         self.model.load_full_state(state["model"])
         for column, buffers in zip(self.model.held, self.ranks.columns.split(state["momentum"]), strict=True):
-            self.optimizer.restore(column, buffers, state["lr"])
+            self.optimizer.restore(column, buffers, state["lr"], state["step"] // self.plan.steps_per_epoch)
         self.schedule.restore(state["schedule"])
         self._restore_interval(state["intervals"])
         self.step = self.saved_step = state["step"]
@@ -272,5 +274,7 @@ def _plan(config: Config, dataset: Dataset) -> TrainingPlan:
         )
     num_steps = config.train.epochs * (num_images // batch_size)
     num_steps = min(num_steps, config.run.max_steps or num_steps)
-    margin = config.data.resize - config.data.crop
-    return TrainingPlan(num_images, batch_size, margin, config.train.seed, num_steps)
+    data = config.data
+    margin = data.resize - data.crop
+    augmentation = (data.crops_and_flips, data.lighting_epochs)
+    return TrainingPlan(num_images, batch_size, margin, config.train.seed, num_steps, *augmentation)
