@@ -18,8 +18,9 @@ class ModelConfig:
 
     Args:
         columns: 2, or 1 for one column that holds all kernels.
-        kernels: of conv1, conv2, ..., both columns together. 0 leaves conv3, conv4 or conv5 out; a sixth number adds a
-            convolution over the last pooling layer (section 6).
+        kernels: of conv1, conv2, ..., both columns together; a sixth number adds a convolution over the last pooling
+            layer (section 6).
+        leave_out: convolutions that are not there; pooling stays (section 3.5 and the end of section 7).
         cross_talk: convolutions that read both columns' maps, as fully connected layers always do (section 3.5).
         conv1_size: side of the first layer's kernels in pixels.
         conv1_stride: stride of the first layer in pixels.
@@ -36,6 +37,7 @@ class ModelConfig:
 
     columns: Literal[1, 2] = 2
     kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    leave_out: tuple[Literal["conv3", "conv4", "conv5"], ...] = ()
     cross_talk: tuple[ConvolutionName, ...] = ("conv3",)
     conv1_size: int = 11
     conv1_stride: int = 4
@@ -59,7 +61,7 @@ class Stage(NamedTuple):
     """A convolution and what follows it, in one column."""
 
     reads: int  # maps that its kernels see: the column's own or, with cross talk, all
-    kernels: int  # 0 where the convolution is left out, and only what follows it is there
+    kernels: int  # 0 where the convolution is left out and only what follows it is there
     maps: int  # that come out
     side: int  # of these maps, in pixels
 
@@ -72,10 +74,11 @@ def stages(config: ModelConfig, crop: int) -> dict[str, Stage]:
     found: dict[str, Stage] = {}
     for name, kernels in zip(CONVOLUTIONS, config.kernels):
         reads = maps * (config.columns if name in config.cross_talk else 1)
-        maps = kernels // config.columns or maps
+        own = 0 if name in config.leave_out else kernels // config.columns
+        maps = own or maps
         if name in POOLED:
             side = (side - config.pool_size) // 2 + 1
-        found[name] = Stage(reads, kernels // config.columns, maps, side)
+        found[name] = Stage(reads, own, maps, side)
     if crop < config.conv1_size or side < 1:
         raise ValueError(
             f"data.crop is {crop}: too small for conv1 of size {config.conv1_size}, stride {config.conv1_stride} and "
@@ -107,21 +110,16 @@ def _check(config: ModelConfig) -> None:
             f"{list(config.init_std)}, dropout {config.dropout:g}; expected sizes of 1 or more, no negative deviation, "
             "and a dropout of at least 0 and less than 1"
         )
-    if len(config.kernels) not in (5, 6) or min(*config.kernels[:2], *config.kernels[5:]) < 1:
-        raise ValueError(
-            f"model.kernels is {list(config.kernels)}; expected five numbers, or six, of which only the third to fifth "
-            "may be 0"
-        )
+    if len(config.kernels) not in (5, 6):
+        raise ValueError(f"model.kernels is {list(config.kernels)}; expected five numbers, or six")
     if len(config.init_std) != len(config.layers):
         raise ValueError(
             f"model.init_std has {len(config.init_std)} numbers; expected one for each of {', '.join(config.layers)}"
         )
-    uneven = [width for width in (*config.kernels, config.fc_width) if width % config.columns or width < 0]
-    if uneven or config.fc_width < config.columns:
-        raise ValueError(
-            f"model: widths {uneven or [config.fc_width]} can't be shared by two columns; expected even numbers"
-        )
-    kernels = dict(zip(CONVOLUTIONS, config.kernels))
-    absent = [name for name in config.cross_talk if not kernels.get(name)]
+    uneven = [width for width in (*config.kernels, config.fc_width) if width % config.columns or width < config.columns]
+    if uneven:
+        expected = "even numbers, to be shared by two columns" if config.columns == 2 else "1 or more"
+        raise ValueError(f"model: found widths {uneven} in kernels and fc_width; expected {expected}")
+    absent = [name for name in config.cross_talk if name not in config.layers or name in config.leave_out]
     if absent:
-        raise ValueError(f"model.cross_talk names {', '.join(absent)}, which has no kernels; name a layer that has")
+        raise ValueError(f"model.cross_talk names {', '.join(absent)}, which is not there; name a layer that is")

@@ -19,19 +19,15 @@ if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from pipeline.loader import NOT_COUNTED
 from tools.cli import run
-from tools.networks import Trained, check_classes, newest, open_network
-from train.data import evaluation_batches
-from train.distributed import Ranks, join
+from tools.networks import Trained, newest, open_network, predict
+from train.distributed import join
 from train.ensemble import halves, mixture, rates, search_weights
-from train.evaluate import probabilities
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +37,7 @@ def main(argv: list[str]) -> None:
     paths = [newest(Path(name)) for name in args.checkpoints]
     with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
-        results = [_predict(network, dataset, ranks, args) for network in networks]
+        results = [predict(network, dataset, ranks, args.views, args.batch_size) for network in networks]
         if not ranks.is_main:
             return
     scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
@@ -51,21 +47,6 @@ def main(argv: list[str]) -> None:
         with atomic_write(Path(args.save)) as file:
             np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
     print(json.dumps(report)) if args.json else _print(report, args.per_class)
-
-
-def _predict(
-    network: Trained, dataset: Dataset, ranks: Ranks, args: argparse.Namespace
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, C] and labels [N] of all validation images, in their order."""
-    check_classes(network, dataset)
-    rows = []
-    for batch in evaluation_batches(dataset.val, network.config.data, ranks, args.batch_size * ranks.world_size):
-        own = probabilities(network.model, batch.images, network.mean, args.views)
-        with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
-        rows.append(ranks.all_pairs(with_labels).flatten(0, 1).cpu().numpy())
-    table = np.concatenate(rows)
-    table = table[table[:, -1] != NOT_COUNTED]
-    return table[:, :-1], table[:, -1].astype(np.int64)
 
 
 def _report(

@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 from model.columns import NUM_COLUMNS
 from pipeline.dataset import Dataset
 from pipeline.examine import decode
-from pipeline.files import atomic_write
 from tools.cli import run
-from tools.networks import check_classes, newest, open_network
-from train.data import evaluation_batches
+from tools.drawing import save_figure
+from tools.networks import newest, open_network, predict
 from train.distributed import join
-from train.evaluate import probabilities
 
 _CPU = torch.device("cpu")
 _BLUE, _RED = "#4c72b0", "#c44e52"
@@ -38,11 +36,7 @@ _BLUE, _RED = "#4c72b0", "#c44e52"
 def main(argv: list[str]) -> None:
     """Draw the figure that the arguments ask for; ValueError or OSError where they can't be followed."""
     args = _arguments(argv)
-    figure: Figure = args.draw(args)
-    for path in (Path(args.out).with_suffix(".png"), Path(args.out).with_suffix(".svg")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=150)
+    save_figure(args.draw(args), Path(args.out))
 
 
 def kernels(args: argparse.Namespace) -> Figure:
@@ -79,12 +73,10 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 def predictions(args: argparse.Namespace) -> Figure:
     """Figure 4, left: images with their label, and the five classes that the network thinks most likely."""
     network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
-    check_classes(network, dataset)
     names = _names(dataset, args.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
     with join("cpu") as ranks:
-        batches = evaluation_batches(dataset.val, network.config.data, ranks, batch_size=128)
-        scores = torch.cat([probabilities(network.model, batch.images, network.mean, 10) for batch in batches]).numpy()
+        scores, _ = predict(network, dataset, ranks, num_views=10)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
     grid = figure.subplots(2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4))
     for axes in grid.flat:

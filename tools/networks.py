@@ -3,16 +3,21 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.alexnet import AlexNet
 from model.columns import Columns
 from pipeline.dataset import Dataset, DatasetError
+from pipeline.loader import NOT_COUNTED
 from pipeline.stats import PixelStats
 from train import checkpoint
 from train.config import Config, from_dict
-from train.data import crop_mean
+from train.data import crop_mean, evaluation_batches
+from train.distributed import Ranks
+from train.evaluate import probabilities
 
 
 class Trained(NamedTuple):
@@ -48,3 +53,18 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
             f"{dataset.folder} has {len(dataset.classes)} classes that are not the {len(network.classes)} classes of "
             f"{network.path}; evaluate on images prepared with the same class folders"
         )
+
+
+def predict(
+    network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities [N, C] and labels [N] of all validation images, in their order; `batch_size` is a rank's."""
+    check_classes(network, dataset)
+    rows = []
+    for batch in evaluation_batches(dataset.val, network.config.data, ranks, batch_size * ranks.world_size):
+        own = probabilities(network.model, batch.images, network.mean, num_views)
+        with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
+        rows.append(ranks.all_pairs(with_labels).flatten(0, 1).cpu().numpy())
+    table = np.concatenate(rows)
+    table = table[table[:, -1] != NOT_COUNTED]
+    return table[:, :-1], table[:, -1].astype(np.int64)

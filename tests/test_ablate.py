@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from tests.recipes import TINY
+from tools import ablate
+from tools.ablate import Claim, compare, verdict
+
+
+def test_differences_are_paired_and_their_intervals_cover_what_made_them():
+    """Three networks on 2,000 images that are all hard or easy: errors vary widely, paired differences little."""
+    rng = np.random.default_rng(0)
+    hard = rng.random((1, 2000)) < 0.3
+    whole = hard ^ (rng.random((3, 2000)) < 0.02)
+    worse = whole | (rng.random((3, 2000)) < 0.05)
+    same = hard ^ (rng.random((3, 2000)) < 0.02)
+    rows = {row.variant: row for row in compare({"whole": whole, "worse": worse, "same": same})}
+    assert rows["whole"].error == whole.mean() and rows["whole"].difference == 0
+    assert rows["worse"].difference == pytest.approx(worse.mean() - whole.mean())
+    low, high = rows["worse"].difference_range
+    assert 0 < low < rows["worse"].difference < high and high - low < 0.02
+    low, high = rows["whole"].error_range  # by images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04
+    assert low < 0.3 < high and 0.03 < high - low < 0.06
+    low, high = rows["same"].difference_range
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    "difference, ends, expected",
+    [(0.02, (0.01, 0.03), "yes"), (-0.02, (-0.03, -0.01), "no"), (0.01, (-0.01, 0.03), "yes, within noise")],
+)
+def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends, expected):
+    assert verdict(ablate.Row("x", 0.5, (0.4, 0.6), difference, ends), Claim(1, "+1")) == expected
+
+
+def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", "--seeds", "2"]
+    command += ["--variants", "no-dropout", "no-lighting", "--at-once", "2", "--run.max_steps", "2"]
+    ablate.main([str(part) for part in command])
+    lines = (tmp_path / "out/ablation.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["whole", "no-dropout", "no-lighting"]
+    assert "substantial overfitting" in lines[3] and "2 seeds, 15 validation images" in lines[-1]
+    assert (tmp_path / "out/ablation.png").stat().st_size > 5000 and (tmp_path / "out/ablation.svg").is_file()
+    checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
+    assert len(checkpoints) == 6
+    ablate.main([str(part) for part in command])
+    assert checkpoints == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
+    with pytest.raises(ValueError, match="was trained otherwise"):
+        ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
+
+
+def test_a_run_that_fails_says_why(prepared, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", "--seeds", "1"]
+    with pytest.raises(ValueError, match=r"whole-seed0: training failed(?s:.*)at most data\.resize"):
+        ablate.main([str(part) for part in [*command, "--variants", "no-dropout", "--data.crop", "400"]])
