@@ -15,9 +15,6 @@ from model.randomness import generator
 from model.response_norm import Norm, response_norm, same_map_norm
 from model.side_by_side import side_by_side
 
-BIAS_ONE = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
-"""Layers whose biases start at 1, so that their ReLUs get positive inputs (paper, section 5; conv6: 2012 code)."""
-
 
 @dataclass(frozen=True)
 class Masks:
@@ -52,10 +49,12 @@ class Column(nn.Module):
         for name, stage in stages(config, crop).items():
             if stage.kernels:
                 self.add_module(name, self._convolution(name, stage))
-        hidden = config.fc_width // config.columns
-        self.fc6 = nn.Linear(config.columns * stage.maps * stage.side**2, hidden)
-        self.fc7 = nn.Linear(config.fc_width, hidden)
-        self.fc8 = nn.Linear(config.fc_width, outputs)
+        reads = config.columns * stage.maps * stage.side**2
+        for name in ("fc6", "fc7"):
+            if name not in config.leave_out:
+                self.add_module(name, nn.Linear(reads, config.fc_width // config.columns))
+                reads = config.fc_width
+        self.fc8 = nn.Linear(reads, outputs)
 
     def _convolution(self, name: str, stage: Stage) -> nn.Conv2d:
         if name == "conv1":
@@ -108,6 +107,7 @@ class AlexNet(nn.Module):
         self.num_classes = num_classes
         self.dropout = config.dropout
         self.stretches = stretches(config)
+        self.layers = [name for name in config.layers if name not in config.leave_out]
         outputs = -(-num_classes // config.columns)  # an odd number of classes leaves one output unused
         held = nn.ModuleList(Column(config, crop, outputs, norm) for _ in self.columns.held)
         self.held = cast(Sequence[Column], held)
@@ -122,7 +122,7 @@ class AlexNet(nn.Module):
         return logits[:, : self.num_classes]
 
     def last_hidden(self, images: Tensor, masks: Masks | None = None) -> Tensor:
-        """[N, fc_width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
+        """[N, width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
         talk = self.columns.cross_talk
         first, *others = self.stretches
         maps = self._from_images(first, images.contiguous(memory_format=torch.channels_last))
@@ -130,8 +130,11 @@ class AlexNet(nn.Module):
             both = talk(maps)
             maps = [column.convolve(names, both) for column in self.held]
         both = talk(maps).flatten(1)
-        both = talk(self._dropout([column.activation(column.fc6(both)) for column in self.held], masks, 6))
-        return talk(self._dropout([column.activation(column.fc7(both)) for column in self.held], masks, 7))
+        for number, name in ((6, "fc6"), (7, "fc7")):
+            if name in self.layers:
+                hidden = [column.activation(column.get_submodule(name)(both)) for column in self.held]
+                both = talk(self._dropout(hidden, masks, number))
+        return both
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole network's parameters by name, such as conv1.weight. Both partners must call it."""
@@ -162,15 +165,15 @@ class AlexNet(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:
-        """Normal weights, biases 0 or, before ReLUs, 1 (paper, section 5). All draw everything and keep their own."""
+        """Normal weights, biases 0 or 1 (paper, section 5). Every process draws all and keeps its own."""
         draws = generator(torch.device("cpu"), seed, "weights")
         number = self.columns.number
-        for name, std in zip(config.layers, config.init_std, strict=True):
-            layers = [getattr(column, name) for column in self.held if hasattr(column, name)]
-            if not layers:
+        for name, std, bias in zip(config.layers, config.init_std, config.init_bias, strict=True):
+            if name not in self.layers:
                 continue
+            layers = [getattr(column, name) for column in self.held]
             rows, *fan_in = layers[0].weight.shape
             full = torch.empty(number * rows, *fan_in).normal_(0, std, generator=draws).chunk(number)
             for layer, column in zip(layers, self.columns.held, strict=True):
                 layer.weight.copy_(full[column])
-                layer.bias.fill_(1.0 if name in BIAS_ONE and config.activation == "relu" else 0.0)
+                layer.bias.fill_(bias)

@@ -20,7 +20,7 @@ class ModelConfig:
         columns: 2, or 1 for one column that holds all kernels.
         kernels: of conv1, conv2, ..., both columns together; a sixth number adds a convolution over the last pooling
             layer (section 6).
-        leave_out: convolutions that are not there; pooling stays (section 3.5 and the end of section 7).
+        leave_out: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7; figure 1).
         cross_talk: convolutions that read both columns' maps, as fully connected layers always do (section 3.5).
         conv1_size: side of the first layer's kernels in pixels.
         conv1_stride: stride of the first layer in pixels.
@@ -31,13 +31,14 @@ class ModelConfig:
         conv1_relu: where conv1's activation goes: before response norm, or after pooling (2012 code).
         same_map_norm: normalise conv2's responses once more, by their neighbours in the same map (2012 code).
         fc_width: neurons of each hidden fully connected layer, both columns together.
-        init_std: standard deviation of the initial weights, one number a layer, conv1 to fc8.
+        init_std: standard deviation of the initial weights, one number a layer, conv1 to fc8 (section 5).
+        init_bias: initial biases, one number a layer; 1 gives ReLUs positive inputs to begin with (section 5).
         dropout: probability with which a hidden neuron is left out in training (section 4.2).
     """
 
     columns: Literal[1, 2] = 2
     kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
-    leave_out: tuple[Literal["conv3", "conv4", "conv5"], ...] = ()
+    leave_out: tuple[Literal["conv3", "conv4", "conv5", "fc6", "fc7"], ...] = ()
     cross_talk: tuple[ConvolutionName, ...] = ("conv3",)
     conv1_size: int = 11
     conv1_stride: int = 4
@@ -49,11 +50,12 @@ class ModelConfig:
     same_map_norm: bool = False
     fc_width: int = 4096
     init_std: tuple[float, ...] = (0.01,) * 8
+    init_bias: tuple[float, ...] = (0, 1, 0, 1, 1, 1, 1, 0)
     dropout: float = 0.5
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of all layers that have an `init_std`: those with kernels or neurons, and those left out."""
+        """Names of all layers, in order, those left out included: `init_std` and `init_bias` have a number for each."""
         return (*CONVOLUTIONS[: len(self.kernels)], *FULLY_CONNECTED)
 
 
@@ -112,9 +114,10 @@ def _check(config: ModelConfig) -> None:
         )
     if len(config.kernels) not in (5, 6):
         raise ValueError(f"model.kernels is {list(config.kernels)}; expected five numbers, or six")
-    if len(config.init_std) != len(config.layers):
+    if not len(config.init_std) == len(config.init_bias) == len(config.layers):
         raise ValueError(
-            f"model.init_std has {len(config.init_std)} numbers; expected one for each of {', '.join(config.layers)}"
+            f"model: init_std has {len(config.init_std)} numbers and init_bias {len(config.init_bias)}; expected one "
+            f"for each of {', '.join(config.layers)}"
         )
     uneven = [width for width in (*config.kernels, config.fc_width) if width % config.columns or width < config.columns]
     if uneven:

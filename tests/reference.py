@@ -45,6 +45,8 @@ def forward(
         return F.max_pool2d(x, config.pool_size, 2)
 
     def hidden(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
+        if f"{name}.weight" not in p:
+            return x
         x = act(F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"]))
         return x * (1 - config.dropout if mask is None else mask)
 

@@ -30,8 +30,14 @@ VARIANTS = {
     "pooling without overlap": {"pool_size": 2},
     "without conv3": {"leave_out": ("conv3",), "cross_talk": ("conv4",)},
     "without conv4 and conv5": {"leave_out": ("conv4", "conv5")},
-    "tanh": {"activation": "tanh", "dropout": 0.2},
-    "sixth convolution": {"kernels": (8, 12, 16, 16, 12, 10), "cross_talk": ("conv3", "conv6"), "init_std": (0.2,) * 9},
+    "tanh": {"activation": "tanh", "dropout": 0.2, "init_bias": (0,) * 8},
+    "four layers": {"leave_out": ("conv4", "conv5", "fc6", "fc7")},
+    "sixth convolution": {
+        "kernels": (8, 12, 16, 16, 12, 10),
+        "cross_talk": ("conv3", "conv6"),
+        "init_std": (0.2,) * 9,
+        "init_bias": (0.5,) * 9,
+    },
     "2012 code": {"norm_alpha": 2e-5, "conv1_relu": "after_pool", "same_map_norm": True},
 }
 

@@ -35,7 +35,8 @@ def bytes_per_step(
     number = HALF if precision == "bf16" else FLOAT
     by_name = stages(config, crop)
     exchanged = [by_name[names[-1]] for names in stretches(config)]
-    maps = sum(stage.maps * stage.side**2 for stage in exchanged) + 2 * config.fc_width // config.columns
+    hidden = [config.fc_width // config.columns for name in ("fc6", "fc7") if name not in config.leave_out]
+    maps = sum(stage.maps * stage.side**2 for stage in exchanged) + sum(hidden)
     outputs = -(-num_classes // config.columns)
     # A gather brings the partner's half of the maps, and its backward rule the partner's half of a sum.
     columns = partners * rows * number * (2 * maps + outputs)
