@@ -2,7 +2,10 @@
 
 python -m tools.figures kernels runs/alexnet --out figures/kernels.png
 python -m tools.figures predictions runs/alexnet --data prepared/imagenet --out figures/predictions.png
+python -m tools.figures neighbors runs/alexnet --data prepared/imagenet --out figures/neighbors.png
+python -m tools.figures codes runs/alexnet --data prepared/imagenet --out figures/codes.png
 python -m tools.figures curves runs/alexnet runs/other --out figures/curves.png
+python -m tools.figures relu-vs-tanh --data prepared/cifar10 --out figures/relu-vs-tanh.png
 """
 
 import argparse
@@ -24,9 +27,11 @@ from numpy.typing import NDArray
 from model.columns import NUM_COLUMNS
 from pipeline.dataset import Dataset
 from pipeline.examine import decode
+from tools import codes, neighbors
+from tools import relu_vs_tanh as comparison
 from tools.cli import run
 from tools.drawing import save_figure
-from tools.networks import newest, open_network, predict
+from tools.networks import check_classes, newest, open_network, predict
 from train.distributed import join
 
 _CPU = torch.device("cpu")
@@ -107,6 +112,25 @@ def _names(dataset: Dataset, path: str | None) -> list[str]:
     return [words.get(name, name).split(",")[0] for name in dataset.classes]
 
 
+def neighbors_figure(args: argparse.Namespace) -> Figure:
+    """Figure 4, right: the training images nearest to some validation images, by features and by pixels."""
+    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    check_classes(network, dataset)
+    with join("cpu", num_columns=1) as ranks:
+        return neighbors.draw(network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest)
+
+
+def codes_figure(args: argparse.Namespace) -> Figure:
+    """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
+    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    with join("cpu", num_columns=1) as ranks:
+        train, val = (neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val))
+    labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
+    rows = codes.compare(train, val, labels, args.bits)
+    print(codes.table(rows))
+    return codes.draw(rows, len(train))
+
+
 def curves(args: argparse.Namespace) -> Figure:
     """Training loss by step and validation errors by epoch, a colour a run."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -128,31 +152,61 @@ def curves(args: argparse.Namespace) -> Figure:
     return figure
 
 
+def relu_vs_tanh(args: argparse.Namespace) -> Figure:
+    """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates searched for."""
+    work = Path(args.out).parent / "relu-vs-tanh-runs"
+    settings = comparison.Settings(args.data, work, args.seeds, args.search_epochs, args.cap, args.at_once)
+    results = comparison.compare(settings)
+    print(comparison.table(results))
+    for weights in ("2012", "modern"):
+        print(f"weights {weights}: tanh takes {comparison.factor(results, weights)} as long")
+    return comparison.draw(results)
+
+
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
 
-    def add(draw: Callable[[argparse.Namespace], Figure], runs: int | str) -> argparse.ArgumentParser:
-        figure = figures.add_parser(draw.__name__, help=draw.__doc__, description=draw.__doc__)
+    def add(name: str, draw: Callable[[argparse.Namespace], Figure], runs: int | str) -> argparse.ArgumentParser:
+        figure = figures.add_parser(name, help=draw.__doc__, description=draw.__doc__)
         figure.set_defaults(draw=draw)
-        figure.add_argument("runs", nargs=runs, metavar="RUN", help="a run's folder, or a checkpoint")
+        if runs:
+            figure.add_argument("runs", nargs=runs, metavar="RUN", help="a run's folder, or a checkpoint")
         figure.add_argument("--out", required=True, metavar="FILE.png", help="the picture; the SVG goes beside it")
         return figure
 
-    add(kernels, 1)
-    add(curves, "+")
-    images = add(predictions, 1)
-    images.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    def add_data(figure: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+        return figure
+
+    add("kernels", kernels, 1)
+    add("curves", curves, "+")
+    images = add_data(add("predictions", predictions, 1))
     images.add_argument("--names", metavar="FILE", help="names for people: lines of class, tab, names (words.txt)")
     images.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
     images.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
+    alike = add_data(add("neighbors", neighbors_figure, 1))
+    alike.add_argument("--images", type=int, default=5, metavar="N", help="how many queries (5)")
+    alike.add_argument("--nearest", type=int, default=6, metavar="N", help="how many neighbours of each (6)")
+    alike.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
+    short = add_data(add("codes", codes_figure, 1))
+    short.add_argument("--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths")
+    speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))
+    speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
+    speed.add_argument("--search-epochs", type=int, default=3, metavar="N", help="epochs for each learning rate (3)")
+    speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
+    speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
     args = parser.parse_args(argv)
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
-    if getattr(args, "images", 1) < 1:
-        raise ValueError(f"--images is {args.images}; expected 1 or more")
+    counts = ("images", "nearest", "seeds", "search_epochs", "cap", "at_once")
+    small = [name for name in counts if getattr(args, name, 1) < 1]
+    if small:
+        raise ValueError(f"--{small[0].replace('_', '-')} is {getattr(args, small[0])}; expected 1 or more")
+    if any(bits < 8 or bits % 8 for bits in getattr(args, "bits", [])):
+        raise ValueError(f"--bits {' '.join(map(str, args.bits))}: expected multiples of 8")
     return args
 
 

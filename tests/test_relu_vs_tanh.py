@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
+from tests.recipes import TINY
+from tools import figures, relu_vs_tanh
+from tools.relu_vs_tanh import Curve, Result, epochs_to, factor
+from train.config import load
+from train.optim import PaperSGD
+
+
+def test_epochs_to_a_target_are_read_off_a_straight_line_between_epochs():
+    assert epochs_to(0.25, [0.6, 0.4, 0.2]) == pytest.approx(2.75)
+    assert epochs_to(0.25, [0.1]) == pytest.approx(5 / 6)  # from 100 % before the first epoch
+    assert epochs_to(0.25, [0.6, 0.4]) == math.inf
+
+
+def test_the_factor_is_that_of_the_mean_epochs_or_a_bound():
+    def results(*tanh_errors):
+        relu = Result(Curve("2012", "relu"), 0.1, [[0.5, 0.25], [0.5, 0.4, 0.25]])
+        return [relu, Result(Curve("2012", "tanh"), 0.1, list(tanh_errors))]
+
+    assert factor(results([0.5] * 4 + [0.25], [0.5] * 4 + [0.25]), "2012") == "2.0 times"
+    assert factor(results([0.5] * 4 + [0.25], [0.5] * 10), "2012") == "more than 4.0 times"
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
+    """Two networks in float64, one with scaled weights and rate, one with scaled pixels: the same losses."""
+    data = ["--data.root", "x"]
+    options = [str(relu_vs_tanh.CONFIG), *data, "--model.activation", activation]
+    scaled = load([*options, *relu_vs_tanh._weights(Curve("modern", activation))])
+    assert scaled.model.init_std[0] == pytest.approx(math.sqrt((2 if activation == "relu" else 1) / 75) / 64)
+    draw = torch.Generator().manual_seed(0)
+    batches = [(64 * torch.randn(4, 3, 32, 32, generator=draw).double(), torch.randint(10, (4,))) for _ in range(4)]
+    losses = []
+    for divisor in (1, 64):
+        model = AlexNet(scaled.model, 10, 32).double()
+        with torch.no_grad():
+            model.held[0].conv1.weight.mul_(divisor)
+        optim = scaled.optim if divisor == 1 else load(options).optim
+        optimizer = PaperSGD(model.named_parameters(), optim)
+        losses.append([])
+        for step, (images, labels) in enumerate(batches):
+            loss = F.cross_entropy(model(images / divisor, Masks(0, step)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    assert losses[0][0] != losses[0][-1]
+
+
+def test_four_layers():
+    config = load([str(relu_vs_tanh.CONFIG), "--data.root", "x"]).model
+    assert isinstance(config, ModelConfig)
+    names = {name.split(".")[0] for name in AlexNet(config, 10, 32).full_state()}
+    assert names == {"conv1", "conv2", "conv3", "fc8"}
+    fan_in = {
+        name: value[0].numel() for name, value in AlexNet(config, 10, 32).full_state().items() if "weight" in name
+    }
+    assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
+
+
+def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.setattr(relu_vs_tanh, "CONFIG", tmp_path / "tiny.yaml")
+    monkeypatch.setattr(relu_vs_tanh, "_FAN_IN", {"conv1": 75})
+    settings = relu_vs_tanh.Settings(str(prepared), tmp_path / "runs", 1, 1, 2, 1)
+    curve = Curve("2012", "relu")
+    first = relu_vs_tanh.train(curve, 0.001, 0, settings, 1)
+    more = relu_vs_tanh.train(curve, 0.001, 0, settings, 2)
+    assert len(first) == 1 and len(more) == 2 and more[0] == first[0] and all(0 < error <= 1 for error in more)
+    assert relu_vs_tanh.train(curve, 1e30, 0, settings, 1) == []
+    results = [
+        Result(Curve(weights, activation), 0.01, [[0.5, 0.3, 0.2], [0.5, 0.4, 0.3]])
+        for weights in ("2012", "modern")
+        for activation in ("relu", "tanh")
+    ]
+    monkeypatch.setattr(relu_vs_tanh, "compare", lambda settings: results)
+    figures.main(["relu-vs-tanh", "--data", str(prepared), "--out", str(tmp_path / "figure.png")])
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert "2.5, not reached" in capsys.readouterr().out

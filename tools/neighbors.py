@@ -1,0 +1,87 @@
+"""Figure 4, right: which images the network finds alike, by its last hidden layer, beside those with like pixels."""
+
+import faiss
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pipeline.dataset import Dataset, ImageList
+from pipeline.examine import decode
+from pipeline.loader import NOT_COUNTED
+from tools.networks import Trained
+from train.data import evaluation_batches
+from train.distributed import Ranks
+from train.evaluate import centre_view
+
+PIXEL_SIDE = 32
+"""Images are compared in pixels at this size: small enough for millions of them."""
+
+
+def describe(network: Trained, images: ImageList, ranks: Ranks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Activations of the last hidden layer [N, width] and pixels [N, 3 * 32 * 32] of all images, in their order."""
+    hidden, pixels = [], []
+    with torch.no_grad():
+        for batch in evaluation_batches(images, network.config.data, ranks, batch_size=128):
+            kept = batch.labels != NOT_COUNTED
+            view = centre_view(batch.images, network.config.data.crop)
+            hidden.append(network.model.last_hidden(view - network.mean)[kept].float().cpu())
+            pixels.append(F.adaptive_avg_pool2d(view, PIXEL_SIDE)[kept].flatten(1).cpu())
+    return torch.cat(hidden).numpy(), torch.cat(pixels).numpy()
+
+
+def nearest(database: NDArray[np.float32], queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """[Q, count]: the rows of `database` [N, D] at the smallest Euclidean distance from each query [Q, D]."""
+    index = faiss.IndexFlatL2(database.shape[1])
+    index.add(database)
+    return index.search(queries, count)[1]
+
+
+def same_label(labels: NDArray[np.int64], found: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
+    """The share of `found` [Q, count] whose label is that of its query [Q]."""
+    return float((labels[found] == wanted[:, None]).mean())
+
+
+def draw(network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.int64], count: int) -> Figure:
+    """A row for each of the validation images `queries`: itself, its neighbours by features, and by pixels.
+
+    Prints how often the ten nearest training images share the label, over all validation images.
+    """
+    train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
+    found = [nearest(database, wanted, max(count, 10)) for database, wanted in zip(train, val)]
+    labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
+    shares = [same_label(labels, one[:, :10], wanted) for one in found]
+    print(f"same label among the ten nearest: {shares[0]:.1%} by features, {shares[1]:.1%} by pixels")
+    figure = Figure(figsize=(1.2 * (2 * count + 1.5), 1.2 * len(queries) + 0.5), layout="constrained")
+    left, middle, right = figure.subfigures(1, 3, width_ratios=[1, count, count], wspace=0.02)
+    for axes, query in zip(left.subplots(len(queries), 1, squeeze=False)[:, 0], queries):
+        _show(axes, dataset.val, query)
+    for part, places in zip((middle, right), found):
+        for row, query in zip(part.subplots(len(queries), count, squeeze=False), queries):
+            for axes, neighbor in zip(row, places[query]):
+                _show(axes, dataset.train, neighbor, int(wanted[query]))
+    left.suptitle("query", fontsize=10)
+    middle.suptitle(
+        f"nearest by the last hidden layer ({shares[0]:.0%} of the ten nearest are of its class)", fontsize=10
+    )
+    right.suptitle(f"nearest by pixels ({shares[1]:.0%})", fontsize=10)
+    return figure
+
+
+def _show(axes: Axes, images: ImageList, index: int, wanted: int | None = None) -> None:
+    """The image, framed in red where it is not of the wanted class."""
+    axes.imshow(np.asarray(decode(images.content(int(index)))))
+    axes.set(xticks=[], yticks=[])
+    wrong = wanted is not None and images.labels[index] != wanted
+    axes.spines[:].set(color="#c44e52", linewidth=2, visible=wrong)
+
+
+def choose(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
+    """Validation images of as many classes as there are rows, in the order of the classes."""
+    order = np.random.default_rng(seed).permutation(len(dataset.val))
+    labels = np.asarray(dataset.val.labels)[order]
+    _, first = np.unique(labels, return_index=True)
+    chosen = np.concatenate([order[np.sort(first)], np.delete(order, first)])[:count]
+    return chosen[np.argsort(np.asarray(dataset.val.labels)[chosen], kind="stable")]

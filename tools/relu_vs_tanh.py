@@ -1,0 +1,188 @@
+"""Figure 1: how many epochs a four-layer network needs to 25 % training error, with ReLUs and with tanh.
+
+For each of two scales of initial weights, each activation gets the learning rate that has the lowest training error
+after a few epochs, from a grid that grows until the best is not at its end. Then every seed is trained to the target,
+or to a cap. The error of an epoch is the mean over its steps, while the weights change.
+"""
+
+import contextlib
+import json
+import math
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from pipeline.dataset import Dataset
+from train.config import load
+from train.distributed import join
+from train.trainer import Trainer, TrainingError
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs/cifar10.yaml"
+TARGET = 0.25
+STEP = math.sqrt(10)
+"""From one learning rate of the grid to the next."""
+
+_FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 288, "fc8": 256}
+_PIXEL_SCALE = 64.0
+_COLOURS = {"relu": "#4c72b0", "tanh": "#c44e52"}
+
+
+class Curve(NamedTuple):
+    """What is searched for, and trained from several seeds."""
+
+    weights: str  # "2012" or "modern"
+    activation: str
+
+
+class Settings(NamedTuple):
+    """How the comparison is run."""
+
+    data: str
+    work: Path  # a folder of runs; the same command goes on with them
+    num_seeds: int
+    search_epochs: int
+    cap: int  # epochs after which a run is given up
+    at_once: int
+
+
+class Result(NamedTuple):
+    """A curve with its learning rate: training errors by epoch, a list for each seed."""
+
+    curve: Curve
+    lr: float
+    errors: list[list[float]]
+
+    def epochs(self) -> list[float]:
+        """Epochs to the target of each seed, between two epochs in a straight line; infinite where it stays above."""
+        return [epochs_to(TARGET, errors) for errors in self.errors]
+
+
+def compare(settings: Settings) -> list[Result]:
+    """Search, then train; seeds and learning rates run `at_once`."""
+    spawn = multiprocessing.get_context("spawn")
+    threads = max(1, multiprocessing.cpu_count() // settings.at_once)
+    with ProcessPoolExecutor(settings.at_once, spawn, torch.set_num_threads, (threads,)) as pool:
+        results = []
+        for curve in [Curve(weights, activation) for weights in ("2012", "modern") for activation in _COLOURS]:
+            lr = _search(curve, settings, pool)
+            runs = [pool.submit(train, curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
+            results.append(Result(curve, lr, [run.result() for run in runs]))
+            print(table(results[-1:]), flush=True)
+    return results
+
+
+def _search(curve: Curve, settings: Settings, pool: ProcessPoolExecutor) -> float:
+    """The learning rate of the lowest error after `search_epochs`."""
+    middle = 0.001 if curve.weights == "2012" else 0.01
+    errors: dict[float, float] = {}
+    wanted = [middle / STEP, middle, middle * STEP]
+    while wanted:
+        runs = [pool.submit(train, curve, lr, 0, settings, settings.search_epochs) for lr in wanted]
+        errors |= {lr: min(run.result()[-1:], default=1.0) for lr, run in zip(wanted, runs)}
+        best = min(errors, key=lambda lr: errors[lr])
+        wanted = [lr for lr in (best / STEP, best * STEP) if not any(math.isclose(lr, tried) for tried in errors)]
+    return best
+
+
+def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -> list[float]:
+    """Training errors by epoch, until one is at the target; none where the loss is no longer a number."""
+    folder = settings.work / f"{curve.weights}-{curve.activation}-lr{lr:.2g}-seed{seed}"
+    num_images = len(Dataset.open(Path(settings.data)).train)
+    options = [str(CONFIG), "--data.root", settings.data, "--run.dir", str(folder), "--train.seed", str(seed)]
+    options += ["--model.activation", curve.activation, "--optim.lr", str(lr), *_weights(curve)]
+    options += ["--train.epochs", str(settings.cap), "--data.num_threads", str(torch.get_num_threads())]
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout((folder.parent / f"{folder.name}.log").open("a")):
+        for epoch in range(1, epochs + 1):
+            errors = training_errors(folder)
+            if len(errors) >= epoch or min(errors, default=1) <= TARGET:
+                continue
+            steps = num_images // load(options).train.batch_size
+            config = load([*options, "--run.max_steps", str(epoch * steps), "--run.log_every", str(steps)])
+            try:
+                with join(config.run.device, config.model.columns) as ranks:
+                    Trainer(config, ranks).fit()
+            except TrainingError:
+                return []
+    return training_errors(folder)[:epochs]
+
+
+def _weights(curve: Curve) -> list[str]:
+    """Options of train for the initial weights; the recipe's own are those of 2012."""
+    if curve.weights == "2012":
+        return []
+    gain = 2 if curve.activation == "relu" else 1
+    std = {name: math.sqrt(gain / fan_in) for name, fan_in in _FAN_IN.items()}
+    # Weights and rate of a network whose pixels are divided by 64, for pixels that are not: the same training.
+    std["conv1"] /= _PIXEL_SCALE
+    layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    factors = {"conv1.weight": 1 / _PIXEL_SCALE**2}
+    return [
+        *("--model.init_std", json.dumps([std.get(name, 0) for name in layers])),
+        *("--optim.lr_factors", json.dumps(factors)),
+    ]
+
+
+def training_errors(folder: Path) -> list[float]:
+    """The mean training error of each epoch of a run that logs once an epoch."""
+    path = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [line["train/top1_error"] for line in lines if "train/top1_error" in line]
+
+
+def epochs_to(target: float, errors: Sequence[float]) -> float:
+    """When the errors 1, 2, ... first come down to the target, the curve being straight between epochs."""
+    for epoch, error in enumerate(errors, 1):
+        if error <= target:
+            before = errors[epoch - 2] if epoch > 1 else 1.0
+            return epoch - (target - error) / (before - error)
+    return math.inf
+
+
+def factor(results: list[Result], weights: str) -> str:
+    """How many times longer tanh takes, from the means over seeds."""
+    means = {result.curve.activation: np.mean(result.epochs()) for result in results if result.curve.weights == weights}
+    if math.isfinite(means["tanh"]):
+        return f"{means['tanh'] / means['relu']:.1f} times"
+    longest = max(len(errors) for result in results for errors in result.errors)
+    return f"more than {longest / means['relu']:.1f} times"
+
+
+def table(results: list[Result]) -> str:
+    """A line for each curve."""
+    rows = []
+    for result in results:
+        reached = [f"{epochs:.1f}" if math.isfinite(epochs) else "not reached" for epochs in result.epochs()]
+        last = ", ".join(f"{100 * errors[-1]:.1f}" for errors in result.errors if errors)
+        rows.append([*result.curve, f"{result.lr:.2g}", ", ".join(reached), last])
+    headings = ["weights", "activation", "learning rate", f"epochs to {TARGET:.0%}, by seed", "last error, %"]
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+
+
+def draw(results: list[Result]) -> Figure:
+    """Training error by epoch, a panel for each scale of the weights."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, weights in zip(figure.subplots(1, 2, sharey=True), ("2012", "modern")):
+        for result in results:
+            if result.curve.weights == weights:
+                activation = result.curve.activation
+                name = "ReLU" if activation == "relu" else "tanh"
+                for number, errors in enumerate(result.errors):
+                    label = f"{name}, learning rate {result.lr:.2g}" if number == 0 else None
+                    style = "-" if activation == "relu" else "--"
+                    axes.plot(range(1, len(errors) + 1), errors, style, color=_COLOURS[activation], label=label)
+        axes.axhline(TARGET, color="grey", linewidth=1)
+        axes.set(xlabel="epoch", title=f"weights of {weights}" if weights == "2012" else "weights by fan-in")
+        axes.set_title(f"{axes.get_title()}: tanh takes {factor(results, weights)} as long", fontsize=10)
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("training error")
+    return figure
