@@ -65,5 +65,25 @@ def test_differences_that_change_results_are_listed_and_others_are_not():
     assert differing_keys(new, to_dict(old)) == ["optim.lr: 0.01 -> 0.5"]
 
 
+def test_a_variant_changes_what_it_names_and_no_more():
+    variants = {path.stem: path for path in (CONFIGS / "variants").glob("*.yaml")}
+    assert len(variants) == 16
+    for name, path in variants.items():
+        base = CONFIGS / ("small.yaml" if name.endswith("-small") else "alexnet.yaml")
+        config = load([str(base), "--config", str(path), "--data.root", "x"])
+        named = {f"{section}.{key}" for section, values in yaml.safe_load(path.read_text()).items() for key in values}
+        changed = differing_keys(config, to_dict(load([str(base), "--data.root", "x"])))
+        assert {line.split(":")[0] for line in changed} == named, name
+
+
+def test_a_key_that_an_old_config_lacks_is_at_its_default():
+    config = load([str(CONFIGS / "small.yaml"), "--data.root", "x"])
+    old = to_dict(config)
+    del old["model"]["columns"]
+    assert differing_keys(config, old) == []
+    other = load([str(CONFIGS / "small.yaml"), "--data.root", "x", "--model.columns", "1"])
+    assert differing_keys(other, old) == ["model.columns: 2 -> 1"]
+
+
 def test_defaults_need_no_file():
     assert from_dict(to_dict(Config())).train == TrainConfig()

@@ -27,3 +27,12 @@ def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
     with Image.open(tmp_path / "out/figure.png") as picture:
         assert min(picture.size) > 200 and len(np.unique(np.asarray(picture))) > 20
     assert (tmp_path / "out/figure.svg").read_text().count("<path") > 3
+
+
+def test_curves_of_no_run_or_of_a_file_cut_short_are_refused_by_name(tmp_path):
+    command = ["curves", str(tmp_path), "--out", str(tmp_path / "curves.png")]
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: no such file"):
+        figures.main(command)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n{"step": 2, "tra')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: not whole"):
+        figures.main(command)

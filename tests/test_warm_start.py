@@ -49,6 +49,14 @@ def test_layers_of_other_sizes_start_afresh(begin, old, prepared, capsys):
     assert "fc6, fc7, fc8 starts afresh" in capsys.readouterr().out
 
 
+def test_an_added_layer_starts_afresh(begin, old, prepared, capsys):
+    """The paper's sixth convolution, over a network that was trained without it."""
+    sizes = ["--model.kernels", "[8, 12, 16, 16, 12, 12]", "--model.init_std", str([0.01] * 9)]
+    new = begin(prepared, *sizes, "--model.init_bias", str([0, 1, 0, 1, 1, 1, 1, 1, 0]))
+    assert all(torch.equal(new[key], value) for key, value in old.items()) and (new["conv6.bias"] == 1).all()
+    assert "; conv6 starts afresh" in capsys.readouterr().out
+
+
 def test_a_network_that_shares_nothing_is_an_error(begin, prepared, capsys):
     sizes = ["--model.kernels", "[4, 4, 4, 4, 4]", "--model.fc_width", "8"]
     assert begin(prepared, *sizes) == 2

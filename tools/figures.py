@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -136,9 +137,7 @@ def curves(args: argparse.Namespace) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for run_folder in map(Path, args.runs):
-        if not (run_folder / "metrics.jsonl").is_file():
-            raise ValueError(f"{run_folder}: no metrics.jsonl; expected the folder of a run, such as runs/alexnet")
-        lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+        lines = _metrics(run_folder / "metrics.jsonl")
         losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
         errors = [(line["epoch"], 100 * line["val/top1_error"]) for line in lines if "val/top1_error" in line]
         left.plot(*zip(*losses), linewidth=1, label=run_folder.name)
@@ -150,6 +149,15 @@ def curves(args: argparse.Namespace) -> Figure:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected the folder of a run, such as runs/alexnet")
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path}: not whole ({error}); going on with its run mends it") from error
 
 
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
@@ -173,7 +181,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         figure = figures.add_parser(name, help=draw.__doc__, description=draw.__doc__)
         figure.set_defaults(draw=draw)
         if runs:
-            figure.add_argument("runs", nargs=runs, metavar="RUN", help="a run's folder, or a checkpoint")
+            what = "a run's folder" if draw is curves else "a run's folder, or a checkpoint"
+            figure.add_argument("runs", nargs=runs, metavar="RUN", help=what)
         figure.add_argument("--out", required=True, metavar="FILE.png", help="the picture; the SVG goes beside it")
         return figure
 

@@ -1,5 +1,6 @@
 """Trained networks, for the commands that look at them."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +49,14 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
 
 def check_classes(network: Trained, dataset: Dataset) -> None:
     """DatasetError where the images are not of the classes that the network was trained on."""
-    if dataset.classes != network.classes:
-        raise DatasetError(
-            f"{dataset.folder} has {len(dataset.classes)} classes that are not the {len(network.classes)} classes of "
-            f"{network.path}; evaluate on images prepared with the same class folders"
-        )
+    if dataset.classes == network.classes:
+        return
+    pairs = itertools.zip_longest(dataset.classes, network.classes)
+    number, found, expected = next((i, *pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise DatasetError(
+        f"{dataset.folder} has {len(dataset.classes)} classes, {network.path} was trained on {len(network.classes)}; "
+        f"class {number} is {found} here and {expected} there. Evaluate on images prepared with the same class folders"
+    )
 
 
 def predict(
