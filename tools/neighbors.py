@@ -1,5 +1,7 @@
 """Figure 4, right: which images the network finds alike, by its last hidden layer, beside those with like pixels."""
 
+from typing import Any
+
 import faiss
 import numpy as np
 import torch
@@ -55,7 +57,8 @@ def draw(network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.i
     shares = [same_label(labels, one[:, :10], wanted) for one in found]
     print(f"same label among the ten nearest: {shares[0]:.1%} by features, {shares[1]:.1%} by pixels")
     figure = Figure(figsize=(1.2 * (2 * count + 1.5), 1.2 * len(queries) + 0.5), layout="constrained")
-    left, middle, right = np.ravel(figure.subfigures(1, 3, width_ratios=[1, count, count], wspace=0.02))
+    panels: Any = figure.subfigures(1, 3, width_ratios=[1, count, count], wspace=0.02)
+    left, middle, right = panels
     for axes, query in zip(left.subplots(len(queries), 1, squeeze=False)[:, 0], queries):
         _show(axes, dataset.val, query)
     for part, places in zip((middle, right), found):
