@@ -84,7 +84,7 @@ def stages(config: ModelConfig, crop: int) -> dict[str, Stage]:
     if crop < config.conv1_size or side < 1:
         raise ValueError(
             f"data.crop is {crop}: too small for conv1 of size {config.conv1_size}, stride {config.conv1_stride} and "
-            "three pooling layers, which need an output of 15 x 15 or more; take larger crops or a smaller stride"
+            f"three pooling layers over windows of {config.pool_size}; take larger crops or a smaller stride"
         )
     return found
 
@@ -106,18 +106,21 @@ def stretches(config: ModelConfig) -> list[tuple[str, ...]]:
 
 
 def _check(config: ModelConfig) -> None:
-    if min(config.conv1_size, config.conv1_stride) < 1 or min(config.init_std) < 0 or not 0 <= config.dropout < 1:
-        raise ValueError(
-            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, init_std "
-            f"{list(config.init_std)}, dropout {config.dropout:g}; expected sizes of 1 or more, no negative deviation, "
-            "and a dropout of at least 0 and less than 1"
-        )
     if len(config.kernels) not in (5, 6):
         raise ValueError(f"model.kernels is {list(config.kernels)}; expected five numbers, or six")
     if not len(config.init_std) == len(config.init_bias) == len(config.layers):
         raise ValueError(
             f"model: init_std has {len(config.init_std)} numbers and init_bias {len(config.init_bias)}; expected one "
             f"for each of {', '.join(config.layers)}"
+        )
+    if min(config.conv1_size, config.conv1_stride) < 1 or not 0 <= config.dropout < 1:
+        raise ValueError(
+            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, dropout "
+            f"{config.dropout:g}; expected sizes of 1 or more, and a dropout of at least 0 and less than 1"
+        )
+    if min(*config.init_std, config.norm_alpha) < 0:
+        raise ValueError(
+            f"model: found init_std {list(config.init_std)}, norm_alpha {config.norm_alpha:g}; expected none below 0"
         )
     uneven = [width for width in (*config.kernels, config.fc_width) if width % config.columns or width < config.columns]
     if uneven:

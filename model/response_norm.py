@@ -26,7 +26,9 @@ def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
 
 def same_map_norm(x: Tensor) -> Tensor:
     """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75; outside are zeros (2012 code)."""
-    return x * (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** -BETA
+    wide = _widened(x)
+    d = 1 + 0.001 * F.avg_pool2d(wide.square(), 5, stride=1, padding=2)
+    return (wide * _power(d)).to(x.dtype)
 
 
 def compiled_response_norm(device: torch.device) -> Norm:

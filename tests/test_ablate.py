@@ -13,15 +13,32 @@ def test_differences_are_paired_and_their_intervals_cover_what_made_them():
     whole = hard ^ (rng.random((3, 2000)) < 0.02)
     worse = whole | (rng.random((3, 2000)) < 0.05)
     same = hard ^ (rng.random((3, 2000)) < 0.02)
-    rows = {row.variant: row for row in compare({"whole": whole, "worse": worse, "same": same})}
+    wrong = {"whole": whole, "worse": worse, "same": same}
+    rows = {row.variant: row for row in compare(wrong, dict.fromkeys(wrong, 0.1))}
     assert rows["whole"].error == whole.mean() and rows["whole"].difference == 0
     assert rows["worse"].difference == pytest.approx(worse.mean() - whole.mean())
     low, high = rows["worse"].difference_range
-    assert 0 < low < rows["worse"].difference < high and high - low < 0.02
+    assert 0 < low < rows["worse"].difference < high and high - low < 0.04
     low, high = rows["whole"].error_range  # by images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04
     assert low < 0.3 < high and 0.03 < high - low < 0.06
     low, high = rows["same"].difference_range
     assert low < 0 < high
+
+
+@pytest.mark.parametrize("seeds, images, seed_deviation", [(3, 4000, 0.02), (3, 400, 0.002), (5, 1000, 0.01)])
+def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, seed_deviation):
+    """No true difference, but each run is off by a deviation of its own: 190 of 200, less three standard errors."""
+    rng = np.random.default_rng(0)
+    covered, widths = 0, []
+    for _ in range(200):
+        rates = 0.3 + seed_deviation * rng.normal(size=(2, seeds, 1))
+        whole, other = rng.random((2, seeds, images)) < rates
+        _, row = compare({"whole": whole, "other": other}, {"whole": 0.1, "other": 0.1})
+        covered += row.difference_range[0] <= 0 <= row.difference_range[1]
+        widths.append(row.difference_range[1] - row.difference_range[0])
+    assert covered >= 181
+    true_deviation = np.sqrt(2 * (seed_deviation**2 + 0.3 * 0.7 / images) / seeds)
+    assert np.median(widths) < 12 * true_deviation  # Student's factor for three seeds is 4.3 to either side
 
 
 @pytest.mark.parametrize(
@@ -29,7 +46,9 @@ def test_differences_are_paired_and_their_intervals_cover_what_made_them():
     [(0.02, (0.01, 0.03), "yes"), (-0.02, (-0.03, -0.01), "no"), (0.01, (-0.01, 0.03), "yes, within noise")],
 )
 def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends, expected):
-    assert verdict(ablate.Row("x", 0.5, (0.4, 0.6), difference, ends), Claim(1, "+1")) == expected
+    row = ablate.Row("x", 0.1, 0.5, (0.4, 0.6), difference, ends)
+    assert verdict(row, Claim(1, "+1"), num_seeds=3) == expected
+    assert verdict(row, Claim(1, "+1"), num_seeds=1) == f"{expected.split(',')[0]}, one seed"
 
 
 def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
@@ -47,10 +66,32 @@ def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
     assert checkpoints == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     with pytest.raises(ValueError, match="was trained otherwise"):
         ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
+    ablate.main([str(part) for part in [*command[:-1], "3"]])
+    assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 6, "stopped early, and taken for finished"
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--train.seed", "5"], "chosen for each run"),
+        (["--nproc", "2", "--at-once", "2"], "one after another"),
+        (["--variants", "half-column"], r"has the paper's numbers of kernels.*half-column-tiny\.yaml"),
+    ],
+)
+def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", *more]
+    with pytest.raises(ValueError, match=message):
+        ablate.main([str(part) for part in command])
+
+
+def test_a_variant_of_the_recipes_sizes_goes_before_one_of_the_papers():
+    names = [ablate._variant_file("half-column", f"configs/{name}.yaml").name for name in ("small", "alexnet")]
+    assert names == ["half-column-small.yaml", "half-column.yaml"]
 
 
 def test_a_run_that_fails_says_why(prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", "--seeds", "1"]
-    with pytest.raises(ValueError, match=r"whole-seed0: training failed(?s:.*)at most data\.resize"):
-        ablate.main([str(part) for part in [*command, "--variants", "no-dropout", "--data.crop", "400"]])
+    with pytest.raises(ValueError, match=r"whole-seed0: training failed(?s:.*)42 training images"):
+        ablate.main([str(part) for part in [*command, "--variants", "no-dropout", "--train.batch_size", "400"]])

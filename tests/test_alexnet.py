@@ -65,8 +65,25 @@ def test_masks_are_fair_independent_and_a_function_of_the_step():
     assert torch.equal(torch.cat(parts) < 0.5, dropped)
 
 
-def test_sizes_that_do_not_fit_are_refused():
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"conv1_size": 57}, "too small"),
+        ({"kernels": (95, 256, 384, 384, 256)}, r"found widths \[95\].*even"),
+        ({"kernels": (96, 256)}, "five numbers, or six"),
+        ({"kernels": (96, 256, 384, 384, 256, 256)}, "init_std has 8 numbers.*conv6"),
+        ({"init_std": ()}, "init_std has 0 numbers"),
+        ({"norm_alpha": -1.0}, "norm_alpha -1"),
+        ({"dropout": 1.0}, "less than 1"),
+        ({"leave_out": ("conv3",)}, "cross_talk names conv3"),
+        ({"cross_talk": ("conv6",)}, "cross_talk names conv6"),
+    ],
+)
+def test_networks_that_can_not_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AlexNet(ModelConfig(**changes), 10, crop=56 if "conv1_size" in changes else 224)
+
+
+def test_crops_that_pooling_would_leave_nothing_of_are_refused():
     with pytest.raises(ValueError, match="too small"):
         AlexNet(ModelConfig(), 10, crop=56)
-    with pytest.raises(ValueError, match="even"):
-        AlexNet(ModelConfig(kernels=(95, 256, 384, 384, 256)), 10, crop=224)

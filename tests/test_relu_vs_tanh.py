@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +21,15 @@ def test_epochs_to_a_target_are_read_off_a_straight_line_between_epochs():
 
 
 def test_the_factor_is_that_of_the_mean_epochs_or_a_bound():
-    def results(*tanh_errors):
-        relu = Result(Curve("2012", "relu"), 0.1, [[0.5, 0.25], [0.5, 0.4, 0.25]])
-        return [relu, Result(Curve("2012", "tanh"), 0.1, list(tanh_errors))]
+    def text(*tanh_errors, relu_errors=([0.5, 0.25], [0.5, 0.4, 0.25])):
+        relu = Result(Curve("2012", "relu"), 0.1, list(relu_errors))
+        return factor([relu, Result(Curve("2012", "tanh"), 0.1, list(tanh_errors))], "2012")
 
-    assert factor(results([0.5] * 4 + [0.25], [0.5] * 4 + [0.25]), "2012") == "2.0 times"
-    assert factor(results([0.5] * 4 + [0.25], [0.5] * 10), "2012") == "more than 4.0 times"
+    assert text([0.5] * 4 + [0.25], [0.5] * 4 + [0.25]) == "tanh takes 2.0 times as long"
+    # One seed took 5 epochs, the other more than 10: more than 7.5 on average, and 2.5 with ReLUs.
+    assert text([0.5] * 4 + [0.25], [0.5] * 10) == "tanh takes more than 3.0 times as long"
+    assert text([0.5] * 4 + [0.25], []) == "no factor, as a run diverged"
+    assert text([0.5] * 3, relu_errors=[[0.5] * 3]) == "no factor, as ReLUs did not come to 25%"
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -64,6 +68,30 @@ def test_four_layers():
         name: value[0].numel() for name, value in AlexNet(config, 10, 32).full_state().items() if "weight" in name
     }
     assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
+
+
+def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(monkeypatch):
+    """Errors that are lowest at 0.1, while the grid begins about 0.01; the first to come to the target wins."""
+    tried = []
+
+    def train(curve, lr, seed, settings, epochs):
+        tried.append(lr)
+        if lr > 0.5:
+            return []
+        distance = abs(math.log10(lr / 0.1))
+        return [0.5 + distance / 10] * (epochs - 1) + [0.3 + distance / 10]
+
+    class Pool:
+        def submit(self, function, *arguments):
+            result = function(*arguments)
+            return type("Future", (), {"result": lambda self: result})()
+
+    monkeypatch.setattr(relu_vs_tanh, "train", train)
+    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 3, 30, 1)
+    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) == pytest.approx(0.1)
+    assert max(tried) == pytest.approx(0.1 * math.sqrt(10)) and len(tried) == len(set(tried)) == 5
+    monkeypatch.setattr(relu_vs_tanh, "train", lambda curve, lr, *rest: [0.2] if lr > 0.02 else [0.3, 0.3, 0.1])
+    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) > 0.02
 
 
 def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):

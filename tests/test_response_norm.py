@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.response_norm import compiled_response_norm, response_norm
+from model.response_norm import compiled_response_norm, response_norm, same_map_norm
 
 
 def printed_formula(x):
@@ -44,6 +44,29 @@ def test_bfloat16_is_as_good_as_its_format(layout):
     for found, wanted in ((y, expected), (x.grad, exact.grad)):
         error = (found.double() - wanted).abs() / wanted.abs().max()
         assert error.max() < 0.01 and error.mean() < 0.003
+
+
+def over_neighbours(x):
+    """x / (1 + 0.001 / 25 * sum of squares of 5 x 5 neighbours in the same map)^0.75, pixel by pixel (2012 code)."""
+    out = torch.empty_like(x)
+    for row in range(x.shape[2]):
+        for column in range(x.shape[3]):
+            window = x[:, :, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+            out[:, :, row, column] = x[:, :, row, column] / (1 + 0.001 / 25 * (window**2).sum((2, 3))) ** 0.75
+    return out
+
+
+def test_the_second_norm_of_2012_is_over_neighbours_in_a_map():
+    x = 100 * torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(same_map_norm(x), over_neighbours(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("deviation", [3, 30])
+def test_the_second_norm_in_bfloat16_is_as_good_as_its_format(deviation):
+    """In bfloat16 throughout, 1 plus a small share would often be 1: mean squares of 9 change values by 0.7 %."""
+    x = (deviation * torch.randn(4, 16, 9, 9)).bfloat16()
+    error = (same_map_norm(x).double() / over_neighbours(x.double()) - 1).abs()[x != 0]
+    assert same_map_norm(x).dtype == torch.bfloat16 and error.max() < 0.004 and error.mean() < 0.002
 
 
 def test_the_compiled_form_gives_the_same_and_so_does_the_fallback(monkeypatch):

@@ -5,11 +5,13 @@ python -m tools.ablate --data prepared/tiny --config configs/small.yaml --out ab
 
 Variants are the files of configs/variants. Each run is a folder in OUT, and the same command goes on where it was
 stopped; runs that are complete are not run again. Further options, such as --train.epochs 30, go to every run.
-Errors are those of the central crops; intervals hold 95 % of 2,000 resamplings of seeds and images, differences being
-taken seed by seed and image by image.
+Errors are those of the central crops; their 95 % intervals are over seeds and images, differences being taken seed by
+seed and image by image. With one seed they tell of the images alone. The training error is the mean over the steps of
+the last epoch, with the dropout, crops and lighting of that training: compare it where those are alike.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -24,20 +26,21 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import t
 from tabulate import tabulate
 from tqdm import tqdm
 
+from model.config import ModelConfig
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
 from tools.drawing import save_figure
-from tools.networks import newest, open_network, predict
-from train.config import differing_keys, load
+from tools.networks import check_same_run, newest, open_network, predict
+from train.config import load
 from train.distributed import join
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = "whole"
-RESAMPLINGS = 2000
 
 
 class Claim(NamedTuple):
@@ -76,6 +79,7 @@ class Row(NamedTuple):
     """A line of the table: error rates with their intervals."""
 
     variant: str
+    train_error: float
     error: float
     error_range: tuple[float, float]
     difference: float
@@ -88,9 +92,10 @@ def main(argv: list[str]) -> None:
     out, variants = Path(args.out), [WHOLE, *args.variants]
     dataset = Dataset.open(Path(args.data))
     runs = [_run(variant, seed, args, more) for seed in range(args.seeds) for variant in variants]
-    _train_all(runs, args)
+    _train_all([one for one in runs if not _is_finished(one, dataset)], args)
     wrong = {name: np.stack([_wrong(one, dataset) for one in runs if one.variant == name]) for name in variants}
-    rows = compare(wrong)
+    train_errors = {name: [_train_error(one) for one in runs if one.variant == name] for name in variants}
+    rows = compare(wrong, {name: float(np.mean(errors)) for name, errors in train_errors.items()})
     text = table(rows, args.seeds, len(dataset.val))
     with atomic_write(out / "ablation.md") as file:
         file.write(text.encode())
@@ -102,15 +107,27 @@ def _run(variant: str, seed: int, args: argparse.Namespace, more: list[str]) -> 
     folder = Path(args.out) / f"{variant}-seed{seed}"
     options = [args.config]
     if variant != WHOLE:
-        path = ROOT / "configs/variants" / f"{variant}.yaml"
-        sized = path.with_stem(f"{variant}-{Path(args.config).stem}")
-        options += ["--config", str(sized if sized.is_file() else path)]
+        options += ["--config", str(_variant_file(variant, args.config))]
     options += ["--data.root", args.data, "--train.seed", str(seed), "--run.dir", str(folder), *more]
     return Run(variant, seed, folder, options)
 
 
-def _train_all(runs: list[Run], args: argparse.Namespace) -> None:
-    missing = [one for one in runs if not _is_finished(one)]
+def _variant_file(variant: str, config: str) -> Path:
+    """The variant's file, for the sizes of `config` where it names sizes; ValueError where there is none."""
+    path = ROOT / "configs/variants" / f"{variant}.yaml"
+    sized = path.with_stem(f"{variant}-{Path(config).stem}")
+    if sized.is_file():
+        return sized
+    kernels = load([config, "--data.root", ""]).model.kernels
+    if "kernels" in yaml.safe_load(path.read_text()).get("model", {}) and kernels != ModelConfig().kernels:
+        raise ValueError(
+            f"{path.name} has the paper's numbers of kernels, and {config} others, {list(kernels)}; write {sized} with "
+            "numbers that go with them, or leave the variant out"
+        )
+    return path
+
+
+def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
     with ThreadPoolExecutor(args.at_once) as pool, tqdm(total=len(missing), unit="run") as bar:
         try:
             for future in as_completed([pool.submit(_train, one, args) for one in missing]):
@@ -121,23 +138,27 @@ def _train_all(runs: list[Run], args: argparse.Namespace) -> None:
             raise
 
 
-def _is_finished(one: Run) -> bool:
+def _is_finished(one: Run, dataset: Dataset) -> bool:
     """Whether the run is complete; ValueError where its folder holds another one."""
+    config = load(one.options)
+    check_same_run(one.folder, config, dataset)
     if not (one.folder / "finished").is_file():
         return False
-    changed = differing_keys(load(one.options), yaml.safe_load((one.folder / "config.yaml").read_text()))
-    if changed:
-        raise ValueError(f"{one.folder} was trained otherwise ({'; '.join(changed)}); choose another --out")
-    return True
+    # A run that was stopped early by its options is complete only as long as they are given.
+    steps = yaml.safe_load((one.folder / "config.yaml").read_text())["run"]["max_steps"]
+    return steps == config.run.max_steps
 
 
 def _train(one: Run, args: argparse.Namespace) -> None:
     """Train, or go on; ValueError where that fails."""
     one.folder.parent.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, len(os.sched_getaffinity(0)) // args.at_once))
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.nproc}"] if args.nproc > 1 else []
-    command = [sys.executable, *launch, "-m", "train", *one.options, "--data.num_threads", threads]
-    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    command = [sys.executable, *launch, "-m", "train", *one.options]
+    environment = dict(os.environ)
+    if args.at_once > 1:
+        threads = str(max(1, len(os.sched_getaffinity(0)) // args.at_once))
+        command += ["--data.num_threads", threads]
+        environment["OMP_NUM_THREADS"] = threads
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         raise ValueError(f"{one.folder}: training failed with status {result.returncode}:\n{result.stderr[-2000:]}")
@@ -152,22 +173,34 @@ def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     return scores.argmax(1) != labels
 
 
-def compare(wrong: dict[str, NDArray[np.bool_]]) -> list[Row]:
+def _train_error(one: Run) -> float:
+    """Mean training error over the last epoch that was logged."""
+    lines = [json.loads(line) for line in (one.folder / "metrics.jsonl").read_text().splitlines()]
+    errors = [(line["epoch"], line["train/top1_error"]) for line in lines if "train/top1_error" in line]
+    return float(np.mean([error for epoch, error in errors if epoch == errors[-1][0]]))
+
+
+def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float]) -> list[Row]:
     """A row for each network from which images it gets wrong, [seeds, images]; the first is the whole network."""
-    rng = np.random.default_rng(0)
     whole = next(iter(wrong.values()))
-    seeds, images = whole.shape
-    draws = [(rng.integers(seeds, size=seeds), rng.integers(images, size=images)) for _ in range(RESAMPLINGS)]
-
-    def interval(values: NDArray) -> tuple[float, float]:
-        low, high = np.percentile([values[np.ix_(*draw)].mean() for draw in draws], [2.5, 97.5])
-        return float(low), float(high)
-
     rows = []
     for variant, one in wrong.items():
         change = one.astype(np.int8) - whole
-        rows.append(Row(variant, float(one.mean()), interval(one), float(change.mean()), interval(change)))
+        errors = (train_errors[variant], float(one.mean()), interval(one))
+        rows.append(Row(variant, *errors, float(change.mean()), interval(change)))
     return rows
+
+
+def interval(values: NDArray) -> tuple[float, float]:
+    """95 % interval of the mean of values [seeds, images]: Student's over seeds, the normal one over images, combined.
+
+    A little too wide, as what varies with both is in both.
+    """
+    seeds, images = values.shape
+    half = 1.96 * values.mean(0).std() / np.sqrt(images)
+    if seeds > 1:
+        half = np.hypot(half, t.ppf(0.975, seeds - 1) * values.mean(1).std(ddof=1) / np.sqrt(seeds))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
@@ -175,24 +208,28 @@ def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
     lines = []
     for row in rows:
         low, high = (100 * end for end in row.error_range)
-        line = [row.variant, f"{100 * row.error:.1f} ({low:.1f} to {high:.1f})"]
+        line = [row.variant, f"{100 * row.train_error:.1f}", f"{100 * row.error:.1f} ({low:.1f} to {high:.1f})"]
         if row.variant != WHOLE:
             low, high = (100 * end for end in row.difference_range)
             claim = CLAIMS.get(row.variant)
             line += [f"{100 * row.difference:+.1f} ({low:+.1f} to {high:+.1f})", claim.text if claim else "not said"]
-            line += [verdict(row, claim)]
+            line += [verdict(row, claim, num_seeds)]
         lines.append(line)
-    headings = ["network", "top-1 error, %", "difference", "the paper's", "same sign"]
-    note = f"{num_seeds} seeds, {num_images} validation images, central crops; 95 % intervals in brackets."
+    headings = ["network", "training error, %", "top-1 error, %", "difference", "the paper's", "same sign"]
+    seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
+    of = "seeds and images" if num_seeds > 1 else "images alone"
+    note = f"{seeds}, {num_images} validation images, central crops; in brackets, 95 % intervals over {of}."
     return tabulate(lines, headings, tablefmt="github", disable_numparse=True) + f"\n\n{note}\n"
 
 
-def verdict(row: Row, claim: Claim | None) -> str:
-    """Whether the difference has the claimed sign, and whether its interval leaves that open."""
+def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
+    """Whether the difference has the claimed sign, and whether noise leaves that open."""
     if claim is None:
         return ""
     low, high = row.difference_range
     agrees = "yes" if row.difference * claim.sign > 0 else "no"
+    if num_seeds == 1:
+        return f"{agrees}, one seed"
     return f"{agrees}, within noise" if low <= 0 <= high else agrees
 
 
@@ -212,7 +249,9 @@ def plot(rows: list[Row]) -> Figure:
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    known = sorted(path.stem for path in (ROOT / "configs/variants").glob("*.yaml") if not path.stem.endswith("-small"))
+    recipes = tuple(f"-{path.stem}" for path in (ROOT / "configs").glob("*.yaml"))
+    variants = (ROOT / "configs/variants").glob("*.yaml")
+    known = sorted(path.stem for path in variants if not path.stem.endswith(recipes))
     parser = argparse.ArgumentParser(
         prog="python -m tools.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -226,6 +265,13 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     args, more = parser.parse_known_args(argv)
     if min(args.seeds, args.nproc, args.at_once) < 1:
         raise ValueError("--seeds, --nproc and --at-once: expected 1 or more")
+    if args.nproc > 1 and args.at_once > 1:
+        raise ValueError("--nproc and --at-once are both above 1; runs of several ranks go one after another")
+    own = [
+        option for option in more if option.split("=")[0] in ("--train.seed", "--run.dir", "--data.root", "--config")
+    ]
+    if own:
+        raise ValueError(f"{', '.join(own)}: chosen for each run by --seeds, --out, --data and --variants")
     return args, more
 
 

@@ -69,7 +69,7 @@ class Retrieval(NamedTuple):
     name: str
     bytes_per_image: int
     same_label: float  # share of the ten nearest that have the query's label
-    queries_per_second: float
+    queries_per_second: float  # the search alone, the queries being described and encoded already
 
 
 def compare(
@@ -79,6 +79,8 @@ def compare(
     all_bits: list[int],
 ) -> list[Retrieval]:
     """Full vectors and codes of each length: neighbours of the `val` features among the `train` features."""
+    if len(train) < COUNT:
+        raise ValueError(f"found {len(train)} training images; expected {COUNT} or more to find neighbours among")
     exact = faiss.IndexFlatL2(train.shape[1])
     rows = [_measure("full vectors", exact, train, val, labels)]
     for bits in all_bits:
@@ -105,7 +107,7 @@ def table(rows: list[Retrieval]) -> str:
         for row in rows
         for ratio in [row.queries_per_second / rows[0].queries_per_second]
     ]
-    headings = ["neighbours by", "bytes an image", "same label among the ten nearest", "queries/s", "times as fast"]
+    headings = ["neighbours by", "bytes an image", "same label among the ten nearest", "searches/s", "times as fast"]
     return tabulate(lines, headings, tablefmt="github", disable_numparse=True)
 
 
@@ -115,7 +117,7 @@ def draw(rows: list[Retrieval], num_images: int) -> Figure:
     names = [row.name for row in rows]
     panels = {
         "same label among the ten nearest, %": [100 * row.same_label for row in rows],
-        f"queries a second among {num_images:,} images": [row.queries_per_second for row in rows],
+        f"searches a second among {num_images:,} images": [row.queries_per_second for row in rows],
     }
     for axes, (title, values) in zip(figure.subplots(1, 2, sharey=True), panels.items()):
         bars = axes.barh(names, values, color=["#c44e52"] + ["#4c72b0"] * (len(rows) - 1), alpha=0.7)

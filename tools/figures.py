@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from model.columns import NUM_COLUMNS
 from pipeline.dataset import Dataset
 from pipeline.examine import decode
 from tools import codes, neighbors
@@ -47,12 +46,13 @@ def main(argv: list[str]) -> None:
 
 def kernels(args: argparse.Namespace) -> Figure:
     """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
-    weights = open_network(newest(Path(args.runs[0])), _CPU).model.full_state()["conv1.weight"].numpy()
-    columns = np.split(weights, NUM_COLUMNS)
+    network = open_network(newest(Path(args.runs[0])), _CPU)
+    num_columns = network.config.model.columns
+    columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
     width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
     rows = -(-len(columns[0]) // width)
-    figure = Figure(figsize=(8, 0.55 * NUM_COLUMNS * rows + 0.8), layout="constrained")
-    for axes, block, number in zip(figure.subplots(NUM_COLUMNS, 1), columns, range(NUM_COLUMNS)):
+    figure = Figure(figsize=(8, 0.55 * num_columns * rows + 0.8), layout="constrained")
+    for number, (axes, block) in enumerate(zip(figure.subplots(num_columns, 1, squeeze=False)[:, 0], columns)):
         axes.imshow(_tiles(block, width), interpolation="nearest")
         shares = colour_share(block)
         axes.set_title(f"column {number}: {shares.mean():.0%} of the energy is colour (median {np.median(shares):.0%})")
@@ -167,7 +167,7 @@ def relu_vs_tanh(args: argparse.Namespace) -> Figure:
     results = comparison.compare(settings)
     print(comparison.table(results))
     for weights in ("2012", "modern"):
-        print(f"weights {weights}: tanh takes {comparison.factor(results, weights)} as long")
+        print(f"weights {weights}: {comparison.factor(results, weights)}")
     return comparison.draw(results)
 
 

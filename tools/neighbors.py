@@ -23,7 +23,12 @@ PIXEL_SIDE = 32
 
 
 def describe(network: Trained, images: ImageList, ranks: Ranks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Activations of the last hidden layer [N, width] and pixels [N, 3 * 32 * 32] of all images, in their order."""
+    """Activations of the last hidden layer [N, width] and pixels [N, 3 * 32 * 32] of all images, in their order.
+
+    ValueError on several ranks, each of which would see its own part alone.
+    """
+    if ranks.world_size > 1:
+        raise ValueError(f"found {ranks.world_size} ranks; this figure is drawn by one process, without torchrun")
     hidden, pixels = [], []
     with torch.no_grad():
         for batch in evaluation_batches(images, network.config.data, ranks, batch_size=128):
@@ -35,7 +40,12 @@ def describe(network: Trained, images: ImageList, ranks: Ranks) -> tuple[NDArray
 
 
 def nearest(database: NDArray[np.float32], queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """[Q, count]: the rows of `database` [N, D] at the smallest Euclidean distance from each query [Q, D]."""
+    """[Q, count]: the rows of `database` [N, D] at the smallest Euclidean distance from each query [Q, D].
+
+    ValueError where it has fewer rows than that.
+    """
+    if len(database) < count:
+        raise ValueError(f"found {len(database)} training images; expected {count} or more to find neighbours among")
     index = faiss.IndexFlatL2(database.shape[1])
     index.add(database)
     return index.search(queries, count)[1]

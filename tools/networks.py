@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import NOT_COUNTED
 from pipeline.stats import PixelStats
 from train import checkpoint
-from train.config import Config, from_dict
+from train.config import Config, differing_keys, from_dict
 from train.data import crop_mean, evaluation_batches
 from train.distributed import Ranks
 from train.evaluate import probabilities
@@ -57,6 +58,18 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
         f"{dataset.folder} has {len(dataset.classes)} classes, {network.path} was trained on {len(network.classes)}; "
         f"class {number} is {found} here and {expected} there. Evaluate on images prepared with the same class folders"
     )
+
+
+def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
+    """ValueError where `folder` holds a run of another config or of other images."""
+    path = newest(folder)
+    if not path.is_file():
+        return
+    changed = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text()))
+    if checkpoint.load(path)["dataset"] != dataset.fingerprint:
+        changed.append("the images")
+    if changed:
+        raise ValueError(f"{folder} was trained otherwise ({'; '.join(changed)}); choose another --out")
 
 
 def predict(

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
+from tools.networks import check_same_run
 from train.config import load
 from train.distributed import join
 from train.trainer import Trainer, TrainingError
@@ -31,6 +33,7 @@ STEP = math.sqrt(10)
 
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 288, "fc8": 256}
 _PIXEL_SCALE = 64.0
+_TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": "#4c72b0", "tanh": "#c44e52"}
 
 
@@ -79,13 +82,14 @@ def compare(settings: Settings) -> list[Result]:
 
 
 def _search(curve: Curve, settings: Settings, pool: ProcessPoolExecutor) -> float:
-    """The learning rate of the lowest error after `search_epochs`."""
+    """The learning rate that is first at the target or, after `search_epochs`, nearest to it."""
     middle = 0.001 if curve.weights == "2012" else 0.01
-    errors: dict[float, float] = {}
+    errors: dict[float, tuple[float, float]] = {}
     wanted = [middle / STEP, middle, middle * STEP]
     while wanted:
         runs = [pool.submit(train, curve, lr, 0, settings, settings.search_epochs) for lr in wanted]
-        errors |= {lr: min(run.result()[-1:], default=1.0) for lr, run in zip(wanted, runs)}
+        found = {lr: run.result() for lr, run in zip(wanted, runs)}
+        errors |= {lr: (epochs_to(TARGET, one), one[-1] if one else 1.0) for lr, one in found.items()}
         best = min(errors, key=lambda lr: errors[lr])
         wanted = [lr for lr in (best / STEP, best * STEP) if not any(math.isclose(lr, tried) for tried in errors)]
     return best
@@ -94,21 +98,22 @@ def _search(curve: Curve, settings: Settings, pool: ProcessPoolExecutor) -> floa
 def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -> list[float]:
     """Training errors by epoch, until one is at the target; none where the loss is no longer a number."""
     folder = settings.work / f"{curve.weights}-{curve.activation}-lr{lr:.2g}-seed{seed}"
-    num_images = len(Dataset.open(Path(settings.data)).train)
     options = [str(CONFIG), "--data.root", settings.data, "--run.dir", str(folder), "--train.seed", str(seed)]
     options += ["--model.activation", curve.activation, "--optim.lr", str(lr), *_weights(curve)]
     options += ["--train.epochs", str(settings.cap), "--data.num_threads", str(torch.get_num_threads())]
+    config, dataset = load(options), Dataset.open(Path(settings.data))
+    check_same_run(folder, config, dataset)
+    steps = len(dataset.train) // config.train.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout((folder.parent / f"{folder.name}.log").open("a")):
         for epoch in range(1, epochs + 1):
             errors = training_errors(folder)
             if len(errors) >= epoch or min(errors, default=1) <= TARGET:
                 continue
-            steps = num_images // load(options).train.batch_size
-            config = load([*options, "--run.max_steps", str(epoch * steps), "--run.log_every", str(steps)])
+            run = replace(config.run, max_steps=epoch * steps, log_every=steps)
             try:
                 with join(config.run.device, config.model.columns) as ranks:
-                    Trainer(config, ranks).fit()
+                    Trainer(replace(config, run=run), ranks).fit()
             except TrainingError:
                 return []
     return training_errors(folder)[:epochs]
@@ -133,7 +138,9 @@ def _weights(curve: Curve) -> list[str]:
 def training_errors(folder: Path) -> list[float]:
     """The mean training error of each epoch of a run that logs once an epoch."""
     path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    # A line without an end was cut short by a crash; the run writes it again.
+    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.is_file() else []
+    lines = [json.loads(line) for line in whole]
     return [line["train/top1_error"] for line in lines if "train/top1_error" in line]
 
 
@@ -147,12 +154,17 @@ def epochs_to(target: float, errors: Sequence[float]) -> float:
 
 
 def factor(results: list[Result], weights: str) -> str:
-    """How many times longer tanh takes, from the means over seeds."""
-    means = {result.curve.activation: np.mean(result.epochs()) for result in results if result.curve.weights == weights}
-    if math.isfinite(means["tanh"]):
-        return f"{means['tanh'] / means['relu']:.1f} times"
-    longest = max(len(errors) for result in results for errors in result.errors)
-    return f"more than {longest / means['relu']:.1f} times"
+    """How many times longer tanh takes, from the means over seeds: at least, where a seed had not come down in time."""
+    relu, tanh = (
+        next(result for result in results if result.curve == Curve(weights, activation)) for activation in _COLOURS
+    )
+    if not all(relu.errors) or not all(tanh.errors):
+        return "no factor, as a run diverged"
+    if not np.isfinite(relu.epochs()).all():
+        return f"no factor, as ReLUs did not come to {TARGET:.0%}"
+    at_least = np.mean([min(epochs, len(errors)) for epochs, errors in zip(tanh.epochs(), tanh.errors)])
+    bound = "" if np.isfinite(tanh.epochs()).all() else "more than "
+    return f"tanh takes {bound}{at_least / np.mean(relu.epochs()):.1f} times as long"
 
 
 def table(results: list[Result]) -> str:
@@ -179,8 +191,8 @@ def draw(results: list[Result]) -> Figure:
                     style = "-" if activation == "relu" else "--"
                     axes.plot(range(1, len(errors) + 1), errors, style, color=_COLOURS[activation], label=label)
         axes.axhline(TARGET, color="grey", linewidth=1)
-        axes.set(xlabel="epoch", title=f"weights of {weights}" if weights == "2012" else "weights by fan-in")
-        axes.set_title(f"{axes.get_title()}: tanh takes {factor(results, weights)} as long", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.set_title(f"{_TITLES[weights]}: {factor(results, weights)}", fontsize=10)
         axes.set_ylim(0, 1)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)

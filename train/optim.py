@@ -20,7 +20,8 @@ class OptimConfig:
         decay_biases: whether biases are pulled towards zero, too (2012 code: they are not).
         bias_lr: learning rate of all biases, whatever lr becomes (2012 code: 0.02); null: as the weights'.
         lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight: 0}, or {bias: 2}.
-        later_lr_factors: such factors from an epoch on, in this order: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
+        later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code). Of one name the
+            latest holds; conv1.weight goes before conv1 and that before weight, and a later factor before lr_factors.
         schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps, after `drop_epochs`;
             exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.
@@ -55,12 +56,13 @@ class PaperSGD(torch.optim.SGD):
         self._config = config
         self.lr = float(config.lr)
         named = dict(parameters)
-        unused = {*config.lr_factors, *config.later_lr_factors} - {key for name in named for key in _keys(name)}
-        if unused:
-            raise ValueError(
-                f"optim.lr_factors: no layer is named {', '.join(sorted(unused))}; expected names such as fc8, "
-                "conv1.weight, or bias"
-            )
+        for option, factors in (("lr_factors", config.lr_factors), ("later_lr_factors", config.later_lr_factors)):
+            unused = factors.keys() - {key for name in named for key in _keys(name)}
+            if unused:
+                raise ValueError(
+                    f"optim.{option}: no layer is named {', '.join(sorted(unused))}; expected names such as fc8, "
+                    "conv1.weight, or bias"
+                )
         decay = float(config.weight_decay)
         groups = [
             {
@@ -107,19 +109,17 @@ class PaperSGD(torch.optim.SGD):
 def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
     """The learning rate of the parameter `name` after `epoch` epochs."""
     base = config.bias_lr if _is_bias(name) and config.bias_lr is not None else lr
-    for factors in (_later(config, epoch), config.lr_factors):
+    for factors in (later_factors(config, epoch), config.lr_factors):
         for key in _keys(name):
             if key in factors:
                 return float(base) * float(factors[key])
     return float(base)
 
 
-def _later(config: OptimConfig, epoch: int) -> dict[str, float]:
-    """The later factors that hold after `epoch` epochs: of each key, the last one begun."""
-    begun = {
-        key: [factor for start, factor in pairs if epoch >= start] for key, pairs in config.later_lr_factors.items()
-    }
-    return {key: factors[-1] for key, factors in begun.items() if factors}
+def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
+    """The later factors that hold after `epoch` epochs, by the names that they are listed under."""
+    begun = {key: [pair for pair in pairs if pair[0] <= epoch] for key, pairs in config.later_lr_factors.items()}
+    return {key: max(pairs)[1] for key, pairs in begun.items() if pairs}
 
 
 def _keys(name: str) -> tuple[str, str, str]:

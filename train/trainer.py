@@ -22,7 +22,7 @@ from train.data import crop_mean, evaluation_batches, training_batches
 from train.distributed import Ranks
 from train.evaluate import ErrorRates, error_rates, places_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
-from train.optim import PaperSGD, schedule
+from train.optim import PaperSGD, later_factors, schedule
 from train.precision import set_up
 from train.profile import Profile
 from train.run_folder import claim
@@ -211,6 +211,9 @@ class Trainer:
             return
         if self.schedule.lr != self.optimizer.lr:
             self._say(f"learning rate is now {self.schedule.lr:g} ({self.config.optim.schedule})")
+        factors = later_factors(self.config.optim, self.epoch)
+        if factors != later_factors(self.config.optim, self.epoch - 1):
+            self._say(f"from now on times {', '.join(f'{value:g} in {name}' for name, value in factors.items())}")
         self.optimizer.set_lr(self.schedule.lr, self.epoch)
 
     def _resume(self) -> None:
