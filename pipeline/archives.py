@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_LONGEST_END = 1 << 20
+"""Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
+
 
 class Member(NamedTuple):
     """A file inside a tar archive, and the bytes of the archive that it is made of."""
@@ -19,37 +22,66 @@ class Member(NamedTuple):
     size: int
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path) -> list[Member]:
     """Every file in the archive; those of an archive inside it are named by its stem (ImageNet's training set).
 
-    ValueError where it is not a tar file, or a compressed one, which can't be read in place.
+    A name that occurs twice stands for its last file, as when one unpacks. ValueError where it is no tar file, is not
+    whole, is compressed, or holds what can't be read in place: symbolic links, or names that lead out of it.
     """
+    found: dict[str, Member] = {}
     try:
         with tarfile.open(path, "r:") as archive:
-            for entry in archive:
-                if not entry.isfile():
-                    continue
+            for entry, member in _files(archive, "", 0, os.path.getsize(path)):
                 if not entry.name.endswith(".tar"):
-                    yield Member(entry.name.removeprefix("./"), entry.offset_data, entry.size)
+                    found[member.name] = member
                     continue
-                folder = entry.name.removeprefix("./").removesuffix(".tar")
                 with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
-                    for file in inner:
-                        if file.isfile():
-                            name = f"{folder}/{file.name.removeprefix('./')}"
-                            yield Member(name, entry.offset_data + file.offset_data, file.size)
-    except tarfile.TarError as error:
+                    folder = member.name.removesuffix(".tar") + "/"
+                    for _, file in _files(inner, folder, member.offset, member.size):
+                        found[file.name] = file
+    except (tarfile.TarError, ValueError) as error:
         raise ValueError(f"{path}: expected a tar archive that is whole and not compressed ({error})") from error
+    return list(found.values())
+
+
+def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iterator[tuple[tarfile.TarInfo, Member]]:
+    """The files of an archive that takes `size` bytes from `start` on; ValueError unless all of it is there."""
+    places: dict[str, Member] = {}
+    for entry in archive:
+        name = entry.name.removeprefix("./")
+        if entry.issym():
+            raise ValueError(f"{name} is a symbolic link; make the archive with tar --dereference")
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{name} leads out of the archive")
+        if entry.islnk():
+            # Another name for an earlier file.
+            place = places[entry.linkname.removeprefix("./")]._replace(name=folder + name)
+        elif entry.isfile():
+            place = Member(folder + name, start + entry.offset_data, entry.size)
+        else:
+            continue
+        places[name] = place
+        yield entry, place
+    # tarfile stops at anything that is no header, without a word; only zeros may follow the last file.
+    archive.fileobj.seek(archive.offset)
+    end = archive.fileobj.read(_LONGEST_END + 1)
+    if not 0 < len(end) <= _LONGEST_END or len(end) != size - archive.offset or any(end):
+        raise ValueError(f"{folder or 'it'} is damaged or cut short behind {len(places)} files")
 
 
 def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
     """`size` bytes of a file from `offset` on; all the rest by default. OSError or ValueError where it has none."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
         raise ValueError("not a regular file")
-    data = np.fromfile(path, np.uint8, size, offset=offset)
-    if not len(data):
+    data = np.empty(max(0, about.st_size - offset if size < 0 else size), np.uint8)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        # numpy's own way of reading takes errors of the disk for the end of the file.
+        count = file.readinto(data.data)
+    if not count:
         raise ValueError("the file is empty")
-    return data
+    return data[:count]
 
 
 class Archives:
@@ -61,5 +93,7 @@ class Archives:
     def read(self, path: str, offset: int, size: int) -> NDArray[np.uint8]:
         """Bytes [size] of the archive, without a copy; fewer where the archive ends before."""
         if path not in self._maps:
+            if not os.path.getsize(path):
+                raise ValueError(f"{path}: the archive is empty")
             self._maps[path] = np.memmap(path, np.uint8, mode="r")
         return self._maps[path][offset : offset + size]

@@ -1,18 +1,20 @@
 """Decode every file once, whole, with the decoder that training uses: sizes, statistics, and what can't be used."""
 
+import errno
 import io
 import os
 import re
 import struct
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -34,6 +36,8 @@ _CHUNK = 64
 _PIXELS_TOGETHER = 50_000_000
 """Images of a chunk are decoded together up to this many pixels: 150 MB for each process."""
 _ORIENTATION = 274  # EXIF
+_FILES_OWN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What may be wrong with one file alone."""
 
 
 class Finding(NamedTuple):
@@ -108,10 +112,19 @@ _decoder_log: BinaryIO
 def _start_worker() -> None:
     """Keep what the decoder prints of bad files: it belongs into the list of them, not across the progress bar."""
     global _decoder_log
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
     os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
     dali.set_num_threads(1)
     torch.set_num_threads(1)
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed can't end its workers, which would wait for ever for more to do."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _examine_chunk(chunk: _Chunk) -> Findings:
@@ -124,6 +137,7 @@ def _examine_chunk(chunk: _Chunk) -> Findings:
             data, pixels = ahead[index] if ahead else (chunk.source.content(index), None)
             finding, pixels = _examine_file(name, data, pixels, chunk.store)
         except (OSError, ValueError, RuntimeError) as error:
+            _check_is_the_files(error, chunk.source, index)
             findings.files.append(Finding(None, _reason(error)))
             continue
         findings.files.append(finding)
@@ -141,7 +155,7 @@ def _decode_together(source: Source) -> list[tuple[NDArray[np.uint8], NDArray[np
             return []
         decoded = dali.decoders.image(dali.batch(contents), device="cpu", output_type=types.RGB).evaluate()
         return [(data, np.asarray(pixels)) for data, pixels in zip(contents, decoded.tensors, strict=True)]
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, ValueError, RuntimeError, MemoryError):
         _decoder_said()  # it will say it again of the file that it means
         return []
 
@@ -238,6 +252,15 @@ def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if side != STATS_SIZE:
         square = torch.nn.functional.interpolate(square, (STATS_SIZE, STATS_SIZE), mode="bilinear", antialias=True)
     return square[0].permute(1, 2, 0).numpy()
+
+
+def _check_is_the_files(error: Exception, source: Source, index: int) -> None:
+    """OSError where the disk or the network, and not the file, is to blame: every other file would be rejected, too."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILES_OWN:
+        raise OSError(
+            f"{source.root}/{source.names[index]} can't be read now ({error.strerror}); the same command goes on from "
+            "here, and if it ends here again, remove the file"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -67,6 +67,8 @@ def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
                 f"go on with those, or remove it: rm -r {shlex.quote(str(work))}"
             )
         folder, notes = work / "folder", work / "notes"
+        if not folder.exists():
+            shutil.rmtree(notes, ignore_errors=True)  # they tell of what is no longer there
         folder.mkdir(exist_ok=True)
         notes.mkdir(exist_ok=True)
         with atomic_write(begun_for) as file:
@@ -74,12 +76,18 @@ def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
         try:
             yield folder, notes
         except ValueError:
-            shutil.rmtree(work)
+            _discard(work)
             raise
         os.sync()  # may be a million files
         os.rename(folder, path)
-        shutil.rmtree(work)
+        _discard(work)
     _sync(path.parent)
+
+
+def _discard(work: Path) -> None:
+    """Notes go first: should this be cut short, they must not tell of files that are gone."""
+    shutil.rmtree(work / "notes")
+    shutil.rmtree(work)
 
 
 def _sync(path: Path) -> None:

@@ -36,10 +36,11 @@ class Preparation(NamedTuple):
         for source in (self.train, self.val) if self.store else ():
             _check_names(source)
         with workers() as pool:
-            train, sums = self._examine(pool, "train", self.train, folder, notes)
-            _check_classes(self.train, self.classes, train)
+            # The smaller part first: what is wrong with it is known before hours go into the other.
             val, _ = self._examine(pool, "val", self.val, folder, notes)
             _check_any(self.val, val)
+            train, sums = self._examine(pool, "train", self.train, folder, notes)
+            _check_classes(self.train, self.classes, train)
         about = {"train_root": self._root("train", self.train), "val_root": self._root("val", self.val)}
         return PreparedFiles(
             _listed(self.train, train),

@@ -85,7 +85,10 @@ def class_folders(root: Path) -> Listing:
         folders, spans = _folders(root), None
         names = [name for folder in folders for name in sorted(_files_below(root, folder, set()))]
     if not folders:
-        raise DatasetError(f"{root}: expected a folder of images for each class, found no folder at all")
+        raise DatasetError(
+            f"{root}: expected a folder of images for each class, found no folder at all (a flat folder of validation "
+            "images takes its labels from --val-labels)"
+        )
     return Listing(root, folders, names, spans)
 
 

@@ -163,7 +163,9 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
     """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates searched for."""
     work = Path(args.out).parent / "relu-vs-tanh-runs"
-    settings = comparison.Settings(args.data, work, args.seeds, args.search_epochs, args.cap, args.at_once)
+    settings = comparison.Settings(
+        args.data, work, args.seeds, args.search_epochs, args.cap, args.at_once, tuple(args.more)
+    )
     results = comparison.compare(settings)
     print(comparison.table(results))
     for weights in ("2012", "modern"):
@@ -202,12 +204,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     alike.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
     short = add_data(add("codes", codes_figure, 1))
     short.add_argument("--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths")
-    speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))
+    speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))  # options that it does not know are for train
     speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
     speed.add_argument("--search-epochs", type=int, default=3, metavar="N", help="epochs for each learning rate (3)")
     speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
     speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
-    args = parser.parse_args(argv)
+    args, args.more = parser.parse_known_args(argv)
+    if args.more and args.draw is not relu_vs_tanh:
+        raise ValueError(f"{' '.join(args.more)}: not understood; see python -m tools.figures --help")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
     counts = ("images", "nearest", "seeds", "search_epochs", "cap", "at_once")

@@ -10,8 +10,8 @@ import json
 import math
 import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ TARGET = 0.25
 STEP = math.sqrt(10)
 """From one learning rate of the grid to the next."""
 
-_FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 288, "fc8": 256}
+_FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": "#4c72b0", "tanh": "#c44e52"}
@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     search_epochs: int
     cap: int  # epochs after which a run is given up
     at_once: int
+    options: tuple[str, ...] = ()  # of train, for every run
 
 
 class Result(NamedTuple):
@@ -71,25 +72,25 @@ def compare(settings: Settings) -> list[Result]:
     """Search, then train; seeds and learning rates run `at_once`."""
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, multiprocessing.cpu_count() // settings.at_once)
-    with ProcessPoolExecutor(settings.at_once, spawn, torch.set_num_threads, (threads,)) as pool:
+    with spawn.Pool(settings.at_once, torch.set_num_threads, (threads,)) as pool:  # its workers end with the block
         results = []
         for curve in [Curve(weights, activation) for weights in ("2012", "modern") for activation in _COLOURS]:
             lr = _search(curve, settings, pool)
-            runs = [pool.submit(train, curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
-            results.append(Result(curve, lr, [run.result() for run in runs]))
+            runs = [(curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
+            results.append(Result(curve, lr, pool.starmap(train, runs, chunksize=1)))
             print(table(results[-1:]), flush=True)
     return results
 
 
-def _search(curve: Curve, settings: Settings, pool: ProcessPoolExecutor) -> float:
+def _search(curve: Curve, settings: Settings, pool: Pool) -> float:
     """The learning rate that is first at the target or, after `search_epochs`, nearest to it."""
     middle = 0.001 if curve.weights == "2012" else 0.01
     errors: dict[float, tuple[float, float]] = {}
     wanted = [middle / STEP, middle, middle * STEP]
     while wanted:
-        runs = [pool.submit(train, curve, lr, 0, settings, settings.search_epochs) for lr in wanted]
-        found = {lr: run.result() for lr, run in zip(wanted, runs)}
-        errors |= {lr: (epochs_to(TARGET, one), one[-1] if one else 1.0) for lr, one in found.items()}
+        runs = [(curve, lr, 0, settings, settings.search_epochs) for lr in wanted]
+        for lr, found in zip(wanted, pool.starmap(train, runs, chunksize=1)):
+            errors[lr] = (epochs_to(TARGET, found), found[-1] if found else 1.0)
         best = min(errors, key=lambda lr: errors[lr])
         wanted = [lr for lr in (best / STEP, best * STEP) if not any(math.isclose(lr, tried) for tried in errors)]
     return best
@@ -101,6 +102,7 @@ def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -
     options = [str(CONFIG), "--data.root", settings.data, "--run.dir", str(folder), "--train.seed", str(seed)]
     options += ["--model.activation", curve.activation, "--optim.lr", str(lr), *_weights(curve)]
     options += ["--train.epochs", str(settings.cap), "--data.num_threads", str(torch.get_num_threads())]
+    options += settings.options
     config, dataset = load(options), Dataset.open(Path(settings.data))
     check_same_run(folder, config, dataset)
     steps = len(dataset.train) // config.train.batch_size

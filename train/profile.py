@@ -81,7 +81,7 @@ class _DecoderThreads:
         while not self._stopping.wait(_SAMPLE_EVERY):
             now = time.time_ns()
             for tid, name in threads.items():
-                ran = _ran(tid)
+                ran = _ran(tid) or before[tid]
                 busy = (ran - before[tid]) / (now - since)
                 before[tid] = ran
                 if busy > 0.1:
@@ -97,5 +97,8 @@ def _name(tid: str) -> str:
 
 
 def _ran(tid: str) -> int:
-    """Nanoseconds that a thread has been on a processor."""
-    return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[0])
+    """Nanoseconds that a thread has been on a processor; 0 for one that has ended."""
+    try:
+        return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[0])
+    except OSError:
+        return 0
