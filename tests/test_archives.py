@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from pipeline.archives import members, read
 from pipeline.dataset import Dataset, DatasetError
 from tests.images import write_class_folders
 from tests.test_loader import load, training_plan
@@ -102,3 +103,72 @@ def test_half_of_each_class_is_held_out_by_seed(imagenet):
         paths = {part.path(i) for part in (half.train, half.val) for i in range(9)}
         assert len(paths) == 18
     assert halves[0].fingerprint != halves[1].fingerprint
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """An archive of twelve files of 900 bytes, and its path."""
+    with tarfile.open(tmp_path / "flat.tar", "w") as tar:
+        for number in range(12):
+            entry = tarfile.TarInfo(f"{number:02d}.jpg")
+            entry.size = 900
+            tar.addfile(entry, io.BytesIO(bytes([number]) * 900))
+    return tmp_path / "flat.tar"
+
+
+@pytest.mark.parametrize(
+    "damage", ["hole", "garbage", "cut in a header", "cut between files", "cut in a file", "no end"]
+)
+def test_an_archive_that_is_not_whole_is_never_taken_for_a_smaller_one(flat, damage):
+    """Each file takes 512 bytes of header and 1024 of data; tarfile itself stops at most of these without a word."""
+    whole, header = flat.read_bytes(), 5 * 1536
+    assert [member.size for member in members(flat)] == [900] * 12
+    damaged = {
+        "hole": whole[:header] + bytes(1536) + whole[header + 1536 :],
+        "garbage": whole[:header] + bytes(range(256)) * 2 + whole[header + 512 :],
+        "cut in a header": whole[: header + 100],
+        "cut between files": whole[:header],
+        "cut in a file": whole[: header + 512 + 300],
+        "no end": whole[: 12 * 1536],
+    }
+    flat.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=r"flat\.tar: expected a tar archive that is whole"):
+        members(flat)
+
+
+def test_an_inner_archive_that_is_not_whole_is_noticed_too(flat, tmp_path):
+    inner = flat.read_bytes()[: 7 * 1536]
+    with tarfile.open(tmp_path / "outer.tar", "w") as tar:
+        entry = tarfile.TarInfo("n01.tar")
+        entry.size = len(inner)
+        tar.addfile(entry, io.BytesIO(inner))
+    with pytest.raises(ValueError, match="n01/ is damaged or cut short behind 7 files"):
+        members(tmp_path / "outer.tar")
+
+
+def test_links_doubles_and_names_that_lead_outside(tmp_path):
+    def archive(*entries):
+        with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+            for name, kind, content in entries:
+                entry = tarfile.TarInfo(name)
+                entry.type = kind
+                entry.linkname = content if kind != tarfile.REGTYPE else ""
+                entry.size = len(content) if kind == tarfile.REGTYPE else 0
+                tar.addfile(entry, io.BytesIO(content.encode()) if entry.size else None)
+        return tmp_path / "odd.tar"
+
+    path = archive(("a/1.jpg", tarfile.REGTYPE, "one"), ("a/2.jpg", tarfile.LNKTYPE, "a/1.jpg"))
+    first, second = members(path)
+    assert second == first._replace(name="a/2.jpg") and read(str(path), second.offset, second.size).tobytes() == b"one"
+    path = archive(
+        ("1.jpg", tarfile.REGTYPE, "old"), ("2.jpg", tarfile.REGTYPE, "two"), ("1.jpg", tarfile.REGTYPE, "new")
+    )
+    found = {member.name: read(str(path), member.offset, member.size).tobytes() for member in members(path)}
+    assert found == {"1.jpg": b"new", "2.jpg": b"two"}
+    for odd, message in [
+        (("../1.jpg", tarfile.REGTYPE, "x"), r"\.\./1\.jpg leads out"),
+        (("/etc/1.jpg", tarfile.REGTYPE, "x"), "leads out"),
+        (("1.jpg", tarfile.SYMTYPE, "2.jpg"), "symbolic link"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            members(archive(odd))

@@ -1,6 +1,7 @@
 """Images that are re-encoded: loose or in shards, against the originals and against other readers of the same files."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 from pipeline import examine, geometry, loader, prepare, store
 from pipeline.dataset import Dataset, DatasetError
+from pipeline.ledger import Ledger
 from pipeline.loader import Appearance, Loader
 from pipeline.plan import TrainingPlan
 from tests.images import write_class_folders
@@ -197,6 +199,19 @@ def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monke
     assert (tmp_path / ".out.unfinished/identity").exists()
     monkeypatch.undo()
     assert len(prep(originals, tmp_path / "out", "--resize", SIDE, "--shards").train) == 28
+
+
+def test_notes_without_the_images_that_they_tell_of_are_not_believed(originals, tmp_path, monkeypatch):
+    """Whoever removed them, or a kill in the last moment: lists without images would pass for a finished folder."""
+    monkeypatch.setattr(prepare, "examine", killed)
+    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    with pytest.raises(OSError):
+        prep(originals, tmp_path / "out", "--resize", SIDE)
+    monkeypatch.undo()
+    assert (tmp_path / ".out.unfinished/notes").is_dir()
+    shutil.rmtree(tmp_path / ".out.unfinished/folder")
+    dataset = prep(originals, tmp_path / "out", "--resize", SIDE)
+    assert len(dataset.train) == 28 and all(dataset.train.content(index).size for index in range(28))
 
 
 def killed(pool, source, with_sums, store):

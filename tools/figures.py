@@ -209,9 +209,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     speed.add_argument("--search-epochs", type=int, default=3, metavar="N", help="epochs for each learning rate (3)")
     speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
     speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
-    args, args.more = parser.parse_known_args(argv)
-    if args.more and args.draw is not relu_vs_tanh:
-        raise ValueError(f"{' '.join(args.more)}: not understood; see python -m tools.figures --help")
+    args, more = parser.parse_known_args(argv)
+    args.more = more
+    if more and args.draw is not relu_vs_tanh:
+        raise ValueError(f"{' '.join(more)}: not understood; see python -m tools.figures --help")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
     counts = ("images", "nearest", "seeds", "search_epochs", "cap", "at_once")
