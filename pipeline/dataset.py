@@ -67,6 +67,12 @@ class ImageList:
         name = self.text[self.starts[index] : self.starts[index] + length].tobytes()
         return os.path.join(self.root, os.fsdecode(name)), offset, size
 
+    def take(self, indices: NDArray[np.int64]) -> "ImageList":
+        """Some of the images, in the order given."""
+        spans = None if self.spans is None else self.spans[indices]
+        places = (self.starts[indices], self.ends[indices])
+        return ImageList(self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans)
+
     def content(self, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError or ValueError where it can't be read."""
         return read(self.path(index)) if self.spans is None else read(*self.archive(index))

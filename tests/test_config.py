@@ -72,6 +72,7 @@ def test_a_variant_changes_what_it_names_and_no_more():
     for name, path in variants.items():
         base = next((recipes[stem] for stem in recipes if name.endswith(f"-{stem}")), recipes["alexnet"])
         config = load([str(base), "--config", str(path), "--data.root", "x"])
+        assert config.run.dir == f"runs/{base.stem}-{name}"
         named = {f"{section}.{key}" for section, values in yaml.safe_load(path.read_text()).items() for key in values}
         changed = differing_keys(config, to_dict(load([str(base), "--data.root", "x"])))
         may_be_the_same = {"model.same_map_norm"}

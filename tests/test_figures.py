@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from tools import figures
+from tools.networks import open_network, predict
+from train.distributed import join
 
 
 def test_the_colour_share_tells_grey_from_coloured_kernels():
@@ -36,3 +38,24 @@ def test_curves_of_no_run_or_of_a_file_cut_short_are_refused_by_name(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n{"step": 2, "tra')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: not whole"):
         figures.main(command)
+
+
+def test_predictions_are_of_the_images_that_are_shown(trained, prepared, dataset, tmp_path, monkeypatch):
+    """Of a set of thousands, only these are worth the work; each keeps its own label and scores."""
+    drawn = []
+    monkeypatch.setattr(figures, "_bars", lambda axes, scores, label, names: drawn.append((scores, label)))
+    figures.main(
+        ["predictions", str(trained), "--data", str(prepared), "--images", "4", "--out", str(tmp_path / "x.png")]
+    )
+    with join("cpu", num_columns=1) as ranks:
+        everything, labels = predict(open_network(trained, ranks.device), dataset, ranks, num_views=10)
+    chosen = np.random.default_rng(0).permutation(15)[:4]
+    assert [label for _, label in drawn] == labels[chosen].tolist()
+    np.testing.assert_allclose([scores for scores, _ in drawn], everything[chosen], atol=1e-6)
+
+
+def test_names_that_fit_no_class_are_refused(trained, prepared, tmp_path):
+    (tmp_path / "words.txt").write_text("n1\tdog\n")
+    command = ["predictions", str(trained), "--data", str(prepared), "--names", str(tmp_path / "words.txt")]
+    with pytest.raises(ValueError, match=r"words\.txt: none of its lines is of a class here"):
+        figures.main([*command, "--out", str(tmp_path / "x.png")])

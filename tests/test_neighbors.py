@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tools import codes, figures, neighbors
-from tools.networks import newest, open_network, predict
+from tools.networks import open_network, predict
 from train.distributed import join
 
 
@@ -23,7 +23,7 @@ def test_the_share_of_the_same_label():
 
 def test_features_are_the_hidden_layers_of_the_central_crops(trained, dataset):
     with join("cpu", num_columns=1) as ranks:
-        network = open_network(newest(trained), ranks.device)
+        network = open_network(trained, ranks.device)
         hidden, pixels = neighbors.describe(network, dataset.val, ranks)
         scores, _ = predict(network, dataset, ranks, num_views=1)
     assert hidden.shape == (15, 24) and pixels.shape == (15, 3 * 32 * 32) and 0 <= pixels.min() <= pixels.max() <= 255

@@ -35,7 +35,7 @@ from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
 from tools.drawing import save_figure
-from tools.networks import check_same_run, newest, open_network, predict
+from tools.networks import check_same_run, open_network, predict
 from train.config import load
 from train.distributed import join
 
@@ -168,7 +168,7 @@ def _train(one: Run, args: argparse.Namespace) -> None:
 def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     """[N]: which validation images the network gets wrong."""
     with join("auto", num_columns=1) as ranks:
-        network = open_network(newest(one.folder), ranks.device)
+        network = open_network(one.folder, ranks.device)
         scores, labels = predict(network, dataset, ranks, num_views=1)
     return scores.argmax(1) != labels
 
@@ -177,6 +177,10 @@ def _train_error(one: Run) -> float:
     """Mean training error over the last epoch that was logged."""
     lines = [json.loads(line) for line in (one.folder / "metrics.jsonl").read_text().splitlines()]
     errors = [(line["epoch"], line["train/top1_error"]) for line in lines if "train/top1_error" in line]
+    if not errors:
+        raise ValueError(
+            f"{one.folder} has logged no training error; train for longer, or with a smaller --run.log_every"
+        )
     return float(np.mean([error for epoch, error in errors if epoch == errors[-1][0]]))
 
 
@@ -227,7 +231,7 @@ def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
     if claim is None:
         return ""
     low, high = row.difference_range
-    agrees = "yes" if row.difference * claim.sign > 0 else "no"
+    agrees = "yes" if row.difference * claim.sign > 0 else "no" if row.difference else "no difference"
     if num_seeds == 1:
         return f"{agrees}, one seed"
     return f"{agrees}, within noise" if low <= 0 <= high else agrees

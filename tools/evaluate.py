@@ -25,7 +25,7 @@ from tabulate import tabulate
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
-from tools.networks import Trained, newest, open_network, predict
+from tools.networks import Trained, open_network, predict
 from train.distributed import join
 from train.ensemble import halves, mixture, rates, search_weights
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     """Evaluate as the arguments say; ValueError where checkpoints and images do not go together."""
     args = _arguments(argv)
     dataset = Dataset.open(Path(args.data))
-    paths = [newest(Path(name)) for name in args.checkpoints]
+    paths = [Path(name) for name in args.checkpoints]
     with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
         results = [predict(network, dataset, ranks, args.views, args.batch_size) for network in networks]

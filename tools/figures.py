@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tools import codes, neighbors
 from tools import relu_vs_tanh as comparison
 from tools.cli import run
 from tools.drawing import save_figure
-from tools.networks import check_classes, newest, open_network, predict
+from tools.networks import check_classes, open_network, predict
 from train.distributed import join
 
 _CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 def kernels(args: argparse.Namespace) -> Figure:
     """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
-    network = open_network(newest(Path(args.runs[0])), _CPU)
+    network = open_network(Path(args.runs[0]), _CPU)
     num_columns = network.config.model.columns
     columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
     width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
@@ -78,13 +79,14 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 def predictions(args: argparse.Namespace) -> Figure:
     """Figure 4, left: images with their label, and the five classes that the network thinks most likely."""
-    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
     names = _names(dataset, args.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
-    with join("cpu") as ranks:
-        scores, _ = predict(network, dataset, ranks, num_views=10)
+    with join("cpu", num_columns=1) as ranks:
+        scores, _ = predict(network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
     grid = figure.subplots(2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4))
+    figure.supxlabel("the label above each image; red: its bar among the five likeliest classes", fontsize=8)
     for axes in grid.flat:
         axes.axis("off")
     for place, index in enumerate(chosen):
@@ -92,7 +94,7 @@ def predictions(args: argparse.Namespace) -> Figure:
         label = dataset.val.labels[index]
         grid[row, column].imshow(np.asarray(decode(dataset.val.content(index))))
         grid[row, column].set_title(names[label], fontsize=9)
-        _bars(grid[row + 1, column], scores[index], int(label), names)
+        _bars(grid[row + 1, column], scores[place], int(label), names)
     return figure
 
 
@@ -110,12 +112,14 @@ def _names(dataset: Dataset, path: str | None) -> list[str]:
     if path is None:
         return dataset.classes
     words = dict(line.split("\t", 1) for line in Path(path).read_text().splitlines() if "\t" in line)
+    if not words.keys() & set(dataset.classes):
+        raise ValueError(f"--names {path}: none of its lines is of a class here; expected lines of class, tab, names")
     return [words.get(name, name).split(",")[0] for name in dataset.classes]
 
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
     """Figure 4, right: the training images nearest to some validation images, by features and by pixels."""
-    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
     check_classes(network, dataset)
     with join("cpu", num_columns=1) as ranks:
         return neighbors.draw(network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest)
@@ -123,7 +127,7 @@ def neighbors_figure(args: argparse.Namespace) -> Figure:
 
 def codes_figure(args: argparse.Namespace) -> Figure:
     """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
-    network, dataset = open_network(newest(Path(args.runs[0])), _CPU), Dataset.open(Path(args.data))
+    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
     with join("cpu", num_columns=1) as ranks:
         train, val = (neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val))
     labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
@@ -139,6 +143,8 @@ def curves(args: argparse.Namespace) -> Figure:
     for run_folder in map(Path, args.runs):
         lines = _metrics(run_folder / "metrics.jsonl")
         losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+        if not losses:
+            raise ValueError(f"{run_folder}: its metrics.jsonl has no training loss yet; train on, and draw again")
         errors = [(line["epoch"], 100 * line["val/top1_error"]) for line in lines if "val/top1_error" in line]
         left.plot(*zip(*losses), linewidth=1, label=run_folder.name)
         right.plot(*zip(*errors), marker=".", label=run_folder.name)

@@ -33,13 +33,9 @@ class Trained(NamedTuple):
     classes: list[str]
 
 
-def newest(path: Path) -> Path:
-    """The checkpoint that `path` names: itself, or a run folder's newest one."""
-    return checkpoint.newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
-
-
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
-    """Build the network of a checkpoint and load it; CheckpointError where `path` is none."""
+    """Build the network of a checkpoint, or of a run's newest, and load it; CheckpointError where `path` is neither."""
+    path = checkpoint.named(path)
     state: dict[str, Any] = checkpoint.load(path)
     config = from_dict(state["config"])
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
@@ -62,7 +58,7 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
 
 def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
     """ValueError where `folder` holds a run of another config or of other images."""
-    path = newest(folder)
+    path = checkpoint.named(folder)
     if not path.is_file():
         return
     changed = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text()))

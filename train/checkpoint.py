@@ -31,6 +31,11 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def named(path: Path) -> Path:
+    """The checkpoint that `path` names: itself, or a run folder's newest one."""
+    return newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
+
+
 def load(path: Path) -> dict[str, Any]:
     """The state that `save` was given, on the CPU; CheckpointError where `path` is something else."""
     if not path.is_file():

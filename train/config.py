@@ -73,7 +73,7 @@ class RunConfig:
     """Where the run lives and how it is watched; nothing here changes a number that it computes.
 
     Args:
-        dir: folder of the run; null means runs/<name of the config file>.
+        dir: folder of the run; null means runs/<names of the config files, joined by ->.
         device: cpu, cuda, or auto: cuda where there is a GPU for each rank of this machine.
         max_steps: stop after this many steps in all; the same command without it goes on.
         log_every: steps between two progress lines.
@@ -120,7 +120,7 @@ def load(argv: list[str]) -> Config:
     config = Config(**{section: sections[section] for section in Config.__annotations__})
     _check(config)
     if config.run.dir is None:
-        name = Path(str(values.config[-1])).stem
+        name = "-".join(Path(str(path)).stem for path in values.config)
         config = replace(config, run=replace(config.run, dir=f"runs/{name}"))
     return config
 

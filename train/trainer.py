@@ -87,7 +87,10 @@ class Trainer:
                     break
                 self.stopwatch.resume()
         self.save()
-        self._say(f"finished at step {self.step}; results are in {self.folder}")
+        if self.step == self.config.run.max_steps:
+            self._say(f"run.max_steps ends it after step {self.step}; the same command without it goes on from here")
+        else:
+            self._say(f"finished at step {self.step}; results are in {self.folder}")
         if self.monitor:
             self.monitor.close()
         return 0
