@@ -70,34 +70,45 @@ def test_four_layers():
     assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
 
 
-def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(monkeypatch):
-    """Errors that are lowest at 0.1, while the grid begins about 0.01; the first to come to the target wins."""
-    tried = []
+class Pool:
+    """Runs one after another, in this process."""
+
+    def starmap(self, function, runs, chunksize):
+        return [function(*arguments) for arguments in runs]
+
+
+@pytest.mark.parametrize("best, expected", [(0.1, 0.1), (0.001, 0.001)])
+def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(best, expected, monkeypatch):
+    """It takes 4 epochs at the best rate, 2 more for every step of the grid away from it, and begins about 0.01."""
+    tried = {}
 
     def train(curve, lr, seed, settings, epochs):
-        tried.append(lr)
-        if lr > 0.5:
-            return []
-        distance = abs(math.log10(lr / 0.1))
-        return [0.5 + distance / 10] * (epochs - 1) + [0.3 + distance / 10]
-
-    class Pool:
-        def starmap(self, function, runs, chunksize):
-            return [function(*arguments) for arguments in runs]
+        tried[lr] = epochs
+        needed = 4 + round(4 * abs(math.log10(lr / best)))
+        return ([0.5] * (needed - 1) + [0.25])[:epochs]
 
     monkeypatch.setattr(relu_vs_tanh, "train", train)
-    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 3, 30, 1)
-    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) == pytest.approx(0.1)
-    assert max(tried) == pytest.approx(0.1 * math.sqrt(10)) and len(tried) == len(set(tried)) == 5
-    monkeypatch.setattr(relu_vs_tanh, "train", lambda curve, lr, *rest: [0.2] if lr > 0.02 else [0.3, 0.3, 0.1])
-    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) > 0.02
+    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 30, 1)
+    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) == pytest.approx(expected)
+    rates = sorted(tried)
+    assert rates[0] < expected * 0.9 and rates[-1] > expected * 1.1
+    first, *_, last = tried.values()
+    assert first == 30 and last <= 6, "the last ones need not be trained to the end"
+
+
+def test_where_no_rate_comes_to_the_target_the_nearest_is_taken_and_divergence_never(monkeypatch):
+    errors = {0.01: [0.5, 0.4], 0.0316: [0.5, 0.35], 0.1: [], 0.00316: [0.5, 0.45]}
+    find = {round(lr, 4): values for lr, values in errors.items()}
+    monkeypatch.setattr(relu_vs_tanh, "train", lambda curve, lr, *rest: find[round(lr, 4)])
+    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 2, 1)
+    assert relu_vs_tanh._search(Curve("modern", "tanh"), settings, Pool()) == pytest.approx(0.0316, rel=0.01)
 
 
 def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(relu_vs_tanh, "CONFIG", tmp_path / "tiny.yaml")
     monkeypatch.setattr(relu_vs_tanh, "_FAN_IN", {"conv1": 75})
-    settings = relu_vs_tanh.Settings(str(prepared), tmp_path / "runs", 1, 1, 2, 1)
+    settings = relu_vs_tanh.Settings(str(prepared), tmp_path / "runs", 1, 2, 1)
     curve = Curve("2012", "relu")
     first = relu_vs_tanh.train(curve, 0.001, 0, settings, 1)
     more = relu_vs_tanh.train(curve, 0.001, 0, settings, 2)

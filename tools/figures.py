@@ -169,9 +169,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
     """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates searched for."""
     work = Path(args.out).parent / "relu-vs-tanh-runs"
-    settings = comparison.Settings(
-        args.data, work, args.seeds, args.search_epochs, args.cap, args.at_once, tuple(args.more)
-    )
+    settings = comparison.Settings(args.data, work, args.seeds, args.cap, args.at_once, tuple(args.more))
     results = comparison.compare(settings)
     print(comparison.table(results))
     for weights in ("2012", "modern"):
@@ -212,7 +210,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     short.add_argument("--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths")
     speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))  # options that it does not know are for train
     speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
-    speed.add_argument("--search-epochs", type=int, default=3, metavar="N", help="epochs for each learning rate (3)")
     speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
     speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
     args, more = parser.parse_known_args(argv)
@@ -221,7 +218,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"{' '.join(more)}: not understood; see python -m tools.figures --help")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
-    counts = ("images", "nearest", "seeds", "search_epochs", "cap", "at_once")
+    counts = ("images", "nearest", "seeds", "cap", "at_once")
     small = [name for name in counts if getattr(args, name, 1) < 1]
     if small:
         raise ValueError(f"--{small[0].replace('_', '-')} is {getattr(args, small[0])}; expected 1 or more")
