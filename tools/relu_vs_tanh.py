@@ -33,6 +33,7 @@ STEP = math.sqrt(10)
 
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
+_FIRST_LR = 0.001
 _EPOCHS = 1000  # more than any cap: where a run ends is not its config's affair
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": "#4c72b0", "tanh": "#c44e52"}
@@ -84,9 +85,8 @@ def compare(settings: Settings) -> list[Result]:
 
 def _search(curve: Curve, settings: Settings, pool: Pool) -> float:
     """The learning rate that is first at the target or, if none comes there, nearest to it at the cap."""
-    middle = 0.001 if curve.weights == "2012" else 0.01
     ranks: dict[float, tuple[float, float]] = {}
-    wanted, limit = [middle, middle * STEP], settings.cap
+    wanted, limit = [_FIRST_LR, _FIRST_LR * STEP], settings.cap
     while wanted:
         runs = [(curve, lr, 0, settings, limit) for lr in wanted]
         for lr, errors in zip(wanted, pool.starmap(train, runs, chunksize=1)):
