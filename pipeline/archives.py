@@ -55,7 +55,10 @@ def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iter
             raise ValueError(f"{name} leads out of the archive")
         if entry.islnk():
             # Another name for an earlier file.
-            place = places[entry.linkname.removeprefix("./")]._replace(name=folder + name)
+            target = places.get(entry.linkname.removeprefix("./"))
+            if target is None:
+                raise ValueError(f"{name} is a link to {entry.linkname}, which does not come before it")
+            place = target._replace(name=folder + name)
         elif entry.isfile():
             place = Member(folder + name, start + entry.offset_data, entry.size)
         else:

@@ -169,6 +169,7 @@ def test_links_doubles_and_names_that_lead_outside(tmp_path):
         (("../1.jpg", tarfile.REGTYPE, "x"), r"\.\./1\.jpg leads out"),
         (("/etc/1.jpg", tarfile.REGTYPE, "x"), "leads out"),
         (("1.jpg", tarfile.SYMTYPE, "2.jpg"), "symbolic link"),
+        (("1.jpg", tarfile.LNKTYPE, "2.jpg"), "does not come before it"),
     ]:
         with pytest.raises(ValueError, match=message):
             members(archive(odd))
