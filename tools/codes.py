@@ -18,10 +18,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.neighbors import same_label
+from tools.drawing import BLUE, RED
+from tools.neighbors import COUNT, same_label
 
-COUNT = 10
-"""Neighbours that are asked for."""
 _HIDDEN, _BATCH, _STEPS = 512, 256, 1500
 _NOISE = 4.0
 """Deviation of the noise on the codes' inputs: only values far from the threshold get through it."""
@@ -120,7 +119,7 @@ def draw(rows: list[Retrieval], num_images: int) -> Figure:
         f"searches a second among {num_images:,} images": [row.queries_per_second for row in rows],
     }
     for axes, (title, values) in zip(figure.subplots(1, 2, sharey=True), panels.items()):
-        bars = axes.barh(names, values, color=["#c44e52"] + ["#4c72b0"] * (len(rows) - 1), alpha=0.7)
+        bars = axes.barh(names, values, color=[RED] + [BLUE] * (len(rows) - 1), alpha=0.7)
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
         axes.set_xlim(0, 1.15 * max(values))
         axes.set_xlabel(title)

@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from pipeline.files import atomic_write
 
+BLUE, RED = "#4c72b0", "#c44e52"
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG and, beside it, as SVG; `path` may have either suffix."""

@@ -31,12 +31,11 @@ from pipeline.examine import decode
 from tools import codes, neighbors
 from tools import relu_vs_tanh as comparison
 from tools.cli import run
-from tools.drawing import save_figure
+from tools.drawing import BLUE, RED, save_figure
 from tools.networks import check_classes, open_network, predict
 from train.distributed import join
 
 _CPU = torch.device("cpu")
-_BLUE, _RED = "#4c72b0", "#c44e52"
 
 
 def main(argv: list[str]) -> None:
@@ -101,7 +100,7 @@ def predictions(args: argparse.Namespace) -> Figure:
 def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str]) -> None:
     """Five bars, the right one in red."""
     best = np.argsort(-scores)[:5][::-1]
-    axes.barh(range(len(best)), scores[best], color=[_RED if k == label else _BLUE for k in best], alpha=0.6)
+    axes.barh(range(len(best)), scores[best], color=[RED if k == label else BLUE for k in best], alpha=0.6)
     for place, k in enumerate(best):
         axes.text(0.02, place, names[k], va="center", fontsize=8)
     axes.set_xlim(0, 1)

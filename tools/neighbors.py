@@ -13,11 +13,14 @@ from torch.nn import functional as F
 from pipeline.dataset import Dataset, ImageList
 from pipeline.examine import decode
 from pipeline.loader import NOT_COUNTED
+from tools.drawing import RED
 from tools.networks import Trained
 from train.data import evaluation_batches
 from train.distributed import Ranks
 from train.evaluate import centre_view
 
+COUNT = 10
+"""Neighbours of which the share with the query's label is told."""
 PIXEL_SIDE = 32
 """Images are compared in pixels at this size: small enough for millions of them."""
 
@@ -62,9 +65,9 @@ def draw(network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.i
     Prints how often the ten nearest training images share the label, over all validation images.
     """
     train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
-    found = [nearest(database, wanted, max(count, 10)) for database, wanted in zip(train, val)]
+    found = [nearest(database, wanted, max(count, COUNT)) for database, wanted in zip(train, val)]
     labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
-    shares = [same_label(labels, one[:, :10], wanted) for one in found]
+    shares = [same_label(labels, one[:, :COUNT], wanted) for one in found]
     print(f"same label among the ten nearest: {shares[0]:.1%} by features, {shares[1]:.1%} by pixels")
     figure = Figure(figsize=(1.2 * (2 * count + 1.5), 1.2 * len(queries) + 0.5), layout="constrained")
     panels: Any = figure.subfigures(1, 3, width_ratios=[1, count, count], wspace=0.02)
@@ -88,7 +91,7 @@ def _show(axes: Axes, images: ImageList, index: int, wanted: int | None = None) 
     axes.imshow(np.asarray(decode(images.content(int(index)))))
     axes.set(xticks=[], yticks=[])
     wrong = wanted is not None and images.labels[index] != wanted
-    axes.spines[:].set(color="#c44e52", linewidth=2, visible=wrong)
+    axes.spines[:].set(color=RED, linewidth=2, visible=wrong)
 
 
 def choose(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:

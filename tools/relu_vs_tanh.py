@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
+from tools.drawing import BLUE, RED
 from tools.networks import check_same_run
 from train.config import load
 from train.distributed import join
@@ -36,7 +37,7 @@ _PIXEL_SCALE = 64.0
 _FIRST_LR = 0.001
 _EPOCHS = 1000  # more than any cap: where a run ends is not its config's affair
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
-_COLOURS = {"relu": "#4c72b0", "tanh": "#c44e52"}
+_COLOURS = {"relu": BLUE, "tanh": RED}
 
 
 class Curve(NamedTuple):
