@@ -89,14 +89,26 @@ def _search(curve: Curve, settings: Settings, pool: Pool) -> float:
     ranks: dict[float, tuple[float, float]] = {}
     wanted, limit = [_FIRST_LR, _FIRST_LR * STEP], settings.cap
     while wanted:
-        runs = [(curve, lr, 0, settings, limit) for lr in wanted]
-        for lr, errors in zip(wanted, pool.starmap(train, runs, chunksize=1)):
-            ranks[lr] = (epochs_to(TARGET, errors), errors[-1] if errors else 1.0)
+        ranks |= _race(curve, wanted, limit, settings, pool)
         best = min(ranks, key=lambda lr: ranks[lr])
         if math.isfinite(ranks[best][0]):
             limit = math.ceil(ranks[best][0])  # whoever takes longer has lost already
         wanted = [lr for lr in (best / STEP, best * STEP) if not any(math.isclose(lr, tried) for tried in ranks)]
     return best
+
+
+def _race(
+    curve: Curve, rates: list[float], limit: int, settings: Settings, pool: Pool
+) -> dict[float, tuple[float, float]]:
+    """Epochs to the target and last error of each learning rate; nobody trains on once the first is there."""
+    errors: dict[float, list[float]] = {}
+    for epoch in range(1, limit + 1):
+        running = [lr for lr in rates if errors.get(lr) != []]  # those that did not diverge
+        runs = [(curve, lr, 0, settings, epoch) for lr in running]
+        errors |= zip(running, pool.starmap(train, runs, chunksize=1))
+        if any(min(values, default=1) <= TARGET for values in errors.values()):
+            break
+    return {lr: (epochs_to(TARGET, values), values[-1] if values else 1.0) for lr, values in errors.items()}
 
 
 def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -> list[float]:
