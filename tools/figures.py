@@ -137,7 +137,7 @@ def codes_figure(args: argparse.Namespace) -> Figure:
 
 def curves(args: argparse.Namespace) -> Figure:
     """Training loss by step and validation errors by epoch, a colour a run."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for run_folder in map(Path, args.runs):
         lines = _metrics(run_folder / "metrics.jsonl")
@@ -150,7 +150,7 @@ def curves(args: argparse.Namespace) -> Figure:
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="validation top-1 error, %")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
