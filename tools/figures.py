@@ -35,8 +35,6 @@ from tools.drawing import BLUE, RED, save_figure
 from tools.networks import check_classes, open_network, predict
 from train.distributed import join
 
-_CPU = torch.device("cpu")
-
 
 def main(argv: list[str]) -> None:
     """Draw the figure that the arguments ask for; ValueError or OSError where they can't be followed."""
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> None:
 
 def kernels(args: argparse.Namespace) -> Figure:
     """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
-    network = open_network(Path(args.runs[0]), _CPU)
+    network = open_network(Path(args.runs[0]), torch.device("cpu"))
     num_columns = network.config.model.columns
     columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
     width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
@@ -78,10 +76,11 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 def predictions(args: argparse.Namespace) -> Figure:
     """Figure 4, left: images with their label, and the five classes that the network thinks most likely."""
-    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
+    dataset = Dataset.open(Path(args.data))
     names = _names(dataset, args.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
-    with join("cpu", num_columns=1) as ranks:
+    with join("auto", num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
         scores, _ = predict(network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
     grid = figure.subplots(2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4))
@@ -118,16 +117,18 @@ def _names(dataset: Dataset, path: str | None) -> list[str]:
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
     """Figure 4, right: the training images nearest to some validation images, by features and by pixels."""
-    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
-    check_classes(network, dataset)
-    with join("cpu", num_columns=1) as ranks:
+    dataset = Dataset.open(Path(args.data))
+    with join("auto", num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
+        check_classes(network, dataset)
         return neighbors.draw(network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest)
 
 
 def codes_figure(args: argparse.Namespace) -> Figure:
     """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
-    network, dataset = open_network(Path(args.runs[0]), _CPU), Dataset.open(Path(args.data))
-    with join("cpu", num_columns=1) as ranks:
+    dataset = Dataset.open(Path(args.data))
+    with join("auto", num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
         train, val = (neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val))
     labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
     rows = codes.compare(train, val, labels, args.bits)

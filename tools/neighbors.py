@@ -14,8 +14,7 @@ from pipeline.dataset import Dataset, ImageList
 from pipeline.examine import decode
 from pipeline.loader import NOT_COUNTED
 from tools.drawing import RED
-from tools.networks import Trained
-from train.data import evaluation_batches
+from tools.networks import Trained, batches
 from train.distributed import Ranks
 from train.evaluate import centre_view
 
@@ -34,7 +33,7 @@ def describe(network: Trained, images: ImageList, ranks: Ranks) -> tuple[NDArray
         raise ValueError(f"found {ranks.world_size} ranks; this figure is drawn by one process, without torchrun")
     hidden, pixels = [], []
     with torch.no_grad():
-        for batch in evaluation_batches(images, network.config.data, ranks, batch_size=128):
+        for batch in batches(network, images, ranks, batch_size=128):
             kept = batch.labels != NOT_COUNTED
             view = centre_view(batch.images, network.config.data.crop)
             hidden.append(network.model.last_hidden(view - network.mean)[kept].float().cpu())

@@ -1,6 +1,7 @@
 """Trained networks, for the commands that look at them."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +10,12 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from model.alexnet import AlexNet
 from model.columns import Columns
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import NOT_COUNTED
+from pipeline.dataset import Dataset, DatasetError, ImageList
+from pipeline.loader import NOT_COUNTED, Batch
 from pipeline.stats import PixelStats
 from train import checkpoint
 from train.config import Config, differing_keys, from_dict
@@ -68,13 +70,26 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
         raise ValueError(f"{folder} was trained otherwise ({'; '.join(changed)}); choose another --out")
 
 
+def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
+    """All images as the network is evaluated on them, `batch_size` over all ranks, with progress on a terminal."""
+    return iter(
+        tqdm(
+            evaluation_batches(images, network.config.data, ranks, batch_size),
+            desc=str(network.path),
+            total=-(-len(images) // batch_size),
+            unit=" batches",
+            disable=None if ranks.is_main else True,
+        )
+    )
+
+
 def predict(
     network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities [N, C] and labels [N] of all validation images, in their order; `batch_size` is a rank's."""
     check_classes(network, dataset)
     rows = []
-    for batch in evaluation_batches(dataset.val, network.config.data, ranks, batch_size * ranks.world_size):
+    for batch in batches(network, dataset.val, ranks, batch_size * ranks.world_size):
         own = probabilities(network.model, batch.images, network.mean, num_views)
         with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
         rows.append(ranks.all_pairs(with_labels).flatten(0, 1).cpu().numpy())
