@@ -112,15 +112,15 @@ _decoder_log: BinaryIO
 def _start_worker() -> None:
     """Keep what the decoder prints of bad files: it belongs into the list of them, not across the progress bar."""
     global _decoder_log
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
     os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
     dali.set_num_threads(1)
     torch.set_num_threads(1)
 
 
-def _end_with_the_parent() -> None:
-    """A parent that is killed can't end its workers, which would wait for ever for more to do."""
+def end_with_the_parent() -> None:
+    """For a thread of a worker: a parent that is killed can't end its workers, which would wait for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()

@@ -1,6 +1,14 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pipeline.dataset import Dataset
 from tests.recipes import TINY
 from tools import ablate
 from tools.ablate import Claim, compare, verdict
@@ -68,6 +76,38 @@ def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
         ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
     ablate.main([str(part) for part in [*command[:-1], "3"]])
     assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 6, "stopped early, and taken for finished"
+
+
+def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(prepared, tmp_path):
+    """First a run is ended early by its options; then it is to be trained for longer, and SIGTERM comes."""
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 2000"))
+    command = [sys.executable, "-m", "tools.ablate", "--data", prepared, "--config", tmp_path / "tiny.yaml"]
+    command += ["--out", tmp_path / "out", "--seeds", "1", "--variants", "no-dropout", "no-dropout"]
+    command = [str(part) for part in command]
+    subprocess.run([*command, "--run.max_steps", "2"], check=True, capture_output=True)
+    folder = tmp_path / "out/whole-seed0"
+    begun = len((folder / "metrics.jsonl").read_text().splitlines())
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len((folder / "metrics.jsonl").read_text().splitlines()) == begun:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert max(folder.glob("checkpoints/*.pt")).name > "step-0000000002.pt", "what was trained is saved"
+    args, more = ablate._arguments(command[3:])
+    assert not ablate._is_finished(ablate._run("whole", 0, args, more), Dataset.open(Path(prepared)))
+
+
+def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
+    """40 images in batches of 12: 3 steps an epoch, of which the last logs are at steps 10 and 12, not 8."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    lines = [{"step": step, "epoch": step // 3, "train/top1_error": step / 100} for step in (2, 4, 6, 8, 10, 12)]
+    lines.insert(3, {"step": 6, "epoch": 2, "val/top1_error": 0.9})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared)]
+    dataset = Dataset.open(Path(prepared))
+    assert len(dataset.train) // 12 == 3
+    assert ablate._train_error(ablate.Run("whole", 0, tmp_path, options), dataset) == pytest.approx(0.11)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import math
 from itertools import product
 
 import pytest
@@ -11,7 +12,10 @@ from tests.reference import CLASSES, CROP, TINY
 
 
 def test_the_papers_sizes():
-    """Figure 2: 253,440-186,624-64,896-64,896-43,264-4096-4096-1000 neurons; section 3.5: the kernels' shapes."""
+    """Figure 2, drawn and captioned, and the kernels' shapes of section 3.5.
+
+    The caption's 253,440 neurons of layer 1 do not fit the 55 x 55 x 96 of its drawing, 290,400; the others do.
+    """
     shapes = {}
     model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
     for column, name in product(model.held, ModelConfig().layers):
@@ -21,6 +25,9 @@ def test_the_papers_sizes():
     assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
     halves = [(48, 55, 55), (128, 27, 27), (192, 13, 13), (192, 13, 13), (128, 13, 13), (2048,), (2048,), (500,)]
     assert [shapes[name] for name in ModelConfig().layers] == [[half, half] for half in halves]
+    neurons = [2 * math.prod(half) for half in halves]
+    assert neurons[1:] == [186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
+    assert round(sum(neurons), -4) == 660_000  # "650,000 neurons"
     full = model.full_state()
     kernels = [tuple(full[f"{name}.weight"].shape) for name in ModelConfig().layers[:5]]
     assert kernels == [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)]

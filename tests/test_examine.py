@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline import examine
 from pipeline.sources import Source
 from tests.images import smooth_image
+from tests.processes import running
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,11 +98,3 @@ def test_workers_end_with_a_parent_that_is_killed():
     while running(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not running(worker)
-
-
-def running(pid):
-    """Neither gone nor waiting to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -1,4 +1,10 @@
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -7,6 +13,7 @@ from torch.nn import functional as F
 
 from model.alexnet import AlexNet, Masks
 from model.config import ModelConfig
+from tests.processes import running, workers
 from tests.recipes import TINY
 from tools import figures, relu_vs_tanh
 from tools.relu_vs_tanh import Curve, Result, epochs_to, factor
@@ -70,11 +77,11 @@ def test_four_layers():
     assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
 
 
-class Pool:
+class Pool(Executor):
     """Runs one after another, in this process."""
 
-    def starmap(self, function, runs, chunksize):
-        return [function(*arguments) for arguments in runs]
+    def map(self, function, *columns):
+        return map(function, *columns)
 
 
 @pytest.mark.parametrize("best, expected", [(0.01, 0.01), (0.0001, 0.0001)])
@@ -107,6 +114,57 @@ def test_where_no_rate_comes_to_the_target_the_nearest_is_taken_and_divergence_n
     settings = relu_vs_tanh.Settings("x", Path("y"), 1, 2, 1)
     assert relu_vs_tanh._search(Curve("modern", "tanh"), settings, Pool()) == pytest.approx(0.00316, rel=0.01)
     assert trained.count(0.0032) == 2 and trained.count(0.01) == 1, "a run that diverged is not tried again"
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from tools import cli
+from tools.relu_vs_tanh import Settings, compare
+data, work, recipe, cap = sys.argv[1:]
+cli.run(lambda _: print(compare(Settings(data, Path(work), 1, int(cap), 2, ("--config", recipe)))))
+"""
+
+
+def test_a_comparison_that_is_told_to_stop_stops_and_goes_on(prepared, tmp_path):
+    """SIGTERM to the command alone while two runs train; then the whole comparison to a cap, in the same folder."""
+    recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
+    recipe.write_text(TINY)
+    command = [sys.executable, "-c", _PROGRAM, str(prepared), str(work), str(recipe)]
+    process = subprocess.Popen([*command, "1000"], stderr=subprocess.PIPE, text=True)
+    while not all(len(relu_vs_tanh.training_errors(work / f"2012-relu-lr{lr}-seed0")) for lr in ("0.001", "0.0032")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    both = workers(process.pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143 and process.stderr.read() == ""
+    assert len(both) == 2 and not any(map(running, both))
+    before = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
+    result = subprocess.run([*command, "2"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [result.stdout.count(f"| {weights} ") for weights in ("2012", "modern")] == [2, 2]
+    after = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
+    assert after[: len(before)] == before and len(after) >= 2
+
+
+def test_a_run_that_is_killed_ends_the_comparison(prepared, tmp_path):
+    """SIGKILL to a worker, as where memory runs out."""
+    recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
+    recipe.write_text(TINY)
+    command = [sys.executable, "-c", _PROGRAM, str(prepared), str(work), str(recipe), "1000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0"):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
+    assert process.wait(60) == 2
+    assert "error: a training was killed" in process.stderr.read()
+
+
+@pytest.mark.parametrize("option", ["--optim.lr", "--train.seed=5", "--run.dir"])
+def test_what_the_comparison_chooses_itself_is_refused(option, tmp_path):
+    with pytest.raises(ValueError, match=f"{option}.*chosen for each run"):
+        figures.main(["relu-vs-tanh", "--data", "x", "--out", str(tmp_path / "x.png"), option, "1"])
 
 
 def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):

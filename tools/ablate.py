@@ -6,8 +6,8 @@ python -m tools.ablate --data prepared/tiny --config configs/small.yaml --out ab
 Variants are the files of configs/variants. Each run is a folder in OUT, and the same command goes on where it was
 stopped; runs that are complete are not run again. Further options, such as --train.epochs 30, go to every run.
 Errors are those of the central crops; their 95 % intervals are over seeds and images, differences being taken seed by
-seed and image by image. With one seed they tell of the images alone. The training error is the mean over the steps of
-the last epoch, with the dropout, crops and lighting of that training: compare it where those are alike.
+seed and image by image. With one seed they tell of the images alone. The training error is the mean of those logged
+over the last epoch, with the dropout, crops and lighting of that training: compare it where those are alike.
 """
 
 import argparse
@@ -23,6 +23,7 @@ if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from tools.drawing import save_figure
 from tools.networks import check_same_run, open_network, predict
 from train.config import load
 from train.distributed import join
+from train.evaluate import places_of_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = "whole"
@@ -89,12 +91,12 @@ class Row(NamedTuple):
 def main(argv: list[str]) -> None:
     """Train what is missing and write OUT/ablation.md and its plot; ValueError where a run fails."""
     args, more = _arguments(argv)
-    out, variants = Path(args.out), [WHOLE, *args.variants]
+    out, variants = Path(args.out), [WHOLE, *dict.fromkeys(args.variants)]
     dataset = Dataset.open(Path(args.data))
     runs = [_run(variant, seed, args, more) for seed in range(args.seeds) for variant in variants]
     _train_all([one for one in runs if not _is_finished(one, dataset)], args)
     wrong = {name: np.stack([_wrong(one, dataset) for one in runs if one.variant == name]) for name in variants}
-    train_errors = {name: [_train_error(one) for one in runs if one.variant == name] for name in variants}
+    train_errors = {name: [_train_error(one, dataset) for one in runs if one.variant == name] for name in variants}
     rows = compare(wrong, {name: float(np.mean(errors)) for name, errors in train_errors.items()})
     text = table(rows, args.seeds, len(dataset.val))
     with atomic_write(out / "ablation.md") as file:
@@ -128,13 +130,17 @@ def _variant_file(variant: str, config: str) -> Path:
 
 
 def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
+    running: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(args.at_once) as pool, tqdm(total=len(missing), unit="run") as bar:
         try:
-            for future in as_completed([pool.submit(_train, one, args) for one in missing]):
+            for future in as_completed([pool.submit(_train, one, args, running) for one in missing]):
                 future.result()
                 bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached them, too; a second signal would kill
+                for process in running:
+                    process.terminate()  # it saves, and the same command goes on from there
             raise
 
 
@@ -149,9 +155,10 @@ def _is_finished(one: Run, dataset: Dataset) -> bool:
     return steps == config.run.max_steps
 
 
-def _train(one: Run, args: argparse.Namespace) -> None:
-    """Train, or go on; ValueError where that fails."""
+def _train(one: Run, args: argparse.Namespace, running: list[subprocess.Popen[str]]) -> None:
+    """Train, or go on, as one of the `running`; ValueError where that fails."""
     one.folder.parent.mkdir(parents=True, exist_ok=True)
+    (one.folder / "finished").unlink(missing_ok=True)
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.nproc}"] if args.nproc > 1 else []
     command = [sys.executable, *launch, "-m", "train", *one.options]
     environment = dict(os.environ)
@@ -159,9 +166,14 @@ def _train(one: Run, args: argparse.Namespace) -> None:
         threads = str(max(1, len(os.sched_getaffinity(0)) // args.at_once))
         command += ["--data.num_threads", threads]
         environment["OMP_NUM_THREADS"] = threads
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode:
-        raise ValueError(f"{one.folder}: training failed with status {result.returncode}:\n{result.stderr[-2000:]}")
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        running.append(run)
+        _, message = run.communicate()
+    running.remove(run)
+    if run.returncode:
+        raise ValueError(f"{one.folder}: training failed with status {run.returncode}:\n{message[-2000:]}")
     (one.folder / "finished").touch()
 
 
@@ -170,18 +182,19 @@ def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     with join("auto", num_columns=1) as ranks:
         network = open_network(one.folder, ranks.device)
         scores, labels = predict(network, dataset, ranks, num_views=1)
-    return scores.argmax(1) != labels
+    return (places_of_labels(torch.from_numpy(scores), torch.from_numpy(labels)) >= 1).numpy()
 
 
-def _train_error(one: Run) -> float:
-    """Mean training error over the last epoch that was logged."""
+def _train_error(one: Run, dataset: Dataset) -> float:
+    """Mean of the training errors that were logged over the last epoch."""
     lines = [json.loads(line) for line in (one.folder / "metrics.jsonl").read_text().splitlines()]
-    errors = [(line["epoch"], line["train/top1_error"]) for line in lines if "train/top1_error" in line]
+    errors = {line["step"]: line["train/top1_error"] for line in lines if "train/top1_error" in line}
     if not errors:
         raise ValueError(
             f"{one.folder} has logged no training error; train for longer, or with a smaller --run.log_every"
         )
-    return float(np.mean([error for epoch, error in errors if epoch == errors[-1][0]]))
+    epoch_began = max(errors) - len(dataset.train) // load(one.options).train.batch_size
+    return float(np.mean([error for step, error in errors.items() if step > epoch_began]))
 
 
 def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float]) -> list[Row]:
@@ -265,7 +278,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each network (3)")
     parser.add_argument("--variants", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known))
     parser.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks of each run (1)")
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time, all on one GPU (1)")
     args, more = parser.parse_known_args(argv)
     if min(args.seeds, args.nproc, args.at_once) < 1:
         raise ValueError("--seeds, --nproc and --at-once: expected 1 or more")

@@ -27,7 +27,10 @@ _NOISE = 4.0
 
 
 class AutoEncoder(nn.Module):
-    """Features [N, width] through `bits` noisy logistic units and back (after Krizhevsky and Hinton, 2011)."""
+    """Features [N, width] through `bits` logistic units and back (Krizhevsky and Hinton, 2011).
+
+    Noise makes them binary, as in Salakhutdinov and Hinton's semantic hashing (2007).
+    """
 
     def __init__(self, width: int, bits: int) -> None:
         super().__init__()

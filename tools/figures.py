@@ -140,18 +140,18 @@ def curves(args: argparse.Namespace) -> Figure:
     """Training loss by step and validation errors by epoch, a colour a run."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for run_folder in map(Path, args.runs):
+    for number, run_folder in enumerate(map(Path, args.runs)):
         lines = _metrics(run_folder / "metrics.jsonl")
         losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
         if not losses:
             raise ValueError(f"{run_folder}: its metrics.jsonl has no training loss yet; train on, and draw again")
         errors = [(line["epoch"], 100 * line["val/top1_error"]) for line in lines if "val/top1_error" in line]
-        left.plot(*zip(*losses), linewidth=1, label=run_folder.name)
-        right.plot(*zip(*errors), marker=".", label=run_folder.name)
+        left.plot(*zip(*losses), linewidth=1, color=f"C{number}", label=run_folder.name)
+        right.plot(*zip(*errors), marker=".", color=f"C{number}")
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="validation top-1 error, %")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -167,7 +167,11 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
-    """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates searched for."""
+    """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates searched for.
+
+    Its runs are kept in relu-vs-tanh-runs beside the picture; the same command goes on with them. Options of train,
+    such as --train.precision bf16, go to every run.
+    """
     work = Path(args.out).parent / "relu-vs-tanh-runs"
     settings = comparison.Settings(args.data, work, args.seeds, args.cap, args.at_once, tuple(args.more))
     results = comparison.compare(settings)
@@ -211,11 +215,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))  # options that it does not know are for train
     speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
     speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
-    speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time (1)")
+    speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time, all on one GPU (1)")
     args, more = parser.parse_known_args(argv)
     args.more = more
     if more and args.draw is not relu_vs_tanh:
         raise ValueError(f"{' '.join(more)}: not understood; see python -m tools.figures --help")
+    own = [option for option in more if option.split("=")[0] in comparison.OWN_OPTIONS]
+    if own:
+        raise ValueError(f"{', '.join(own)}: chosen for each run by the comparison itself, --data, --seeds and --cap")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)")
     counts = ("images", "nearest", "seeds", "cap", "at_once")

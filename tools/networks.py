@@ -67,7 +67,7 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
     if checkpoint.load(path)["dataset"] != dataset.fingerprint:
         changed.append("the images")
     if changed:
-        raise ValueError(f"{folder} was trained otherwise ({'; '.join(changed)}); choose another --out")
+        raise ValueError(f"{folder} was trained otherwise ({'; '.join(changed)}); choose an --out elsewhere")
 
 
 def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:

@@ -8,10 +8,15 @@ epoch is the mean over its steps, while the weights change.
 import contextlib
 import json
 import math
-import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.pool import Pool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +26,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
+from pipeline.examine import end_with_the_parent
 from tools.drawing import BLUE, RED
 from tools.networks import check_same_run
 from train.config import load
@@ -31,6 +37,12 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs/cifar10.yaml"
 TARGET = 0.25
 STEP = math.sqrt(10)
 """From one learning rate of the grid to the next."""
+
+OWN_OPTIONS = (
+    *("--config", "--data.root", "--run.dir", "--run.max_steps", "--run.log_every", "--train.seed", "--train.epochs"),
+    *("--optim.lr", "--optim.lr_factors", "--model.activation", "--model.init_std", "--data.num_threads"),
+)
+"""Options of train that the comparison chooses for each run."""
 
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
@@ -71,20 +83,37 @@ class Result(NamedTuple):
 
 
 def compare(settings: Settings) -> list[Result]:
-    """Search, then train; seeds and learning rates run `at_once`."""
-    spawn = multiprocessing.get_context("spawn")
-    threads = max(1, multiprocessing.cpu_count() // settings.at_once)
-    with spawn.Pool(settings.at_once, torch.set_num_threads, (threads,)) as pool:  # its workers end with the block
-        results = []
-        for curve in [Curve(weights, activation) for weights in ("2012", "modern") for activation in _COLOURS]:
-            lr = _search(curve, settings, pool)
-            runs = [(curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
-            results.append(Result(curve, lr, pool.starmap(train, runs, chunksize=1)))
-            print(table(results[-1:]), flush=True)
-    return results
+    """Search, then train; seeds and learning rates run `at_once`. OSError where a run is killed."""
+    threads = max(1, len(os.sched_getaffinity(0)) // settings.at_once)
+    with ProcessPoolExecutor(settings.at_once, get_context("spawn"), _start_worker, (threads,)) as pool:
+        try:
+            curves = [Curve(weights, activation) for weights in ("2012", "modern") for activation in _COLOURS]
+            return [_result(curve, settings, pool) for curve in curves]
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a training was killed, perhaps for its memory; the same command goes on from here"
+            ) from error
+        except SystemExit:  # a signal to this process alone
+            for worker in active_children():
+                worker.terminate()
+            raise
 
 
-def _search(curve: Curve, settings: Settings, pool: Pool) -> float:
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends those that are waiting, without a word
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+
+
+def _result(curve: Curve, settings: Settings, pool: Executor) -> Result:
+    lr = _search(curve, settings, pool)
+    runs = [(curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
+    result = Result(curve, lr, list(pool.map(train, *zip(*runs))))
+    print(table([result]), flush=True)
+    return result
+
+
+def _search(curve: Curve, settings: Settings, pool: Executor) -> float:
     """The learning rate that is first at the target or, if none comes there, nearest to it at the cap."""
     ranks: dict[float, tuple[float, float]] = {}
     wanted, limit = [_FIRST_LR, _FIRST_LR * STEP], settings.cap
@@ -98,16 +127,16 @@ def _search(curve: Curve, settings: Settings, pool: Pool) -> float:
 
 
 def _race(
-    curve: Curve, rates: list[float], limit: int, settings: Settings, pool: Pool
+    curve: Curve, rates: list[float], limit: int, settings: Settings, pool: Executor
 ) -> dict[float, tuple[float, float]]:
     """Epochs to the target and last error of each learning rate; nobody trains on once the first is there."""
     errors: dict[float, list[float]] = {}
     for epoch in range(1, limit + 1):
         running = [lr for lr in rates if errors.get(lr) != []]  # those that did not diverge
-        runs = [(curve, lr, 0, settings, epoch) for lr in running]
-        errors |= zip(running, pool.starmap(train, runs, chunksize=1))
-        if any(min(values, default=1) <= TARGET for values in errors.values()):
+        if not running or any(min(values, default=1) <= TARGET for values in errors.values()):
             break
+        runs = [(curve, lr, 0, settings, epoch) for lr in running]
+        errors |= zip(running, pool.map(train, *zip(*runs)))
     return {lr: (epochs_to(TARGET, values), values[-1] if values else 1.0) for lr, values in errors.items()}
 
 
@@ -130,9 +159,12 @@ def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -
             run = replace(config.run, max_steps=epoch * steps, log_every=steps)
             try:
                 with join(config.run.device, config.model.columns) as ranks:
-                    Trainer(replace(config, run=run), ranks).fit()
+                    status = Trainer(replace(config, run=run), ranks).fit()
             except TrainingError:
                 return []
+            if status:  # stopped by a signal, and saved: this worker must not begin anything else
+                sys.stdout.flush()
+                os._exit(status)
     return training_errors(folder)[:epochs]
 
 

@@ -1,4 +1,4 @@
-"""Begin with the layers of a network that was trained before (paper, section 6.1, footnote: pre-training)."""
+"""Begin with the layers of a network that was trained before (paper, section 6: pre-training)."""
 
 from pathlib import Path
 
