@@ -31,6 +31,19 @@ def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
     assert (tmp_path / "out/figure.svg").read_text().count("<path") > 3
 
 
+def test_a_run_has_one_colour_in_both_curves_and_is_named_before_its_first_epoch_ends(tmp_path):
+    for name, more in (("young", {}), ("old", {"val/top1_error": 0.5})):
+        (tmp_path / name).mkdir()
+        line = {"step": 3, "epoch": 1, "train/loss": 1.0, **more}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    command = ["curves", str(tmp_path / "young"), str(tmp_path / "old"), "--out", str(tmp_path / "curves.png")]
+    args = figures._arguments(command)
+    figure = args.draw(args)
+    left, right = ([line.get_color() for line in axes.lines if len(line.get_xdata())] for axes in figure.axes)
+    assert len(set(left)) == 2 and right == left[1:]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["young", "old"]
+
+
 def test_curves_of_no_run_or_of_a_file_cut_short_are_refused_by_name(tmp_path):
     command = ["curves", str(tmp_path), "--out", str(tmp_path / "curves.png")]
     with pytest.raises(ValueError, match=r"metrics\.jsonl: no such file"):

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
 
 
 def kernels(args: argparse.Namespace) -> Figure:
-    """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries."""
+    """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries (noise: 67 %)."""
     network = open_network(Path(args.runs[0]), torch.device("cpu"))
     num_columns = network.config.model.columns
     columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
@@ -53,9 +53,10 @@ def kernels(args: argparse.Namespace) -> Figure:
     for number, (axes, block) in enumerate(zip(figure.subplots(num_columns, 1, squeeze=False)[:, 0], columns)):
         axes.imshow(_tiles(block, width), interpolation="nearest")
         shares = colour_share(block)
-        axes.set_title(f"column {number}: {shares.mean():.0%} of the energy is colour (median {np.median(shares):.0%})")
+        whole, median = np.average(shares, weights=np.square(block, dtype=np.float64).sum((1, 2, 3))), np.median(shares)
+        axes.set_title(f"column {number}: {whole:.0%} of its energy is colour ({median:.0%} of its median kernel's)")
         axes.axis("off")
-        print(f"column {number}: mean colour share {shares.mean():.3f}, median {np.median(shares):.3f}")
+        print(f"column {number}: {whole:.3f} of its energy is colour, {median:.3f} of its median kernel's")
     return figure
 
 
