@@ -67,7 +67,7 @@ def test_differences_that_change_results_are_listed_and_others_are_not():
 
 def test_a_variant_changes_what_it_names_and_no_more():
     variants = {path.stem: path for path in (CONFIGS / "variants").glob("*.yaml")}
-    assert len(variants) == 17
+    assert len(variants) == 18
     recipes = {path.stem: path for path in CONFIGS.glob("*.yaml")}
     for name, path in variants.items():
         base = next((recipes[stem] for stem in recipes if name.endswith(f"-{stem}")), recipes["alexnet"])
