@@ -230,7 +230,7 @@ def table(results: list[Result]) -> str:
 def draw(results: list[Result]) -> Figure:
     """Training error by epoch, a panel for each scale of the weights."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, weights in zip(figure.subplots(1, 2, sharey=True), ("2012", "modern")):
+    for axes, weights in zip(figure.subplots(1, 2, sharex=True, sharey=True), ("2012", "modern")):
         for result in results:
             if result.curve.weights == weights:
                 activation = result.curve.activation
@@ -240,6 +240,7 @@ def draw(results: list[Result]) -> Figure:
                     style = "-" if activation == "relu" else "--"
                     axes.plot(range(1, len(errors) + 1), errors, style, color=_COLOURS[activation], label=label)
         axes.axhline(TARGET, color="grey", linewidth=1)
+        axes.text(0, TARGET - 0.01, f"{TARGET:.0%}", color="grey", va="top")
         axes.set_xlabel("epoch")
         axes.set_title(f"{_TITLES[weights]}: {factor(results, weights)}", fontsize=10)
         axes.set_ylim(0, 1)
