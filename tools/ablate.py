@@ -138,9 +138,11 @@ def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
                 bar.update()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached them, too; a second signal would kill
+            if not isinstance(
+                error, KeyboardInterrupt
+            ):  # has reached them, too; a second signal would not let them save
                 for process in running:
-                    process.terminate()  # it saves, and the same command goes on from there
+                    process.terminate()
             raise
 
 

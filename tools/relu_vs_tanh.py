@@ -93,7 +93,9 @@ def compare(settings: Settings) -> list[Result]:
             raise OSError(
                 "a training was killed, perhaps for its memory; the same command goes on from here"
             ) from error
-        except SystemExit:  # a signal to this process alone
+        except KeyboardInterrupt:  # has reached the workers, too; a second signal would not let them save
+            raise
+        except BaseException:
             for worker in active_children():
                 worker.terminate()
             raise
