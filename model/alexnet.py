@@ -118,8 +118,10 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         """Logits, the same on both partners; with the dropout `masks` of a training step, or without dropout."""
         both = self.last_hidden(images, masks)
-        logits = self.columns.collect_logits([column.fc8(both) for column in self.held])
-        return logits[:, : self.num_classes]
+        # In bfloat16 many of a thousand logits would be equal, and ties count as errors.
+        with torch.autocast("cuda" if both.is_cuda else "cpu", enabled=False):
+            logits = [column.fc8(both.to(column.fc8.weight.dtype)) for column in self.held]
+            return self.columns.collect_logits(logits)[:, : self.num_classes]
 
     def last_hidden(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         """[N, width]: both columns' activations in the last hidden layer (paper, section 6.1)."""

@@ -58,8 +58,13 @@ def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
     with open(work / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(f"{path} is being made by another process; wait for it, or choose another name") from None
+        except OSError as error:
+            raise ValueError(
+                f"{path} can't be locked against other processes ({error}): its file system has no flock; mount it "
+                "with locks, or choose a folder elsewhere"
+            ) from None
         begun_for = work / "identity"
         if begun_for.exists() and begun_for.read_text() != identity:
             raise ValueError(

@@ -117,6 +117,9 @@ class Loader:
             ]
         else:
             files = [self._archives.read(*images.archive(i)) for i in views.indices]
+            if step + 1 < self._plan.num_steps:
+                for i in self._views(step + 1).indices:
+                    self._archives.read_ahead(*images.archive(i))
         regions = source_regions(
             images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop, resample
         )

@@ -34,6 +34,17 @@ def test_the_papers_sizes():
     assert sum(p.numel() for p in model.parameters()) == 60_965_224  # "60 million parameters"
 
 
+def test_logits_are_not_rounded_to_bfloat16():
+    """Of a thousand, many would be equal, and ties count as errors."""
+    model, images = AlexNet(TINY, CLASSES, CROP), torch.randn(4, 3, CROP, CROP)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits, hidden = model(images), model.last_hidden(images)
+    assert hidden.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    full = model.full_state()
+    expected = hidden.double() @ full["fc8.weight"].double().T + full["fc8.bias"].double()
+    torch.testing.assert_close(logits.double(), expected[:, :CLASSES], rtol=1e-5, atol=1e-6)
+
+
 def test_initial_weights_and_biases():
     """Section 5: N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6 and fc7, 0 elsewhere."""
     state = AlexNet(ModelConfig(), 1000, 224).full_state()

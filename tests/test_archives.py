@@ -1,6 +1,7 @@
 """ImageNet as it is downloaded: archives of archives, and the development kit's labels."""
 
 import io
+import mmap
 import shutil
 import tarfile
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from pipeline.archives import members, read
+from pipeline.archives import Archives, members, read
 from pipeline.dataset import Dataset, DatasetError
 from tests.images import write_class_folders
 from tests.test_loader import load, training_plan
@@ -173,3 +174,12 @@ def test_links_doubles_and_names_that_lead_outside(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             members(archive(odd))
+
+
+def test_reading_ahead_changes_nothing_and_stays_within_the_archive(tmp_path):
+    path, data = tmp_path / "some.tar", np.random.default_rng(0).integers(0, 256, 3 * mmap.PAGESIZE, dtype=np.uint8)
+    path.write_bytes(data.tobytes())
+    archives = Archives()
+    for offset, size in ((0, 10), (mmap.PAGESIZE - 1, 2), (5000, len(data)), (len(data), 10), (2 * len(data), 1)):
+        archives.read_ahead(str(path), offset, size)
+        np.testing.assert_array_equal(archives.read(str(path), offset, size), data[offset : offset + size])

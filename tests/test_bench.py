@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 
+import pytest
 import torch
 
 from model.alexnet import AlexNet
 from model.config import ModelConfig
+from pipeline.dataset import Dataset
 from tools import bench
+from tools.bench_pipeline import stores
 from tools.bench_ways import Way, plain_network
 
 
@@ -61,3 +65,11 @@ def test_a_step_takes_three_times_the_forward_pass_less_the_gradient_of_the_imag
     ]
     macs += [9216 * 4096, 4096 * 4096, 4096 * 1000]
     assert bench.flops_per_image() == 2 * (3 * sum(macs) - macs[0])
+
+
+def test_what_is_not_loose_originals_is_refused_before_any_work(dataset, monkeypatch, tmp_path):
+    resized = replace(dataset, train=replace(dataset.train, sizes=dataset.train.sizes * 0 + 256))
+    monkeypatch.setattr(Dataset, "open", lambda folder: resized)
+    with pytest.raises(ValueError, match="expected one prepared from loose originals"):
+        stores(tmp_path / "data", tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 from train.config import DataConfig
 from train.data import training_batches
-from train.distributed import Ranks, join
+from train.distributed import Averaging, Ranks, join
 from train.optim import OptimConfig, PaperSGD
 
 VARIANTS = {
@@ -62,7 +62,7 @@ def train(ranks: Ranks, config=TINY):
 def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
     """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the state at the end."""
     model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
-    network = ranks.data_parallel(model)
+    averaging = ranks.averaging(model)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
         model.load_full_state(state["model"])
@@ -74,9 +74,10 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
         images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
             optimizer.set_lr(lr)
-        loss = F.cross_entropy(network(images, Masks(SEED, step, ranks.pair, ranks.num_pairs)), labels)
+        loss = F.cross_entropy(model(images, Masks(SEED, step, ranks.pair, ranks.num_pairs)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        averaging.wait()
         optimizer.step()
         losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
     momentum = ranks.columns.merge([optimizer.momentum(column) for column in model.held])
@@ -121,6 +122,35 @@ def train_variants(folder, variants):
     """Each variant with a column a rank; networks of one column, data parallel."""
     with join("cpu", next(iter(variants.values())).columns) as ranks:
         torch.save({name: train(ranks, config) for name, config in variants.items()}, folder / f"{ranks.rank}.pt")
+
+
+def average_twice(folder):
+    """Gradients of one batch in the first step after a start and in the second, and this pair's own."""
+    with join("cpu", num_columns=1) as ranks:
+        config = replace(TINY, columns=1, kernels=(16, 24, 32, 32, 24), fc_width=256)
+        draw = torch.Generator().manual_seed(ranks.rank)
+        images, labels = torch.randn(2, 3, CROP, CROP, generator=draw), torch.randint(CLASSES, (2,), generator=draw)
+
+        def gradients(model, averaging):
+            model.zero_grad(set_to_none=True)
+            F.cross_entropy(model(images, Masks(SEED, 7, ranks.pair, ranks.num_pairs)), labels).backward()
+            averaging.wait()
+            return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+        model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED)
+        own = gradients(model, Averaging(model, group=None))
+        averaging = ranks.averaging(model)
+        torch.save([own, gradients(model, averaging), gradients(model, averaging)], folder / f"{ranks.rank}.pt")
+
+
+def test_gradients_are_the_mean_over_pairs_with_the_same_bits_in_every_step(tmp_path):
+    """With four addends the order of addition shows in the last bits."""
+    run_ranks(4, average_twice, tmp_path)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
+    for name, gradient in results[0][1].items():
+        mean = torch.stack([own[name].double() for own, *_ in results]).mean(0)
+        torch.testing.assert_close(gradient.double(), mean, rtol=1e-5, atol=1e-6 * mean.abs().max().item())
+        assert all(torch.equal(gradient, step[name]) for _, *steps in results for step in steps), name
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 recipe, train = test_train.recipe, test_train.train
 
 
-def batches(dataset: Dataset, device: str, lit_gain: float = 1.0):
+def loader(dataset: Dataset, device: str, lit_gain: float = 1.0, part: int = 0, num_parts: int = 1) -> Loader:
     appearance = Appearance.of(dataset.stats, 96, 80, "image", 0.1, lit_gain)
     plan = TrainingPlan(len(dataset.train), batch_size=12, margin=16, seed=3, num_steps=6)
     where = torch.device(device)
-    return list(
-        Loader(dataset.train, plan, appearance, part=0, num_parts=1, batch_size=12, device=where, num_threads=2)
+    rows = 12 // num_parts
+    return Loader(
+        dataset.train, plan, appearance, part=part, num_parts=num_parts, batch_size=rows, device=where, num_threads=2
     )
 
 
@@ -39,7 +40,7 @@ def photographs(dataset):
 @pytest.mark.parametrize("lit_gain", [1, 1 / 1.1])
 def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
     """The decoders differ in chroma and rounding by a level or two; anything more is another crop, flip or colour."""
-    for cpu, gpu in zip(batches(photographs, "cpu", lit_gain), batches(photographs, "cuda:0", lit_gain)):
+    for cpu, gpu in zip(loader(photographs, "cpu", lit_gain), loader(photographs, "cuda:0", lit_gain)):
         assert gpu.images.device.type == "cuda" and torch.equal(cpu.labels, gpu.labels.cpu())
         difference = (cpu.images - gpu.images.cpu()).abs()
         assert difference.mean() < 1 and difference.max() < 16
@@ -47,9 +48,16 @@ def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
 
 def test_batches_stay_what_they_are_while_later_ones_arrive(dataset):
     """A failure would mean that DALI writes into buffers that torch still reads."""
-    early = [batch.images.double().sum().item() for batch in batches(dataset, "cuda:0")]
-    kept = batches(dataset, "cuda:0")
+    early = [batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")]  # each before the next comes
+    kept = list(loader(dataset, "cuda:0"))
     assert [batch.images.double().sum().item() for batch in kept] == early
+
+
+def test_pixels_do_not_depend_on_how_many_share_a_batch(photographs):
+    """A failure would mean that DALI decodes part of a batch by other hardware, which rounds otherwise."""
+    halves = zip(*(loader(photographs, "cuda:0", part=part, num_parts=2) for part in range(2)))
+    for whole, parts in zip(loader(photographs, "cuda:0"), halves, strict=True):
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
 
 
 def test_one_gpu_trains_like_the_plain_network(expected_on_gpu):

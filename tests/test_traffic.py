@@ -42,7 +42,7 @@ def count(received):
 def step(folder, precision):
     with join("cpu") as ranks:
         model = AlexNet(TINY, CLASSES, CROP, ranks.columns)
-        network = ranks.data_parallel(model)
+        averaging = ranks.averaging(model)
         rows = ranks.share(BATCH)
         own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
         received = {"gathered": 0, "reduced": 0}
@@ -50,8 +50,9 @@ def step(folder, precision):
         (batch,) = ranks.exchange([own])
         inputs = received["gathered"]
         with set_up(precision, ranks.device):
-            logits = network(batch.images, Masks(0, 0, ranks.pair, ranks.num_pairs)).float()
+            logits = model(batch.images, Masks(0, 0, ranks.pair, ranks.num_pairs)).float()
         F.cross_entropy(logits, batch.labels).backward()
+        averaging.wait()
         found = [inputs, received["gathered"] - inputs, received["reduced"]]
         (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 

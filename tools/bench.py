@@ -84,6 +84,9 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     commands: dict[str, Command] = {}
     for name, way in (STEP_WAYS | PEAK_WAYS if args.what == "step" else TRAIN_WAYS).items():
+        if 0 < torch.cuda.device_count() < way.num_ranks:
+            print(f"{name} is left out: it needs {way.num_ranks} GPUs", file=sys.stderr)
+            continue
         command = ["-m", "torch.distributed.run", f"--nproc_per_node={way.num_ranks}", "-m", "tools.bench_ways", name]
         # One process gets all cores, as it would without torchrun.
         threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // way.num_ranks))}

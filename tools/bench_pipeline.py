@@ -24,6 +24,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
+from pipeline.geometry import on_the_grid
 from pipeline.loader import Appearance, Loader
 from pipeline.memory import keep_freed_memory
 from pipeline.plan import TrainingPlan
@@ -139,6 +140,8 @@ NEEDS = {"torchvision-pil": "torchvision", "torchvision-tensor": "torchvision", 
 def stores(data: Path, folder: Path) -> dict[str, str]:
     """Make the stores that some ways read, and say which prepared folder each way reads."""
     dataset = Dataset.open(data)
+    if dataset.train.spans is not None or on_the_grid(dataset.train.sizes, RESIZE):
+        raise ValueError(f"{data} holds archives or resized images; expected one prepared from loose originals")
     for name, shards in (("ours-store", False), ("ours-shards", True)):
         train, val = _source(dataset.train), _source(dataset.val)
         preparation = Preparation(train, val, dataset.classes, StoreFormat(RESIZE, 90, shards))

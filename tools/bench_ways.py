@@ -64,7 +64,7 @@ def plain(precision: str, batch_size: int, num_steps: int, data: str) -> Measure
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = plain_network().to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    autocast = set_up(precision, device)
     images, labels = _random_batch(batch_size, device)
 
     def step(number: int) -> None:
@@ -141,7 +141,8 @@ def training(with_data: bool) -> Callable[[str, int, int, str], Measured]:
 def peak(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
     """The most that one GPU, or all cores, compute: the faster of a large matrix product and a convolution."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_up(precision, device)
     square = torch.randn(4096, 4096).to(device, kind)
     images = torch.randn(64, 256, 28, 28).to(device, kind, memory_format=torch.channels_last)
     kernels = torch.randn(256, 256, 3, 3).to(device, kind, memory_format=torch.channels_last)

@@ -18,11 +18,13 @@ _ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
     sys.path.insert(0, str(_ROOT))
 
+import torch  # noqa: E402
+
 from tools.cli import run  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
-    """Generate or take images, prepare them, train on two ranks, evaluate."""
+    """Generate or take images, prepare them, train on two ranks (one where there is one GPU), evaluate."""
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Train on generated or your own images.")
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
@@ -36,8 +38,8 @@ def main(argv: list[str]) -> None:
     prepared, folder = Path(".demo") / name, Path("runs") / name
     if not (_ROOT / prepared).exists():
         _command("-m tools.prep_imagenet", *_sources(images), "--out", prepared)
-    torchrun = "-m torch.distributed.run --nproc_per_node=2"
-    _command(f"{torchrun} -m train configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
+    two_ranks = "" if torch.cuda.device_count() == 1 else "-m torch.distributed.run --nproc_per_node=2 "
+    _command(f"{two_ranks}-m train configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
     _command("-m tools.evaluate", folder, "--data", prepared)
     print(f"\nLook at the run with:  {Path(sys.executable).parent / 'tensorboard'} --logdir {_ROOT / 'runs'}")
 

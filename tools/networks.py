@@ -22,6 +22,7 @@ from train.config import Config, differing_keys, from_dict
 from train.data import crop_mean, evaluation_batches
 from train.distributed import Ranks
 from train.evaluate import probabilities
+from train.precision import set_up
 
 
 class Trained(NamedTuple):
@@ -39,6 +40,7 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     """Build the network of a checkpoint, or of a run's newest, and load it; CheckpointError where `path` is neither."""
     path = checkpoint.named(path)
     state: dict[str, Any] = checkpoint.load(path)
+    set_up("fp32", device)  # otherwise GPUs would round products as in tf32
     config = from_dict(state["config"])
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
     model.load_full_state(state["model"])
@@ -86,13 +88,17 @@ def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) 
 def predict(
     network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, C] and labels [N] of all validation images, in their order; `batch_size` is a rank's."""
+    """Probabilities [N, C] and labels [N] of all validation images, in their order; none on ranks that do not print.
+
+    `batch_size` is a rank's.
+    """
     check_classes(network, dataset)
     rows = []
     for batch in batches(network, dataset.val, ranks, batch_size * ranks.world_size):
         own = probabilities(network.model, batch.images, network.mean, num_views)
         with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
-        rows.append(ranks.all_pairs(with_labels).flatten(0, 1).cpu().numpy())
+        everyones = ranks.all_pairs(with_labels).flatten(0, 1)
+        rows.append(everyones[: len(everyones) if ranks.is_main else 0].cpu().numpy())
     table = np.concatenate(rows)
     table = table[table[:, -1] != NOT_COUNTED]
     return table[:, :-1], table[:, -1].astype(np.int64)

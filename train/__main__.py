@@ -2,8 +2,8 @@
 
 import sys
 
-from train.config import Config, load
-from train.distributed import Ranks, join, report_error
+from train.config import load
+from train.distributed import join, report_error
 from train.trainer import Trainer
 
 
@@ -15,15 +15,7 @@ def main(argv: list[str]) -> int:
     try:
         config = load(argv)
         with join(config.run.device, config.model.columns) as ranks:
-            return _fit(config, ranks)
-    except (ValueError, OSError) as error:
-        return report_error(error)
-
-
-def _fit(config: Config, ranks: Ranks) -> int:
-    """Report an error before this rank leaves: its partner then fails too, at greater length."""
-    try:
-        return Trainer(config, ranks).fit()
+            return Trainer(config, ranks).fit()
     except (ValueError, OSError) as error:
         return report_error(error)
 

@@ -3,16 +3,16 @@
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from model.columns import NUM_COLUMNS, Columns
@@ -67,13 +67,9 @@ class Ranks:
             )
         return batch_size // self.world_size
 
-    def data_parallel(self, model: nn.Module) -> nn.Module:
-        """`model` with its gradients averaged over the pairs."""
-        if self.data_group is None:
-            return model
-        network = DistributedDataParallel(model, process_group=self.data_group)
-        network.register_comm_hook(self.data_group, _average)
-        return network
+    def averaging(self, model: nn.Module) -> "Averaging":
+        """From now on, averages the gradients of `model` over the pairs."""
+        return Averaging(model, self.data_group)
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
@@ -97,16 +93,12 @@ class Ranks:
         dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control_group)
         return bool(flags)
 
-    def check_agreement(self, state: object) -> None:
-        """ConfigError unless every rank has come to the same `state`."""
+    def gather(self, state: Any) -> list[Any]:
+        """Every rank's `state`, by rank."""
         states = [state] * self.world_size
         if self.control_group is not None:
             dist.all_gather_object(states, state, group=self.control_group)
-        if any(other != states[0] for other in states):
-            raise ConfigError(
-                f"the ranks do not go on from the same step of the same data: found {states}; "
-                "run.dir and data.root must be the same folders on every machine"
-            )
+        return states
 
     def all_pairs(self, values: Tensor) -> Tensor:
         """[num_pairs, ...] from each pair's own `values` [...]."""
@@ -121,10 +113,32 @@ class Ranks:
         return counts
 
 
-def _average(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """DistributedDataParallel's own rule, under a name that a trace shows."""
-    with record_function("gradient averaging"):
-        return allreduce_hook(group, bucket)
+class Averaging:
+    """Averages each gradient over the pairs as soon as backward has it.
+
+    Each is added up by itself, in an order that depends on its own shape alone. DistributedDataParallel puts gradients
+    into buckets, in its first step into others than later, so that from three pairs on a run in pieces would not
+    compute the bits of a run in one.
+    """
+
+    def __init__(self, model: nn.Module, group: dist.ProcessGroup | None) -> None:
+        self._group, self._works = group, list[dist.Work]()
+        if group is not None:
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(self._begin)
+
+    def _begin(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        with record_function("gradient averaging"):
+            parameter.grad /= dist.get_world_size(self._group)
+            in_memory = parameter.grad.as_strided((parameter.grad.numel(),), (1,))  # whichever dimension goes first
+            self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
+
+    def wait(self) -> None:
+        """Once all of backward has been called: what follows on the device comes after all sums."""
+        for work in self._works:
+            work.wait()
+        self._works.clear()
 
 
 class _Exchange:
@@ -150,9 +164,9 @@ class _Exchange:
 def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
-    `device` is cpu, cuda or auto (cuda where this machine has a GPU for each of its ranks). Each rank holds one of
-    `num_columns`: with 1, a whole network. ConfigError where the ranks do not form pairs, or there are fewer GPUs than
-    asked for.
+    `device` is cpu, cuda or auto (cuda where this machine has GPUs). Each rank holds one of `num_columns`: with 1, a
+    whole network. ConfigError where the ranks do not form pairs, or there are fewer GPUs than ranks. One of several
+    ranks that fails inside says why, and the process ends.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -176,8 +190,23 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
         else:
             everyone, control = dist.group.WORLD, dist.new_group(backend="gloo")
             yield Ranks(rank, world_size, where, num_threads, Columns.whole(1), everyone, control_group=control)
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        _leave_at_once(error)
+    dist.destroy_process_group()
+
+
+def _leave_at_once(error: BaseException) -> NoReturn:
+    """End this rank, and so all of them: leaving in order would wait for the others, which wait for this one."""
+    status = 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else 1
+    elif isinstance(error, (ValueError, OSError)):
+        status = report_error(error)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _in_pairs(rank: int, world_size: int, where: torch.device, num_threads: int) -> Ranks:
@@ -196,13 +225,13 @@ def _in_pairs(rank: int, world_size: int, where: torch.device, num_threads: int)
 
 def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
     found = torch.cuda.device_count()
-    if asked == "cuda" and found < local_world_size:
-        raise ConfigError(
-            f"run.device is cuda and {local_world_size} ranks run here, but {found} GPUs were found; "
-            "expected one for each rank: start fewer, or choose --run.device cpu"
-        )
-    if asked == "cpu" or found < local_world_size:
+    if asked == "cpu" or (asked == "auto" and not found):
         return torch.device("cpu")
+    if found < local_world_size:
+        raise ConfigError(
+            f"run.device is {asked} and {local_world_size} ranks run here, but {found} GPUs were found; expected one "
+            "for each rank: start fewer (one process holds both columns), or choose --run.device cpu"
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

@@ -36,9 +36,14 @@ def _lock(folder: Path) -> IO[str]:
     lock = open(folder / ".lock", "w")  # noqa: SIM115 - held as long as the run
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise ConfigError(
             f"{folder} is in use by another training that still runs; wait for it, or choose another --run.dir"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} can't be locked against other trainings ({error}): its file system has no flock; mount it with "
+            "locks, or choose a --run.dir elsewhere"
         ) from error
     return lock
 

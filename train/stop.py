@@ -1,15 +1,20 @@
 """A polite request to stop: SIGTERM or SIGINT."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
+_PATIENCE = 1.0
+"""Seconds in which a repetition is the same request: torchrun passes signals on that a rank may have got itself."""
+
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT is only noted; a second one does what it always does."""
+    """While entered, the first SIGTERM or SIGINT is only noted; one that comes later does what it always does."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._noted = 0.0
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -19,8 +24,11 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        if self.signal is None:
+            self.signal, self._noted = number, time.monotonic()
+        elif time.monotonic() - self._noted > _PATIENCE:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -39,7 +39,7 @@ def bytes_per_step(
     maps = sum(stage.maps * stage.side**2 for stage in exchanged) + sum(hidden)
     outputs = -(-num_classes // config.columns)
     # A gather brings the partner's half of the maps, and its backward rule the partner's half of a sum.
-    columns = partners * rows * number * (2 * maps + outputs)
+    columns = partners * rows * (number * 2 * maps + FLOAT * outputs)
     inputs = partners * rows // config.columns * (3 * crop**2 * FLOAT + LABEL)
     gradients = 2 * (num_pairs - 1) / num_pairs * FLOAT * column_parameters(config, num_classes, crop)
     return Traffic(inputs, columns, gradients)

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Trainer:
     def __init__(self, config: Config, ranks: Ranks) -> None:
         """Open data and run folder, build the network, and restore the newest checkpoint if there is one."""
         self.config, self.ranks = config, ranks
+        self._check_configs()
         self.folder = Path(str(config.run.dir))
         self.dataset = Dataset.open(Path(str(config.data.root)))
         self.plan = _plan(config, self.dataset)
@@ -49,7 +51,7 @@ class Trainer:
         self.precision = set_up(config.train.precision, ranks.device)
         norm = compiled_response_norm(ranks.device) if config.train.compile else response_norm
         self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed, norm).to(ranks.device)
-        self.network = ranks.data_parallel(self.model)
+        self.averaging = ranks.averaging(self.model)
         self.optimizer = PaperSGD(self.model.named_parameters(), config.optim)
         self.schedule = schedule(config.optim, config.train.epochs)
         self.step = 0
@@ -61,8 +63,9 @@ class Trainer:
         self.traffic = self._traffic()
         self._lock = claim(self.folder, config) if ranks.is_main else None
         self._resume()
-        ranks.check_agreement((self.step, self.dataset.fingerprint))
+        self._check_beginnings()
         self.monitor = Monitor(self.folder, self.step) if ranks.is_main else None
+        self._say(f"ranks: {ranks.world_size}, on {'GPUs' if ranks.device.type == 'cuda' else 'the CPU'}")
 
     @property
     def epoch(self) -> int:
@@ -99,11 +102,12 @@ class Trainer:
         """Forward, loss, backward and the paper's update (section 5)."""
         masks = Masks(self.config.train.seed, self.step, self.ranks.pair, self.ranks.num_pairs)
         with self.precision, record_function("forward"):
-            logits = self.network(batch.images, masks).float()
+            logits = self.model(batch.images, masks).float()
         loss = F.cross_entropy(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         with record_function("backward"):
             loss.backward()
+            self.averaging.wait()
         with record_function("update"):
             self.optimizer.step()
         self.step += 1
@@ -165,6 +169,26 @@ class Trainer:
             self._end_epoch()
         if epoch_ends or self.step % self.config.run.checkpoint_every == 0:
             self.save()
+
+    def _check_configs(self) -> None:
+        """ConfigError unless every rank was started with the same options; folders may differ, and what they run on."""
+        for rank, other in enumerate(self.ranks.gather(_shared(self.config))):
+            mine = _shared(self.config)
+            unlike = [f"{key}: {value} and {other[key]}" for key, value in mine.items() if value != other[key]]
+            if unlike:
+                raise ConfigError(
+                    f"ranks {self.ranks.rank} and {rank} were started with different options: {'; '.join(unlike)}; "
+                    "give the same command on every machine"
+                )
+
+    def _check_beginnings(self) -> None:
+        """ConfigError unless every rank goes on from the same step of the same data."""
+        found = self.ranks.gather((self.step, self.dataset.fingerprint))
+        if len(set(found)) > 1:
+            raise ConfigError(
+                f"the ranks do not go on from the same step of the same data: found {found}; "
+                "run.dir and data.root must be the same folders on every machine"
+            )
 
     def _traffic(self) -> Traffic:
         config, num_pairs = self.config, self.ranks.num_pairs if self.ranks.world_size > 1 else 0
@@ -269,6 +293,14 @@ def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
                 f"{path} holds another network: {key} is {found.get(key)}, expected {expected.get(key)}; "
                 "choose the config it was trained with, or another --run.dir"
             )
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    """What all ranks must have been told alike, by section.field."""
+    own = ("data.root", "data.num_threads", "run.dir", "run.device")
+    sections = to_dict(config).items()
+    fields = {f"{section}.{key}": value for section, values in sections for key, value in values.items()}
+    return {key: value for key, value in fields.items() if key not in own}
 
 
 def _plan(config: Config, dataset: Dataset) -> TrainingPlan:
