@@ -18,7 +18,7 @@ from tabulate import tabulate
 from model.config import ModelConfig, stages
 from tools.bench_ways import flops_per_image
 from tools.cli import run
-from train.traffic import HALF, bytes_per_step, column_parameters
+from train.traffic import FLOAT, HALF, bytes_per_step, column_parameters
 
 NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
 PAIR_BATCH = 128
@@ -90,7 +90,7 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
     )
     gradients = 2 * 4 * ((pairs - 1) / pairs * column_parameters(NETWORK, CLASSES, CROP))
     gradients -= 2 * 4 * (num_gpus - 1) / num_gpus * convolutions
-    activations: float = HALF * (num_gpus - 1) * (2 * (pool5 + 2 * NETWORK.fc_width) + CLASSES)
+    activations: float = (num_gpus - 1) * (HALF * 2 * (pool5 + 2 * NETWORK.fc_width) + FLOAT * CLASSES)
     # A pair of columns works on two GPUs' images.
     activations -= 2 * bytes_per_step(NETWORK, CLASSES, CROP, 1, 1, "bf16").columns
     return gradients / activations
