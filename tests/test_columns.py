@@ -62,7 +62,7 @@ def train(ranks: Ranks, config=TINY):
 def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
     """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the state at the end."""
     model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
-    averaging = ranks.averaging(model)
+    averaging = Averaging(model, ranks.data_group)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
         model.load_full_state(state["model"])
@@ -139,7 +139,7 @@ def average_twice(folder):
 
         model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED)
         own = gradients(model, Averaging(model, group=None))
-        averaging = ranks.averaging(model)
+        averaging = Averaging(model, ranks.data_group)
         torch.save([own, gradients(model, averaging), gradients(model, averaging)], folder / f"{ranks.rank}.pt")
 
 

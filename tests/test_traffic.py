@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from pipeline.loader import Batch
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from train.distributed import join
+from train.distributed import Averaging, join
 from train.precision import set_up
 from train.traffic import bytes_per_step, column_parameters
 
@@ -42,7 +42,7 @@ def count(received):
 def step(folder, precision):
     with join("cpu") as ranks:
         model = AlexNet(TINY, CLASSES, CROP, ranks.columns)
-        averaging = ranks.averaging(model)
+        averaging = Averaging(model, ranks.data_group)
         rows = ranks.share(BATCH)
         own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
         received = {"gathered": 0, "reduced": 0}

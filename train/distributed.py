@@ -67,10 +67,6 @@ class Ranks:
             )
         return batch_size // self.world_size
 
-    def averaging(self, model: nn.Module) -> "Averaging":
-        """From now on, averages the gradients of `model` over the pairs."""
-        return Averaging(model, self.data_group)
-
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
         if self.columns.all_held:
@@ -114,7 +110,7 @@ class Ranks:
 
 
 class Averaging:
-    """Averages each gradient over the pairs as soon as backward has it.
+    """Averages each gradient of `model` over the pairs, `group`, as soon as backward has it.
 
     Each is added up by itself, in an order that depends on its own shape alone. DistributedDataParallel puts gradients
     into buckets, in its first step into others than later, so that from three pairs on a run in pieces would not
@@ -197,12 +193,12 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
 
 def _leave_at_once(error: BaseException) -> NoReturn:
     """End this rank, and so all of them: leaving in order would wait for the others, which wait for this one."""
-    status = 1
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else 1
-    elif isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, OSError)):
         status = report_error(error)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int):
+        status = error.code
     else:
+        status = 1
         traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()

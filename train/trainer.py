@@ -20,7 +20,7 @@ from train import checkpoint
 from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches
-from train.distributed import Ranks
+from train.distributed import Averaging, Ranks
 from train.evaluate import ErrorRates, error_rates, places_of_labels
 from train.monitor import Monitor, Stopwatch, progress_line, say
 from train.optim import PaperSGD, later_factors, schedule
@@ -51,7 +51,7 @@ class Trainer:
         self.precision = set_up(config.train.precision, ranks.device)
         norm = compiled_response_norm(ranks.device) if config.train.compile else response_norm
         self.model = AlexNet(config.model, num_classes, config.data.crop, ranks.columns, seed, norm).to(ranks.device)
-        self.averaging = ranks.averaging(self.model)
+        self.averaging = Averaging(self.model, ranks.data_group)
         self.optimizer = PaperSGD(self.model.named_parameters(), config.optim)
         self.schedule = schedule(config.optim, config.train.epochs)
         self.step = 0
