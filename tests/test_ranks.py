@@ -74,13 +74,17 @@ def test_fewer_gpus_than_ranks_are_refused_and_none_at_all_means_the_cpu(asked, 
 
 
 def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_another(monkeypatch):
-    with StopRequest() as request:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        assert request.signal == signal.SIGTERM
-        monkeypatch.setattr(stop, "_PATIENCE", -1)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
+            assert request.signal == signal.SIGTERM
+            monkeypatch.setattr(stop, "_PATIENCE", -1)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number, message", [(errno.EAGAIN, "in use|being made"), (errno.ENOSYS, "has no flock")])
