@@ -219,6 +219,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time, all on one GPU (1)")
     args, more = parser.parse_known_args(argv)
     args.more = more
+    _check(args, more)
+    return args
+
+
+def _check(args: argparse.Namespace, more: list[str]) -> None:
+    """ValueError where the arguments, and those that the parser does not know, can't be followed."""
     if more and args.draw is not relu_vs_tanh:
         raise ValueError(f"{' '.join(more)}: not understood; see python -m tools.figures --help")
     own = [option for option in more if option.split("=")[0] in comparison.OWN_OPTIONS]
@@ -232,7 +238,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"--{small[0].replace('_', '-')} is {getattr(args, small[0])}; expected 1 or more")
     if any(bits < 8 or bits % 8 for bits in getattr(args, "bits", [])):
         raise ValueError(f"--bits {' '.join(map(str, args.bits))}: expected multiples of 8")
-    return args
 
 
 if __name__ == "__main__":
