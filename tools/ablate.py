@@ -136,13 +136,13 @@ def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
             for future in as_completed([pool.submit(_train, one, args, running) for one in missing]):
                 future.result()
                 bar.update()
-        except BaseException as error:
+        except KeyboardInterrupt:  # has reached the runs, too; a second signal would not let them save
             pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(
-                error, KeyboardInterrupt
-            ):  # has reached them, too; a second signal would not let them save
-                for process in running:
-                    process.terminate()
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
             raise
 
 
