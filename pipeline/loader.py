@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,8 @@ class Loader:
     ) -> None:
         """This rank is `part` of `num_parts`; `batch_size` is what falls to it."""
         self._images, self._plan, self._appearance = images, plan, appearance
-        self._part, self._num_parts = part, num_parts
+        # A step's views are wanted when its files are read ahead, when they are asked for, and when they arrive.
+        self._views = lru_cache(maxsize=8)(lambda step: plan.views(step, part, num_parts))
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._first_step = first_step
@@ -145,9 +147,6 @@ class Loader:
         self._copies.synchronize()
         copy.record_stream(torch.cuda.current_stream(self._device))
         return copy
-
-    def _views(self, step: int) -> Views:
-        return self._plan.views(step, self._part, self._num_parts)
 
     def _culprit(self, views: Views, error: RuntimeError) -> Exception:
         """Which of the files made the graph fail; the graph's own error where none of them does so alone."""
