@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import re
-import struct
 import sys
 import tempfile
 import threading
@@ -18,24 +17,18 @@ from multiprocessing import get_context, parent_process
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import nvidia.dali.experimental.dynamic as dali
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import types
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from pipeline.decode import MOST_TOGETHER, Header, Undecodable, decode, decode_together, look
+from pipeline.faults import MachineError, machine_error
 from pipeline.sources import Source
 from pipeline.stats import STATS_SIZE, PixelSums
 from pipeline.store import StoreFormat, encode, resize_on_the_grid
 
-MAX_PIXELS = 178_956_970
-"""Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the memory."""
-
-Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
-_CHUNK = 64
 _PIXELS_TOGETHER = 50_000_000
 """Images of a chunk are decoded together up to this many pixels: 150 MB for each process."""
-_ORIENTATION = 274  # EXIF
 _FILES_OWN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What may be wrong with one file alone."""
 
@@ -69,7 +62,8 @@ class _Chunk(NamedTuple):
 @contextmanager
 def workers() -> Iterator[ProcessPoolExecutor]:
     """A process for each core, to examine files with."""
-    # Forked from a process that has imported DALI and done nothing else: they start at once, and safely.
+    # Forked from a process that has imported DALI and done nothing else: they start at once. Above all it has not asked
+    # for GPUs (DALI's dynamic mode would, on import): a child of a process that has can't use CUDA, not even to look.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _start_worker) as pool:
@@ -81,8 +75,8 @@ def examine(
 ) -> Iterator[Findings]:
     """Findings for each run of up to 64 files, in order, from `workers`; `with_sums` adds the pixel statistics."""
     chunks = (
-        _Chunk(source.take(range(first, min(first + _CHUNK, len(source.names)))), with_sums, store)
-        for first in range(0, len(source.names), _CHUNK)
+        _Chunk(source.take(range(first, min(first + MOST_TOGETHER, len(source.names)))), with_sums, store)
+        for first in range(0, len(source.names), MOST_TOGETHER)
     )
     most_waiting = 4 * len(os.sched_getaffinity(0))  # so that stored images don't pile up where the disk is slow
     waiting: deque[tuple[_Chunk, Future[Findings]]] = deque()
@@ -110,12 +104,12 @@ _decoder_log: BinaryIO
 
 
 def _start_worker() -> None:
-    """Keep what the decoder prints of bad files: it belongs into the list of them, not across the progress bar."""
+    """Leave GPUs alone, and keep what the decoder prints of bad files: it belongs into the list of them."""
     global _decoder_log
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # each worker would take some hundred megabytes of the first one
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
     os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
-    dali.set_num_threads(1)
     torch.set_num_threads(1)
 
 
@@ -136,7 +130,7 @@ def _examine_chunk(chunk: _Chunk) -> Findings:
                 raise ValueError("its name holds a line break, which a file list can't")
             data, pixels = ahead[index] if ahead else (chunk.source.content(index), None)
             finding, pixels = _examine_file(name, data, pixels, chunk.store)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
             _check_is_the_files(error, chunk.source, index)
             findings.files.append(Finding(None, _reason(error)))
             continue
@@ -153,9 +147,8 @@ def _decode_together(source: Source) -> list[tuple[NDArray[np.uint8], NDArray[np
         headers = [look(data) for data in contents]
         if sum(header.num_pixels for header in headers) > _PIXELS_TOGETHER or any(h.format == "GIF" for h in headers):
             return []
-        decoded = dali.decoders.image(dali.batch(contents), device="cpu", output_type=types.RGB).evaluate()
-        return [(data, np.asarray(pixels)) for data, pixels in zip(contents, decoded.tensors, strict=True)]
-    except (OSError, ValueError, RuntimeError, MemoryError):
+        return list(zip(contents, decode_together(contents), strict=True))
+    except (OSError, ValueError, MemoryError):
         _decoder_said()  # it will say it again of the file that it means
         return []
 
@@ -165,7 +158,7 @@ def _examine_file(
 ) -> tuple[Finding, NDArray[np.uint8]]:
     """What the file is, and its pixels as they will be trained on; `pixels` where it has been decoded already."""
     if store is None:
-        pixels = np.asarray(decode(data)) if pixels is None else pixels
+        pixels = decode(data) if pixels is None else pixels
         return Finding(pixels.shape[:2]), pixels
     header = look(data)
     pixels = resize_on_the_grid(_decode_even_gif(data, header) if pixels is None else pixels, store.resize)
@@ -173,55 +166,12 @@ def _examine_file(
     return Finding(pixels.shape[:2], mended=_oddities(name, header), image=image), pixels
 
 
-class Header(NamedTuple):
-    """What a file's header says: format and mode by Pillow's names, and its EXIF orientation (1 is upright)."""
-
-    format: str
-    mode: str
-    orientation: int
-    num_pixels: int
-
-
-def look(data: NDArray[np.uint8]) -> Header:
-    """Read the header alone; ValueError where it is no image, or one that is too large to decode."""
-    try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken")
-            kind = "JPEG" if image.format == "MPO" else image.format or ""  # a JPEG file with more pictures behind it
-            return Header(kind, image.mode, _orientation(image), width * height)
-    except UnidentifiedImageError:
-        raise ValueError("not an image, or cut short in its header") from None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, struct.error):  # what Pillow makes of damaged EXIF
-        return 1
-
-
-def decode(data: NDArray[np.uint8]) -> dali.Tensor:
-    """One file's content as RGB [height, width, 3] uint8, upright.
-
-    Raises ValueError or RuntimeError where it is no image that DALI decodes.
-    """
-    if look(data).format == "GIF":
-        raise ValueError("a GIF file, which DALI does not decode; --resize would store it as JPEG")
-    return _decode(data)
-
-
 def _decode_even_gif(data: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
     """The first picture of a GIF file; any other as `decode` does."""
     if header.format != "GIF":
-        return np.asarray(_decode(data))
+        return decode_together([data])[0]
     with Image.open(io.BytesIO(data.tobytes())) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _decode(data: NDArray[np.uint8]) -> dali.Tensor:
-    return dali.decoders.image(data, device="cpu", output_type=types.RGB).evaluate()
 
 
 _MODES = {"L": "greyscale", "1": "black and white", "P": "palette", "I;16": "16 bits", "RGBA": "transparency"}
@@ -255,12 +205,17 @@ def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _check_is_the_files(error: Exception, source: Source, index: int) -> None:
-    """OSError where the disk or the network, and not the file, is to blame: every other file would be rejected, too."""
+    """OSError where the disk, memory or the decoder itself is to blame: every other file would be rejected, too."""
+    fault = machine_error(error)
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILES_OWN:
+        fault = MachineError(error.strerror)
+    if fault is not None:
         raise OSError(
-            f"{source.root}/{source.names[index]} can't be read now ({error.strerror}); the same command goes on from "
+            f"{source.root}/{source.names[index]} can't be read now ({fault}); the same command goes on from "
             "here, and if it ends here again, remove the file"
         ) from error
+    if isinstance(error, RuntimeError):
+        raise error  # a mistake of ours or of a library's, not of the file's
 
 
 def _reason(error: Exception) -> str:
@@ -268,8 +223,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     said = _decoder_said()
-    if isinstance(error, RuntimeError):
-        return f"not an image that can be decoded, or cut short ({said or str(error).strip()})"
+    if isinstance(error, Undecodable):
+        return f"not an image that can be decoded, or cut short ({said or error})"
     return str(error)
 
 

@@ -52,6 +52,20 @@ def build(
     return pipeline
 
 
+FILES = "files"
+"""The input of `build_decoder`'s graph: files' contents."""
+
+
+def build_decoder(batch_size: int) -> Pipeline:
+    """The pipeline that decodes files whole, on one thread of the CPU, as RGB [height, width, 3] uint8, upright."""
+    pipeline = Pipeline(batch_size=batch_size, num_threads=1, device_id=None, exec_dynamic=True, prefetch_queue_depth=1)
+    with pipeline:
+        files = fn.external_source(name=FILES, no_copy=True)
+        pipeline.set_outputs(fn.decoders.image(files, device="cpu", output_type=types.RGB))
+    pipeline.build()
+    return pipeline
+
+
 def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Form) -> DataNode:
     """The graph itself, defined inside a pipeline: from requests to float batches."""
     flat = ((*request[:4], *request.flip, *request.gain) for request in requests)

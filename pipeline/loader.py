@@ -14,6 +14,8 @@ from torch import Tensor
 from pipeline import graph
 from pipeline.archives import Archives
 from pipeline.dataset import DatasetError, ImageList
+from pipeline.decode import decode
+from pipeline.faults import MachineError, first_line, machine_error
 from pipeline.geometry import on_the_grid, source_regions
 from pipeline.plan import Plan, Views
 from pipeline.stats import PixelStats
@@ -99,13 +101,13 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order. DatasetError names the file that can't be read or decoded."""
+        """Batches in order. DatasetError names the file that can't be read or decoded; MachineError blames none."""
         for step in range(self._first_step, self._plan.num_steps):
             views = self._views(step)
             try:
                 (images,) = self._pipeline.run()
             except RuntimeError as error:
-                raise self._culprit(views, error) from error
+                raise self._explained(views, error) from error
             labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
             yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
 
@@ -148,15 +150,18 @@ class Loader:
         copy.record_stream(torch.cuda.current_stream(self._device))
         return copy
 
-    def _culprit(self, views: Views, error: RuntimeError) -> Exception:
-        """Which of the files made the graph fail; the graph's own error where none of them does so alone."""
-        from pipeline.examine import decode  # DALI's dynamic mode: needed here only, and slow to import
-
+    def _explained(self, views: Views, error: RuntimeError) -> Exception:
+        """Why the graph failed: the machine, or the file that can't be used, or neither that can be told."""
+        fault = machine_error(error)
+        if fault is not None:
+            return fault
         for index in views.indices:
             path = self._images.path(int(index))
             try:
                 height, width = decode(self._images.content(int(index))).shape[:2]
-            except (OSError, ValueError, RuntimeError) as cause:
+            except MachineError as cause:
+                return cause
+            except (OSError, ValueError) as cause:
                 return DatasetError(
                     f"{path} can't be used any more ({cause}); "
                     "restore the file, or prepare the folder again with tools/prep_imagenet.py"
@@ -167,4 +172,7 @@ class Loader:
                     f"{path} is {width}x{height} pixels, but was {expected} when the lists were made; "
                     "prepare the folder again with tools/prep_imagenet.py"
                 )
-        return error
+        return MachineError(
+            f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded alone "
+            f"({first_line(error)}); the same command goes on from what is saved"
+        )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import examine
+from pipeline import decode, examine
 from pipeline.sources import Source
 from tests.images import smooth_image
 from tests.processes import running
@@ -47,7 +47,7 @@ def test_files_decoded_together_have_the_pixels_that_they_have_one_by_one(good):
     assert len(together) == 7
     for index, (data, pixels) in enumerate(together):
         np.testing.assert_array_equal(data, good.content(index))
-        np.testing.assert_array_equal(pixels, np.asarray(examine.decode(data)))
+        np.testing.assert_array_equal(pixels, decode.decode(data))
     assert together[good.names.index("turned.jpg")][1].shape == (90, 60, 3)
 
 

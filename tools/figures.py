@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
-from pipeline.examine import decode
+from pipeline.decode import decode
 from tools import codes, neighbors
 from tools import relu_vs_tanh as comparison
 from tools.cli import run
@@ -91,7 +91,7 @@ def predictions(args: argparse.Namespace) -> Figure:
     for place, index in enumerate(chosen):
         row, column = 2 * (place // 4), place % 4
         label = dataset.val.labels[index]
-        grid[row, column].imshow(np.asarray(decode(dataset.val.content(index))))
+        grid[row, column].imshow(decode(dataset.val.content(index)))
         grid[row, column].set_title(names[label], fontsize=9)
         _bars(grid[row + 1, column], scores[place], int(label), names)
     return figure

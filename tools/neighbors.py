@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from pipeline.dataset import Dataset, ImageList
-from pipeline.examine import decode
+from pipeline.decode import decode
 from pipeline.loader import NOT_COUNTED
 from tools.drawing import RED
 from tools.networks import Trained, batches
@@ -91,7 +91,7 @@ def draw(network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.i
 
 def _show(axes: Axes, images: ImageList, index: int, wanted: int | None = None) -> None:
     """The image, framed in red where it is not of the wanted class."""
-    axes.imshow(np.asarray(decode(images.content(int(index)))))
+    axes.imshow(decode(images.content(int(index))))
     axes.set(xticks=[], yticks=[])
     wrong = wanted is not None and images.labels[index] != wanted
     axes.spines[:].set(color=RED, linewidth=2, visible=wrong)

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
-from pipeline.examine import decode
+from pipeline.decode import decode
 from pipeline.files import atomic_write
 from pipeline.loader import Appearance, Loader
 from pipeline.plan import TrainingPlan, Views
@@ -87,7 +87,7 @@ def _draw(dataset: Dataset, views: Views, rows: dict[str, NDArray[np.float32]], 
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
     for column, index in enumerate(views.indices):
-        pixels = np.asarray(decode(dataset.train.content(index)))
+        pixels = decode(dataset.train.content(index))
         axes[0, column].set_title(dataset.classes[dataset.train.labels[index]], fontsize=8)
         _show(axes[0, column], pixels)
         _outline(axes[0, column], (pixels.shape[0], pixels.shape[1]), views.corners[column], resize, crop)

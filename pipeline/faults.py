@@ -1,0 +1,44 @@
+"""Faults of the machine, told apart from faults of files and settings."""
+
+import re
+
+import torch
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation", re.IGNORECASE)
+_DEVICE = re.compile(r"CUDA|cuDNN|cuBLAS|NVML|nvJPEG", re.IGNORECASE)
+
+
+class MachineError(OSError):
+    """Memory or a GPU failed: no file is to blame, and what has been done so far is kept."""
+
+
+def machine_error(error: BaseException) -> MachineError | None:
+    """The message for people where `error` means that memory or a GPU failed; None where it means anything else."""
+    if isinstance(error, MachineError):
+        return error
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return None
+    said = first_line(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(str(error)):
+        return MachineError(
+            f"out of memory ({said}); the same command goes on from what is saved. See what else runs here (free -h, "
+            "nvidia-smi); a smaller batch takes less"
+        )
+    if isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error)):
+        return MachineError(
+            f"the GPU or its driver failed ({said}); the same command goes on from what is saved. nvidia-smi and the "
+            "kernel's log (dmesg, lines with Xid) say more of the GPU"
+        )
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without a library's advice and traceback behind it; its kind where it says nothing."""
+    text = str(error)
+    if "encountered:" in text:  # DALI quotes the lines that defined the graph first
+        text = text.split("encountered:", 1)[1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        " ".join(lines[:2])[:300].removesuffix("Current pipeline object is no longer valid.").strip()
+        or type(error).__name__
+    )
