@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model.columns import Columns
 from model.config import NORMALISED, POOLED, ModelConfig, Stage, conv1_geometry, stages, stretches
-from model.randomness import generator
+from model.randomness import chances, generator
 from model.response_norm import Norm, response_norm, same_map_norm
 from model.side_by_side import side_by_side
 
@@ -20,8 +20,8 @@ from model.side_by_side import side_by_side
 class Masks:
     """The dropout masks of one training step: a function of (seed, step, layer).
 
-    They are drawn for the global batch and for both columns, so that every split of the work drops the same
-    neurons; this process sees rows `part` of `num_parts`.
+    They are defined for the global batch and for both columns, so that every split of the work drops the same
+    neurons, on every device; this process sees rows `part` of `num_parts`.
     """
 
     seed: int
@@ -29,11 +29,13 @@ class Masks:
     part: int = 0
     num_parts: int = 1
 
-    def draws(self, rows: int, width: int, layer: int, device: torch.device) -> Tensor:
-        """[rows, width] uniform in [0, 1): this process's rows, both columns' neurons."""
-        draw = generator(device, self.seed, "dropout", self.step, layer)
-        full = torch.rand(rows * self.num_parts, width, generator=draw, device=device)
-        return full[self.part * rows : (self.part + 1) * rows]
+    def kept(self, x: Tensor, column: int, num_columns: int, layer: int, dropout: float) -> Tensor:
+        """Which neurons of `x` [rows, own width] stay, as bool: this process's rows, one column's neurons."""
+        rows, width = x.shape
+        own_rows = range(self.part * rows, (self.part + 1) * rows)
+        own_neurons = range(column * width, (column + 1) * width)
+        purpose = (self.seed, "dropout", self.step, layer)
+        return chances(1 - dropout, own_rows, own_neurons, num_columns * width, x.device, *purpose)
 
 
 class Column(nn.Module):
@@ -160,10 +162,11 @@ class AlexNet(nn.Module):
         """Neurons left out in training, all of them at half strength otherwise (paper, section 4.2)."""
         if masks is None:
             return [x * (1 - self.dropout) for x in hidden]
-        rows, own_width = hidden[0].shape
         number = self.columns.number
-        draws = masks.draws(rows, number * own_width, layer, hidden[0].device).chunk(number, dim=1)
-        return [x * draws[column].ge(self.dropout) for x, column in zip(hidden, self.columns.held, strict=True)]
+        return [
+            x * masks.kept(x, column, number, layer, self.dropout)
+            for x, column in zip(hidden, self.columns.held, strict=True)
+        ]
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:

@@ -1,11 +1,39 @@
-"""Random numbers that are a function of their purpose: nothing to save, the same on every rank."""
+"""Random numbers that are a function of their purpose: nothing to save, the same on every rank and every device."""
 
 import hashlib
 
 import torch
+from torch import Tensor
+
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""Increment and multipliers of SplitMix64 (Steele, Lea and Flood, 2014)."""
 
 
 def generator(device: torch.device, *purpose: int | str) -> torch.Generator:
     """A fresh generator on `device`, seeded by what it is for, such as (seed, "dropout", step, layer)."""
+    return torch.Generator(device).manual_seed(_key(*purpose) >> 1)
+
+
+def chances(share: float, rows: range, columns: range, width: int, device: torch.device, *purpose: int | str) -> Tensor:
+    """[rows, columns] bool, each True with probability `share`: that part of a table whose rows are `width` long.
+
+    SplitMix64, as a function of its counter: number n of a purpose is the table's entry n. torch's generators draw
+    other numbers on each kind of device; whole numbers are the same everywhere.
+    """
+    across = torch.arange(columns.start, columns.stop, device=device).mul_(_signed(_GOLDEN))
+    down = torch.arange(rows.start, rows.stop, device=device).mul_(_signed(width * _GOLDEN))
+    z = down.add_(_signed(_key(*purpose) + _GOLDEN))[:, None] + across
+    z.bitwise_xor_((z >> 30).bitwise_and_((1 << 34) - 1)).mul_(_signed(_FIRST))
+    z.bitwise_xor_((z >> 27).bitwise_and_((1 << 37) - 1)).mul_(_signed(_SECOND))
+    # SplitMix64's last step, z ^ (z >> 31), changes none of the high bits, which decide here.
+    return z.le(round(share * 2**64) - 2**63 - 1)
+
+
+def _key(*purpose: int | str) -> int:
     digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little")
+
+
+def _signed(number: int) -> int:
+    """The signed 64-bit number that wraps around as `number` does."""
+    return (number + 2**63) % 2**64 - 2**63

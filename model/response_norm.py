@@ -19,7 +19,7 @@ Norm = Callable[[Tensor, float], Tensor]
 def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
     """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W].
 
-    bfloat16 maps are computed in float32, but for the squares that are summed.
+    bfloat16 maps are computed in float32; on a CPU, but for the squares that are summed.
     """
     return _ResponseNorm.apply(x, alpha, _EAGER)
 
@@ -103,8 +103,8 @@ def _power(d: Tensor) -> Tensor:
 def _window_sum(x: Tensor, precision: torch.dtype) -> Tensor:
     """Sum over the 5 channels around each one; beyond the first and last there is nothing to add."""
     channels, reach = x.shape[1], SIZE // 2
-    if precision == torch.bfloat16:
-        # A product with a banded matrix: what compilers make of shifted sums is slow in this precision.
+    if precision == torch.bfloat16 and x.device.type == "cpu":
+        # A product with a banded matrix: what the compiler for CPUs makes of shifted sums is slow in this precision.
         index = torch.arange(channels, device=x.device)
         band = ((index[:, None] - index).abs() <= reach).to(precision)
         return (x.movedim(1, -1).to(precision) @ band).movedim(-1, 1).float()

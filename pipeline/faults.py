@@ -5,7 +5,9 @@ import re
 import torch
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation", re.IGNORECASE)
-_DEVICE = re.compile(r"CUDA|cuDNN|cuBLAS|NVML|nvJPEG", re.IGNORECASE)
+_DEVICE = re.compile(r"CUDA (error|runtime API error|driver API error)|CUDNN_STATUS|NVML|nvJPEG")
+_MISTAKE = "device-side assert"
+"""A kernel that found an index out of range: a mistake in a program, which the GPU only reports."""
 
 
 class MachineError(OSError):
@@ -24,7 +26,7 @@ def machine_error(error: BaseException) -> MachineError | None:
             f"out of memory ({said}); the same command goes on from what is saved. See what else runs here (free -h, "
             "nvidia-smi); a smaller batch takes less"
         )
-    if isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error)):
+    if (isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))) and _MISTAKE not in str(error):
         return MachineError(
             f"the GPU or its driver failed ({said}); the same command goes on from what is saved. nvidia-smi and the "
             "kernel's log (dmesg, lines with Xid) say more of the GPU"

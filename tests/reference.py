@@ -1,10 +1,13 @@
 """The network and the update, written a second time as plainly as torch allows: what the real ones are held against."""
 
+import hashlib
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet, Masks
+from model.alexnet import AlexNet
 from model.config import ModelConfig
 
 TINY = ModelConfig(kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=(0.2,) * 8)
@@ -94,16 +97,30 @@ def train(
     return losses, w
 
 
+def split_mix(seed: int, count: int) -> np.ndarray:
+    """The first `count` numbers of SplitMix64 (Steele, Lea and Flood, 2014, figure 16), as uint64."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def mask(rows: int, width: int, dropout: float, *purpose: object) -> Tensor:
+    """[rows, width]: 1 for neurons that stay, numbered row by row."""
+    seed = int.from_bytes(hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest(), "little")
+    # The generator's numbers, read as signed ones, from the lowest up: its top bits decide.
+    signed = split_mix(seed, rows * width).view(np.int64).astype(np.float64)
+    return torch.from_numpy((signed < (0.5 - dropout) * 2.0**64).astype(np.float64)).view(rows, width)
+
+
 def expected(
-    seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], device: torch.device, config: ModelConfig = TINY
+    seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], config: ModelConfig = TINY
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """`train`, in float64, from the real network's first weights and with the dropout masks that `device` draws."""
+    """`train`, in float64, from the real network's first weights and with its dropout."""
     weights = AlexNet(config, CLASSES, CROP, seed=seed).double().full_state()
     masks = [
-        [
-            Masks(seed, step).draws(len(images), config.fc_width, layer, device).ge(config.dropout).double().cpu()
-            for layer in (6, 7)
-        ]
+        [mask(len(images), config.fc_width, config.dropout, seed, "dropout", step, layer) for layer in (6, 7)]
         for step, (images, _) in enumerate(batches)
     ]
     return train(weights, batches, masks, lrs, config)

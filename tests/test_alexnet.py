@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 import torch
 
-from model.alexnet import AlexNet, Masks
+from model.alexnet import AlexNet
 from model.columns import Columns
 from model.config import ModelConfig
 from tests import reference
@@ -68,19 +68,6 @@ def test_evaluation_halves_the_hidden_neurons_and_drops_none():
     images = torch.randn(4, 3, CROP, CROP, dtype=torch.float64)
     expected = reference.forward(model.full_state(), images, CLASSES, None)
     torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_masks_are_fair_independent_and_a_function_of_the_step():
-    device = torch.device("cpu")
-    dropped = Masks(seed=0, step=5).draws(128, 4096, 6, device) < 0.5
-    assert dropped.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / dropped.numel() ** 0.5)
-    assert dropped.double().mean(0).std().item() == pytest.approx(0.5 / 128**0.5, rel=0.1)  # each neuron on its own
-    others = [Masks(1, 5).draws(128, 4096, 6, device), Masks(0, 6).draws(128, 4096, 6, device)]
-    others.append(Masks(0, 5).draws(128, 4096, 7, device))
-    for other in others:
-        assert ((other < 0.5) == dropped).double().mean().item() == pytest.approx(0.5, abs=0.01)
-    parts = [Masks(0, 5, part, 4).draws(32, 4096, 6, device) for part in range(4)]
-    assert torch.equal(torch.cat(parts) < 0.5, dropped)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def main(folder: Path, first: int, last: int) -> None:
 
 @pytest.fixture(scope="module")
 def expected():
-    return reference.expected(SEED, batches(), LRS, torch.device("cpu"))
+    return reference.expected(SEED, batches(), LRS)
 
 
 def test_two_nodes_of_two_ranks_train_like_the_plain_network(expected, tmp_path):

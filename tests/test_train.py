@@ -304,7 +304,7 @@ def test_time_is_told_apart(monkeypatch):
 
     clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    stopwatch = monitor.Stopwatch()
+    stopwatch = monitor.Stopwatch(torch.device("cpu"))
     for _ in range(3):
         stopwatch.got_batch()
         stopwatch.end_step()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from model.config import ModelConfig
 from train.optim import OptimConfig
@@ -33,7 +33,7 @@ class DataConfig:
         lighting_std: standard deviation of the noise along each principal component of colour (section 4.1).
         lighting_epochs: epochs after which that noise stops (2012 code: 67); null means never.
         lighting_rescale: divide images with noise by 1 + lighting_std, less mean, as the noise widens them (2012 code).
-        num_threads: threads that decode for each rank; null shares out the cores.
+        num_threads: threads that decode for each rank; null shares out the cores, 16 at most for each GPU.
     """
 
     root: str | None = None
@@ -77,7 +77,8 @@ class RunConfig:
         device: cpu, cuda, or auto: cuda where there is a GPU for each rank of this machine.
         max_steps: stop after this many steps in all; the same command without it goes on.
         log_every: steps between two progress lines.
-        checkpoint_every: steps between two checkpoints; one is also written after each epoch.
+        checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
+        checkpoint_every: steps between two checkpoints, beside those; null for none.
         keep_checkpoints: how many of the newest checkpoints are kept.
         profile: record this many steps, after the first three, into trace-rank<N>.json in the run's folder.
     """
@@ -86,7 +87,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: PositiveInt | None = None
     log_every: PositiveInt = 20
-    checkpoint_every: PositiveInt = 1000
+    checkpoint_minutes: PositiveFloat = 10.0
+    checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
     profile: NonNegativeInt = 0
 

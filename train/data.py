@@ -13,6 +13,8 @@ from pipeline.stats import PixelStats
 from train.config import DataConfig
 from train.distributed import Ranks
 
+_MOST_THREADS_A_GPU = 16
+
 
 def training_batches(
     images: ImageList, plan: TrainingPlan, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int, step: int
@@ -36,6 +38,11 @@ def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tens
     return torch.tensor(mean_image.transpose(2, 0, 1), device=device)
 
 
+def _num_threads(ranks: Ranks) -> int:
+    """DALI reserves 16 MB of the GPU's memory, and as much pinned memory, for each thread that decodes for it."""
+    return min(ranks.num_threads, _MOST_THREADS_A_GPU) if ranks.device.type == "cuda" else ranks.num_threads
+
+
 def _batches(
     images: ImageList, plan: Plan, appearance: Appearance, data: DataConfig, ranks: Ranks, batch_size: int, step: int
 ) -> Iterator[Batch]:
@@ -47,7 +54,7 @@ def _batches(
         num_parts=ranks.world_size,
         batch_size=ranks.share(batch_size),
         device=ranks.device,
-        num_threads=data.num_threads or ranks.num_threads,
+        num_threads=data.num_threads or _num_threads(ranks),
         first_step=step,
     )
     return ranks.exchange(loader)

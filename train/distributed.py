@@ -16,8 +16,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
 from model.columns import NUM_COLUMNS, Columns
+from pipeline.faults import machine_error
 from pipeline.loader import Batch
 from pipeline.memory import keep_freed_memory
+from train import gpus
 from train.config import ConfigError
 
 
@@ -81,13 +83,13 @@ class Ranks:
         if previous is not None:
             yield previous.wait()
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank where `flag` is true on one."""
+    def largest(self, values: list[float]) -> list[float]:
+        """The largest of each of the `values` over all ranks."""
         if self.control_group is None:
-            return flag
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control_group)
-        return bool(flags)
+            return values
+        largest = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.control_group)
+        return largest.tolist()
 
     def gather(self, state: Any) -> list[Any]:
         """Every rank's `state`, by rank."""
@@ -161,8 +163,8 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
     `device` is cpu, cuda or auto (cuda where this machine has GPUs). Each rank holds one of `num_columns`: with 1, a
-    whole network. ConfigError where the ranks do not form pairs, or there are fewer GPUs than ranks. One of several
-    ranks that fails inside says why, and the process ends.
+    whole network. ConfigError where the ranks do not form pairs, or a rank can't have a GPU of its own; MachineError
+    where memory or a GPU fails inside. One of several ranks that fails inside says why, and the process ends.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -173,9 +175,16 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
         )
     where = _device(device, local_rank, local_world_size)
     num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
-    keep_freed_memory()
+    if where.type == "cpu":
+        keep_freed_memory()
     if world_size == 1:
-        yield Ranks(0, 1, where, num_threads, Columns.whole(num_columns))
+        try:
+            yield Ranks(0, 1, where, num_threads, Columns.whole(num_columns))
+        except Exception as error:
+            fault = machine_error(error)
+            if fault is None:
+                raise
+            raise fault from error
         return
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
     on_gpu = where.type == "cuda"
@@ -193,6 +202,7 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
 
 def _leave_at_once(error: BaseException) -> NoReturn:
     """End this rank, and so all of them: leaving in order would wait for the others, which wait for this one."""
+    error = machine_error(error) or error
     if isinstance(error, (ValueError, OSError)):
         status = report_error(error)
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
@@ -228,8 +238,7 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
             f"run.device is {asked} and {local_world_size} ranks run here, but {found} GPUs were found; expected one "
             "for each rank: start fewer (one process holds both columns), or choose --run.device cpu"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    return gpus.take(local_rank)
 
 
 def report_error(error: Exception) -> int:

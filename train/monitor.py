@@ -3,64 +3,83 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.files import atomic_write
 
 
 class Stopwatch:
-    """Splits the time of training steps into waiting for data and computing.
+    """Splits the time of training steps into waiting for data and computing, as the device sees it.
 
-    Evaluations and checkpoints are outside; so is the first step, which warms everything up.
+    A GPU works through what the host has issued, some steps behind it: its marks are events in its own queue, and it
+    waits only where it has nothing left to do before the next batch is there. Evaluations and checkpoints are outside;
+    so is the first step, which warms everything up.
     """
 
-    def __init__(self) -> None:
-        self._mark = time.perf_counter()
+    def __init__(self, device: torch.device) -> None:
+        self._now, self._seconds = _GPU_CLOCK if device.type == "cuda" else _HOST_CLOCK
+        self._mark = self._now()
         self._warm = False
         self.reset()
 
     def reset(self) -> None:
         """Start a new interval."""
-        self.steps, self.waited, self.computed = 0, 0.0, 0.0
+        self._waits: list[tuple[Any, Any]] = []
+        self._steps: list[tuple[Any, Any]] = []
 
     def resume(self) -> None:
         """Time from here on belongs to the next step."""
-        self._mark = time.perf_counter()
+        self._mark = self._now()
 
     def got_batch(self) -> None:
         """The wait for a batch ends here."""
-        self.waited += self._lap()
+        self._waits.append(self._lap())
 
     def end_step(self) -> None:
         """The step's work has been issued."""
-        self.computed += self._lap()
-        self.steps += 1
+        self._steps.append(self._lap())
         if not self._warm:
             self._warm = True
             self.reset()
 
-    def synchronised(self) -> None:
-        """The host has waited for the device: that was computing too."""
-        self.computed += self._lap()
-
-    def _lap(self) -> float:
-        now = time.perf_counter()
-        lap, self._mark = now - self._mark, now
-        return lap
+    def _lap(self) -> tuple[Any, Any]:
+        before, self._mark = self._mark, self._now()
+        return before, self._mark
 
     def metrics(self, batch_size: int) -> dict[str, float]:
-        """Throughput over the interval, by TensorBoard's tags; empty where nothing but the warm-up was timed."""
-        total = self.waited + self.computed
-        if not self.steps:
+        """Throughput over the interval, by TensorBoard's tags; empty where nothing but the warm-up was timed.
+
+        The host must have waited for the device to finish the last step.
+        """
+        if not self._steps:
             return {}
+        waited = sum(self._seconds(*lap) for lap in self._waits)
+        total = waited + sum(self._seconds(*lap) for lap in self._steps)
         return {
-            "throughput/images_per_second": self.steps * batch_size / total,
-            "throughput/data_wait_fraction": self.waited / total,
-            "throughput/step_ms": 1000 * total / self.steps,
+            "throughput/images_per_second": len(self._steps) * batch_size / total,
+            "throughput/data_wait_fraction": waited / total,
+            "throughput/step_ms": 1000 * total / len(self._steps),
         }
+
+
+def _mark_on_gpu() -> torch.cuda.Event:
+    """Where the GPU's queue is now: its time is known once the GPU has come there."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+_Clock = tuple[Callable[[], Any], Callable[[Any, Any], float]]
+"""How to mark a moment, and the seconds between two marks."""
+
+_GPU_CLOCK: _Clock = (_mark_on_gpu, lambda before, after: before.elapsed_time(after) / 1000)
+_HOST_CLOCK: _Clock = (lambda: time.perf_counter(), lambda before, after: after - before)
 
 
 class Monitor:

@@ -63,26 +63,24 @@ class PaperSGD(torch.optim.SGD):
                     f"optim.{option}: no layer is named {', '.join(sorted(unused))}; expected names such as fc8, "
                     "conv1.weight, or bias"
                 )
-        decay = float(config.weight_decay)
-        groups = [
-            {
-                "params": [parameter],
-                "name": name,
-                "lr": _rate(name, self.lr, 0, config),
-                "weight_decay": decay if config.decay_biases or not _is_bias(name) else 0.0,
-            }
-            for name, parameter in named.items()
-        ]
-        super().__init__(groups, momentum=float(config.momentum), fused=True)
+        groups: dict[Any, dict[str, Any]] = {}
+        for name, parameter in named.items():
+            # One group for all that are alike, for ever: each group costs the host as much as all of the others.
+            group = groups.setdefault(_treatment(name, config), {"name": name, "params": []})
+            group["params"].append(parameter)
+            group["lr"] = _rate(name, self.lr, 0, config)
+            group["weight_decay"] = _decay(name, config)
+        super().__init__(list(groups.values()), momentum=float(config.momentum), fused=True)
 
     def set_lr(self, lr: float, epoch: int = 0) -> None:
         """From now on `lr`, with the factors as they are after `epoch` epochs; what moves goes on moving."""
         before = [group["lr"] for group in self.param_groups]
         self._set(lr, epoch)
         for group, old in zip(self.param_groups, before, strict=True):
-            buffer = self.state[group["params"][0]].get("momentum_buffer")
-            if buffer is not None and group["lr"] not in (old, 0):
-                buffer.mul_(old / group["lr"])
+            for parameter in group["params"] if group["lr"] not in (old, 0) else ():
+                buffer = self.state[parameter].get("momentum_buffer")
+                if buffer is not None:
+                    buffer.mul_(old / group["lr"])
 
     def _set(self, lr: float, epoch: int) -> None:
         self.lr = lr
@@ -108,12 +106,28 @@ class PaperSGD(torch.optim.SGD):
 
 def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
     """The learning rate of the parameter `name` after `epoch` epochs."""
-    base = config.bias_lr if _is_bias(name) and config.bias_lr is not None else lr
+    base = lr if config.bias_lr is None or not _is_bias(name) else config.bias_lr
+    return float(base) * _factor(name, epoch, config)
+
+
+def _factor(name: str, epoch: int, config: OptimConfig) -> float:
+    """What the learning rate of the parameter `name` is multiplied by after `epoch` epochs."""
     for factors in (later_factors(config, epoch), config.lr_factors):
         for key in _keys(name):
             if key in factors:
-                return float(base) * float(factors[key])
-    return float(base)
+                return float(factors[key])
+    return 1.0
+
+
+def _decay(name: str, config: OptimConfig) -> float:
+    return float(config.weight_decay) if config.decay_biases or not _is_bias(name) else 0.0
+
+
+def _treatment(name: str, config: OptimConfig) -> tuple:
+    """Equal for parameters whose learning rate and decay are equal in every epoch."""
+    changes = {epoch for pairs in config.later_lr_factors.values() for epoch, _ in pairs}
+    factors = tuple(_factor(name, epoch, config) for epoch in sorted({0, *changes}))
+    return _decay(name, config), _is_bias(name) and config.bias_lr is not None, factors
 
 
 def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:

@@ -26,10 +26,11 @@ _DECODERS = "[DALI][TP"  # how DALI names the threads of its pool
 class Profile:
     """Records steps 4 to 3 + `num_steps` of this process; with 0 steps, nothing."""
 
-    def __init__(self, num_steps: int, path: Path) -> None:
-        """`path` is the trace to write once the steps have been recorded."""
+    def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
+        """`path` is the trace to write once the steps have been recorded; on a GPU, it has the kernels, too."""
         self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
         self._recording = num_steps > 0
+        self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
     def end_step(self) -> None:
         """Called after each step."""
@@ -38,8 +39,7 @@ class Profile:
         self._done += 1
         if self._done == _WARM_UP:
             self._decoders = _DecoderThreads()
-            on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-            self._profiler = profile(activities=[ProfilerActivity.CPU, *on_gpu])
+            self._profiler = profile(activities=[ProfilerActivity.CPU, *self._on_gpu])
             self._profiler.start()
         elif self._done == self._last:
             self._profiler.stop()

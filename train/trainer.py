@@ -1,7 +1,7 @@
 """The run, from the first step or the newest checkpoint to the last step."""
 
 import math
-import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from train.config import Config, ConfigError, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches
 from train.distributed import Averaging, Ranks
 from train.evaluate import ErrorRates, error_rates, places_of_labels
+from train.meeting import Meeting
 from train.monitor import Monitor, Stopwatch, progress_line, say
 from train.optim import PaperSGD, later_factors, schedule
 from train.precision import set_up
@@ -55,11 +56,12 @@ class Trainer:
         self.optimizer = PaperSGD(self.model.named_parameters(), config.optim)
         self.schedule = schedule(config.optim, config.train.epochs)
         self.step = 0
-        self.saved_step = -1
+        self.saved_step, self._saved_at = -1, time.monotonic()
+        self.meeting = Meeting(ranks.largest)
         # Sums of losses and errors, and the number of steps, since the last log line; of this rank's pair.
         self.interval = torch.zeros(3, dtype=torch.float64, device=ranks.device)
-        self.stopwatch = Stopwatch()
-        self.profile = Profile(config.run.profile, self.folder / f"trace-rank{ranks.rank}.json")
+        self.stopwatch = Stopwatch(ranks.device)
+        self.profile = Profile(config.run.profile, self.folder / f"trace-rank{ranks.rank}.json", ranks.device)
         self.traffic = self._traffic()
         self._lock = claim(self.folder, config) if ranks.is_main else None
         self._resume()
@@ -82,10 +84,12 @@ class Trainer:
                 self.stopwatch.end_step()
                 self.profile.end_step()
                 self._after_step()
-                if self.ranks.any(stop.signal is not None):
+                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due())
+                if number or save_now:
                     self.save()
+                if number:
                     self._say(f"stopped by a signal after step {self.step}; the same command goes on from here")
-                    return 128 + (stop.signal or signal.SIGTERM)
+                    return 128 + int(number)
                 if self.schedule.finished:
                     break
                 self.stopwatch.resume()
@@ -143,7 +147,7 @@ class Trainer:
         }
         if self.ranks.is_main:
             checkpoint.save(self.folder / "checkpoints", state, self.config.run.keep_checkpoints)
-        self.saved_step = self.step
+        self.saved_step, self._saved_at = self.step, time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
         """The training batches from the next step on."""
@@ -167,8 +171,13 @@ class Trainer:
         epoch_ends = self.step % self.plan.steps_per_epoch == 0
         if epoch_ends:
             self._end_epoch()
-        if epoch_ends or self.step % self.config.run.checkpoint_every == 0:
+        every = self.config.run.checkpoint_every
+        if epoch_ends or (every and self.step % every == 0):
             self.save()
+
+    def _save_is_due(self) -> bool:
+        """By the main rank's clock, which decides for all."""
+        return self.ranks.is_main and time.monotonic() - self._saved_at > 60 * self.config.run.checkpoint_minutes
 
     def _check_configs(self) -> None:
         """ConfigError unless every rank was started with the same options; folders may differ, and what they run on."""
@@ -204,7 +213,6 @@ class Trainer:
     def _log(self) -> None:
         """Record means over the steps since the last line; here, and not in the step, the host waits for the device."""
         loss_sum, error_sum, steps = self.ranks.all_pairs(self.interval).sum(0).tolist()
-        self.stopwatch.synchronised()
         self.interval.zero_()
         self._check_finite(loss_sum)
         # Every pair has counted every step: the quotient of the sums is the mean over pairs, too.
