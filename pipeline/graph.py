@@ -9,6 +9,14 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+HW_DECODER_LOAD = 0.0
+"""The share of a batch that goes to the JPEG engine of an A100 or H100.
+
+The engine rounds otherwise than the CUDA decoder, and DALI gives it the largest files of a batch. With a share between
+0 and 1 a file's pixels depend on what else is in its batch, and so on how many ranks share one. With 0 they depend on
+the file alone, on every GPU; with 1, on the kind of GPU, too. `tools.bench pipeline` measures the alternatives.
+"""
+
 
 class Request(NamedTuple):
     """What the graph is asked for: a batch of n crops, sample by sample."""
@@ -80,6 +88,7 @@ def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Fo
         device="mixed" if form.on_gpu else "cpu",
         output_type=types.RGB,
         jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; the GPU decoder's own default is not
+        hw_decoder_load=HW_DECODER_LOAD,
     )
     mirror = 0 if form.resample else flip[0]
     if form.resample:

@@ -21,14 +21,15 @@ def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
 
 def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, capsys):
     speeds = iter([10.0, 100.0, 30.0, 300.0, 20.0, 200.0])
-    monkeypatch.setattr(bench, "STEP_WAYS", {name: Way(1, None, "fp32") for name in ("slow-fp32", "fast-fp32")})
+    names = ("slow-fp32", "fast-fp32", "peak-fp32", "peak-bf16")
+    monkeypatch.setattr(bench, "step_ways", lambda num_gpus: {name: Way(1, None, "fp32") for name in names})
     monkeypatch.setattr(bench, "flops_per_image", lambda: 2e9)
 
     def measure(name, command):
         return {"gflops": 800.0} if name.startswith("peak") else {"images_per_second": next(speeds)}
 
     monkeypatch.setattr(bench, "_measure", measure)
-    bench.main(["step", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")])
+    bench.main(["step", "--device", "cpu", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")])
     report = json.loads((tmp_path / "b.json").read_text())
     slow = {"name": "slow-fp32", "images_per_second": 20.0, "share_of_peak": 0.05, "times_plain_fp32": 1.0}
     fast = {"name": "fast-fp32", "images_per_second": 200.0, "share_of_peak": 0.5, "times_plain_fp32": 10.0}
@@ -39,7 +40,7 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
 
 def test_ways_of_feeding_are_measured_on_real_files_and_compared_with_decoding(prepared, tmp_path, capsys):
     arguments = ["pipeline", "--data", str(prepared), "--rounds", "1", "--steps", "40", "--batch-size", "8"]
-    bench.main([*arguments, "--json", str(tmp_path / "b.json")])
+    bench.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "b.json")])
     report = json.loads((tmp_path / "b.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}
     assert rows.keys() >= {"decode", "naive", "ours", "ours-store", "ours-shards"}
@@ -71,5 +72,5 @@ def test_what_is_not_loose_originals_is_refused_before_any_work(dataset, monkeyp
     resized = replace(dataset, train=replace(dataset.train, sizes=dataset.train.sizes * 0 + 256))
     monkeypatch.setattr(Dataset, "open", lambda folder: resized)
     with pytest.raises(ValueError, match="expected one prepared from loose originals"):
-        stores(tmp_path / "data", tmp_path)
+        stores(tmp_path / "data", tmp_path, ["ours"])
     assert not any(tmp_path.iterdir())

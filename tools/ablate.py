@@ -181,7 +181,7 @@ def _train(one: Run, args: argparse.Namespace, running: list[subprocess.Popen[st
 
 def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     """[N]: which validation images the network gets wrong."""
-    with join("auto", num_columns=1) as ranks:
+    with join(load(one.options).run.device, num_columns=1) as ranks:
         network = open_network(one.folder, ranks.device)
         scores, labels = predict(network, dataset, ranks, num_views=1)
     return (places_of_labels(torch.from_numpy(scores), torch.from_numpy(labels)) >= 1).numpy()

@@ -27,9 +27,10 @@ from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from tools.bench_pipeline import NEEDS, stores
-from tools.bench_ways import PEAK_WAYS, STEP_WAYS, TRAIN_WAYS, flops_per_image
+from tools.bench_pipeline import NEEDS, stores, ways
+from tools.bench_ways import flops_per_image, step_ways, train_ways
 from tools.cli import run
+from train.gpus import driver
 
 _BUSY = 0.7
 _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
@@ -39,6 +40,8 @@ _PACKAGES = ("torch", "nvidia-dali-cuda120", "numpy", "pillow", "torchvision", "
 def main(argv: list[str]) -> None:
     """Run a benchmark as the arguments say, print its table, and write JSON and a plot where asked for."""
     args = _arguments(argv)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.device_count() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         commands = _commands(args, Path(folder))
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
@@ -51,9 +54,12 @@ def main(argv: list[str]) -> None:
         "rows": [{"name": name, **_medians(measured)} for name, measured in rounds.items()],
         "rounds": args.rounds,
         "batch_size": args.batch_size,
-        "machine": _machine(),
+        "device": args.device,
+        "machine": machine(),
     }
-    if args.what == "pipeline":
+    if args.what == "pipeline" and args.device == "cuda":
+        _compare_with_decoding_on_a_gpu(report)
+    elif args.what == "pipeline":
         _compare_with_decoding(report)
     if args.what == "step":
         _compare_with_peak(report)
@@ -83,24 +89,22 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
 
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    for name, way in (STEP_WAYS | PEAK_WAYS if args.what == "step" else TRAIN_WAYS).items():
-        if 0 < torch.cuda.device_count() < way.num_ranks:
-            print(f"{name} is left out: it needs {way.num_ranks} GPUs", file=sys.stderr)
-            continue
+    num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
+    for name, way in (step_ways if args.what == "step" else train_ways)(num_gpus).items():
         command = ["-m", "torch.distributed.run", f"--nproc_per_node={way.num_ranks}", "-m", "tools.bench_ways", name]
         # One process gets all cores, as it would without torchrun.
         threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // way.num_ranks))}
-        commands[name] = ([*command, str(args.batch_size), str(args.steps), args.data or ""], threads)
+        commands[name] = ([*command, args.device, str(args.batch_size), str(args.steps), args.data or ""], threads)
     return commands
 
 
 def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    for name, data in stores(Path(args.data), folder).items():
+    for name, data in stores(Path(args.data), folder, ways(args.device)).items():
         if find_spec(NEEDS.get(name, "torch")) is None:
             print(f"{name} is left out: {NEEDS[name]} is not installed (pip install '.[bench]')", file=sys.stderr)
             continue
-        command = ["-m", "tools.bench_pipeline", name, str(args.batch_size), str(args.steps), data]
+        command = ["-m", "tools.bench_pipeline", name, args.device, str(args.batch_size), str(args.steps), data]
         commands[name] = (command, {})
     return commands
 
@@ -133,6 +137,23 @@ def _compare_with_decoding(report: dict[str, Any]) -> None:
     )
 
 
+def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
+    """Add each row's images/s as a share of decoding's, and a verdict on what limits ours."""
+    rows = {row["name"]: row for row in report["rows"]}
+    for row in report["rows"]:
+        row["share_of_decode"] = row["images_per_second"] / rows["decode"]["images_per_second"]
+    ours, cores = rows["ours"], report["machine"]["cores"]
+    busy = ours["images_per_second"] * ours["cpu_ms_per_image"] / 1000 / cores
+    store, engine = (
+        rows[name]["images_per_second"] / ours["images_per_second"] for name in ("ours-store", "ours-engine-100")
+    )
+    report["verdict"] = (
+        f"Ours feeds {ours['images_per_second']:.0f} images/s, {ours['share_of_decode']:.0%} of what decoding whole "
+        f"images alone does on this GPU, and keeps the CPU's cores {busy:.0%} busy. Preparing with --resize 256 makes it "
+        f"{store:.1f} times as fast, the GPU's JPEG engine for all files {engine:.1f} times."
+    )
+
+
 def _compare_with_peak(report: dict[str, Any]) -> None:
     """Add to each row its share of what the machine can compute at that precision, and how it compares with plain."""
     peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
@@ -153,12 +174,15 @@ def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(one[key] for one in measured) for key in measured[0]}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What a figure depends on: processor, GPUs, their driver, and versions."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":")
     return {
         "cpu": cpu.split(":")[1].strip(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "driver": driver() if torch.cuda.device_count() else "none",
+        "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES if _is_installed(package)},
     }
@@ -192,6 +216,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
     parser.add_argument("--data", metavar="DIR", help="prepared folder (all but step)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda where there is a GPU")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds over all ways (3)")
     parser.add_argument(
         "--steps", type=int, metavar="N", help="timed steps a round and way (5; pipeline: 60, scale: 100)"

@@ -1,6 +1,6 @@
 """The ways of feeding the network that tools/bench.py compares, each in a process of its own: one line of JSON.
 
-python -m tools.bench_pipeline ours 64 30 prepared/imagenet
+python -m tools.bench_pipeline ours cpu 64 30 prepared/imagenet
 
 All show the same files, resized to a shorter side of 256, cropped to 224 and flipped at random, as float32
 [n, 3, 224, 224]; `decode` stops at the pixels. Ours also has the mean image and lighting; the others subtract a mean.
@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline import graph
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
 from pipeline.geometry import on_the_grid
@@ -31,84 +33,102 @@ from pipeline.plan import TrainingPlan
 from pipeline.prepare import Preparation
 from pipeline.sources import Source
 from pipeline.store import StoreFormat
+from train.data import MOST_THREADS_A_GPU
 
 RESIZE, CROP = 256, 224
-DEVICE_ID = 0 if torch.cuda.is_available() else None
-"""The GPU that DALI's ways use where there is one; the peers stay on the CPU."""
 WARM_UP = 10
 """Batches that are not timed."""
 
 
-def decode(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+@dataclass(frozen=True)
+class Feeding:
+    """What to feed, and with what; DALI's ways decode on a GPU where `device` is cuda, the others on the CPU."""
+
+    dataset: Dataset
+    device: torch.device
+    batch_size: int
+    num_threads: int
+
+
+def decode(work: Feeding) -> Iterator[object]:
     """Read and decode whole images, and nothing else: the limit for everything that starts from JPEG files."""
-    return _dali(dataset, batch_size, num_threads, lambda pixels: pixels)
+    return _dali(work, lambda pixels: pixels)
 
 
-def naive(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+def naive(work: Feeding) -> Iterator[object]:
     """The graph that one would write first, of DALI's own operators and random numbers."""
 
-    def graph(pixels: DataNode) -> DataNode:
+    def define(pixels: DataNode) -> DataNode:
         return fn.crop_mirror_normalize(
             fn.resize(pixels, resize_shorter=float(RESIZE), interp_type=types.INTERP_LINEAR, antialias=True),
             crop=(CROP, CROP),
             crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
             crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
             mirror=fn.random.coin_flip(),
-            mean=dataset.stats.channel_mean.tolist(),
+            mean=work.dataset.stats.channel_mean.tolist(),
             dtype=types.FLOAT,
             output_layout="CHW",
         )
 
-    return (torch.from_dlpack(output.as_tensor()) for output in _dali(dataset, batch_size, num_threads, graph))
+    return (torch.from_dlpack(output.as_tensor()) for output in _dali(work, define))
 
 
-def ours(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+def ours(work: Feeding) -> Iterator[object]:
     """The loader that training uses."""
-    plan = TrainingPlan(len(dataset.train), batch_size, RESIZE - CROP, seed=0, num_steps=sys.maxsize)
-    appearance = Appearance.of(dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
+    images = work.dataset.train
+    plan = TrainingPlan(len(images), work.batch_size, RESIZE - CROP, seed=0, num_steps=sys.maxsize)
+    appearance = Appearance.of(work.dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
     loader = Loader(
-        *(dataset.train, plan, appearance),
+        *(images, plan, appearance),
         part=0,
         num_parts=1,
-        batch_size=batch_size,
-        device=torch.device("cpu") if DEVICE_ID is None else torch.device("cuda", DEVICE_ID),
-        num_threads=num_threads,
+        batch_size=work.batch_size,
+        device=work.device,
+        num_threads=work.num_threads,
     )
     return iter(loader)
 
 
-def torchvision_pil(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]:
+    """Ours, with this share of a batch decoded by the JPEG engine of an A100 or H100."""
+
+    def feed(work: Feeding) -> Iterator[object]:
+        graph.HW_DECODER_LOAD = share
+        return ours(work)
+
+    return feed
+
+
+def torchvision_pil(work: Feeding) -> Iterator[object]:
     """torchvision's transforms on Pillow images, in a DataLoader's worker processes."""
     from PIL import Image
     from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
 
     transform = v2.Compose([
         *(v2.Resize(RESIZE), v2.RandomCrop(CROP), v2.RandomHorizontalFlip(), v2.PILToTensor()),
-        *(v2.ToDtype(torch.float32), v2.Normalize(dataset.stats.channel_mean.tolist(), [1.0] * 3)),
+        *(v2.ToDtype(torch.float32), v2.Normalize(work.dataset.stats.channel_mean.tolist(), [1.0] * 3)),
     ])  # fmt: skip
-    return _data_loader(dataset, batch_size, num_threads, lambda path: transform(Image.open(path).convert("RGB")))
+    return _data_loader(work, lambda path: transform(Image.open(path).convert("RGB")))
 
 
-def torchvision_tensor(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+def torchvision_tensor(work: Feeding) -> Iterator[object]:
     """torchvision's transforms on tensors, with antialiasing, in a DataLoader's worker processes."""
     from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-not-found,unused-ignore]
     from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
 
     transform = v2.Compose([
         *(v2.Resize(RESIZE, antialias=True), v2.RandomCrop(CROP), v2.RandomHorizontalFlip()),
-        *(v2.ToDtype(torch.float32), v2.Normalize(dataset.stats.channel_mean.tolist(), [1.0] * 3)),
+        *(v2.ToDtype(torch.float32), v2.Normalize(work.dataset.stats.channel_mean.tolist(), [1.0] * 3)),
     ])  # fmt: skip
-    return _data_loader(
-        dataset, batch_size, num_threads, lambda path: transform(decode_image(path, mode=ImageReadMode.RGB))
-    )
+    return _data_loader(work, lambda path: transform(decode_image(path, mode=ImageReadMode.RGB)))
 
 
-def opencv(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[object]:
+def opencv(work: Feeding) -> Iterator[object]:
     """OpenCV, whose linear resize has no antialiasing, in a DataLoader's worker processes."""
     import cv2  # type: ignore[import-not-found,unused-ignore]
 
     cv2.setNumThreads(1)
-    mean = dataset.stats.channel_mean.astype(np.float32)
+    mean = work.dataset.stats.channel_mean.astype(np.float32)
 
     def load(path: str) -> torch.Tensor:
         pixels = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
@@ -121,24 +141,33 @@ def opencv(dataset: Dataset, batch_size: int, num_threads: int) -> Iterator[obje
             pixels = pixels[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray((pixels - mean).transpose(2, 0, 1)))
 
-    return _data_loader(dataset, batch_size, num_threads, load)
+    return _data_loader(work, load)
 
 
-WAYS: dict[str, Callable[[Dataset, int, int], Iterator[object]]] = {
-    "decode": decode,
-    "naive": naive,
-    "ours": ours,
-    "ours-store": ours,
-    "ours-shards": ours,
-    "torchvision-pil": torchvision_pil,
-    "torchvision-tensor": torchvision_tensor,
-    "opencv": opencv,
-}
+Way = Callable[[Feeding], Iterator[object]]
+
+
+def ways(device: str) -> dict[str, Way]:
+    """The ways that can be measured on this device, cpu or cuda."""
+    engine = {f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)}
+    return {
+        "decode": decode,
+        "naive": naive,
+        "ours": ours,
+        **(engine if device == "cuda" else {}),
+        "ours-store": ours,
+        "ours-shards": ours,
+        "torchvision-pil": torchvision_pil,
+        "torchvision-tensor": torchvision_tensor,
+        "opencv": opencv,
+    }
+
+
 NEEDS = {"torchvision-pil": "torchvision", "torchvision-tensor": "torchvision", "opencv": "cv2"}
 
 
-def stores(data: Path, folder: Path) -> dict[str, str]:
-    """Make the stores that some ways read, and say which prepared folder each way reads."""
+def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Make the stores that some ways read, and say which prepared folder each of the ways `names` reads."""
     dataset = Dataset.open(data)
     if dataset.train.spans is not None or on_the_grid(dataset.train.sizes, RESIZE):
         raise ValueError(f"{data} holds archives or resized images; expected one prepared from loose originals")
@@ -147,7 +176,7 @@ def stores(data: Path, folder: Path) -> dict[str, str]:
         preparation = Preparation(train, val, dataset.classes, StoreFormat(RESIZE, 90, shards))
         with resumable_folder(folder / name, preparation.identity()) as (out, notes):
             preparation.run(out, notes).write(out)
-    return {name: str(folder / name if name in ("ours-store", "ours-shards") else data) for name in WAYS}
+    return {name: str(folder / name if name in ("ours-store", "ours-shards") else data) for name in names}
 
 
 def _source(images: ImageList) -> Source:
@@ -157,13 +186,16 @@ def _source(images: ImageList) -> Source:
     )
 
 
-def _dali(dataset: Dataset, batch_size: int, num_threads: int, graph: Callable[[DataNode], DataNode]) -> Iterator[Any]:
-    files = itertools.cycle(np.frombuffer(os.fsencode(path), np.uint8) for path in _shuffled(dataset))
-    pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=DEVICE_ID, exec_dynamic=True, seed=0)
+def _dali(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any]:
+    files = itertools.cycle(np.frombuffer(os.fsencode(path), np.uint8) for path in _shuffled(work.dataset))
+    on_gpu, count = work.device.type == "cuda", work.batch_size
+    pipeline = Pipeline(
+        batch_size=count, num_threads=work.num_threads, device_id=0 if on_gpu else None, exec_dynamic=True, seed=0
+    )
     with pipeline:
-        encoded = fn.io.file.read(fn.external_source(lambda: [next(files) for _ in range(batch_size)]))
-        device = "cpu" if DEVICE_ID is None else "mixed"
-        pipeline.set_outputs(graph(fn.decoders.image(encoded, device=device, output_type=types.RGB)))
+        encoded = fn.io.file.read(fn.external_source(lambda: [next(files) for _ in range(count)]))
+        device = "mixed" if on_gpu else "cpu"
+        pipeline.set_outputs(define(fn.decoders.image(encoded, device=device, output_type=types.RGB)))
     while True:
         yield pipeline.run()[0]
 
@@ -181,11 +213,9 @@ class _Files(torch.utils.data.Dataset):
         return self._load(self._paths[index % len(self._paths)])
 
 
-def _data_loader(
-    dataset: Dataset, batch_size: int, num_threads: int, load: Callable[[str], torch.Tensor]
-) -> Iterator[object]:
-    files = _Files(_shuffled(dataset), load)
-    return iter(torch.utils.data.DataLoader(files, batch_size, num_workers=num_threads))
+def _data_loader(work: Feeding, load: Callable[[str], torch.Tensor]) -> Iterator[object]:
+    files = _Files(_shuffled(work.dataset), load)
+    return iter(torch.utils.data.DataLoader(files, work.batch_size, num_workers=work.num_threads))
 
 
 def _shuffled(dataset: Dataset) -> list[str]:
@@ -208,18 +238,23 @@ def _peak_mb() -> float:
     return sum(int(line.split()[0]) for line in lines) / 1024
 
 
-def main(name: str, batch_size: str, num_batches: str, data: str) -> None:
+def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -> None:
     """Measure one way."""
-    keep_freed_memory()  # as training does, and for all alike
+    where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
+    num_threads = len(os.sched_getaffinity(0))
+    if device == "cpu":
+        keep_freed_memory()  # as training does, and for all alike
+    else:
+        num_threads = min(num_threads, MOST_THREADS_A_GPU)
     torch.set_num_threads(1)
-    count, num_threads = int(batch_size), len(os.sched_getaffinity(0))
-    batches = WAYS[name](Dataset.open(Path(data)), count, num_threads)
+    count = int(batch_size)
+    batches = ways(device)[name](Feeding(Dataset.open(Path(data)), where, count, num_threads))
     for _ in range(WARM_UP):
         next(batches)
     start, cpu = time.perf_counter(), _cpu_seconds()
     for _ in range(int(num_batches)):
         next(batches)
-    if DEVICE_ID is not None:
+    if device == "cuda":
         torch.cuda.synchronize()
     seconds, images = time.perf_counter() - start, count * int(num_batches)
     measured = {

@@ -1,6 +1,6 @@
 """The ways that tools/bench.py compares, each run under torchrun: one line of JSON on rank 0.
 
-torchrun --nproc_per_node=2 -m tools.bench_ways columns-fp32 128 5 ""
+torchrun --nproc_per_node=2 -m tools.bench_ways columns-fp32 cpu 128 5 ""
 """
 
 import itertools
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +32,29 @@ from train.optim import OptimConfig, PaperSGD
 from train.precision import set_up
 from train.trainer import Trainer
 
+RECIPE = Path(__file__).resolve().parent.parent / "configs/alexnet.yaml"
 Measured = dict[str, float]
 WARM_UP = 4
 """Steps that are not timed: compilation, first use of memory, and the pipeline's start."""
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a rank is to measure: `batch_size` is over all ranks, `device` is cpu or cuda, `data` a prepared folder."""
+
+    precision: str
+    device: str
+    batch_size: int
+    num_steps: int
+    data: str
+
+
+@dataclass(frozen=True)
 class Way:
-    """`measure(precision, batch_size, num_steps, data)` on each of `num_ranks` ranks."""
+    """`measure` on each of `num_ranks` ranks."""
 
     num_ranks: int
-    measure: Callable[[str, int, int, str], Measured]
+    measure: Callable[[Work], Measured]
     precision: str
 
 
@@ -59,13 +72,13 @@ def plain_network() -> nn.Module:
     return nn.Sequential(*features, nn.Flatten(), *hidden, nn.Linear(4096, 1000))
 
 
-def plain(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+def plain(work: Work) -> Measured:
     """`plain_network` with torch's SGD."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(work.device)
     network = plain_network().to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    autocast = set_up(precision, device)
-    images, labels = _random_batch(batch_size, device)
+    autocast = set_up(work.precision, device)
+    images, labels = _random_batch(work.batch_size, device)
 
     def step(number: int) -> None:
         with autocast:
@@ -74,33 +87,32 @@ def plain(precision: str, batch_size: int, num_steps: int, data: str) -> Measure
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
 
-    return _timed(step, batch_size, num_steps)
+    return _timed(step, work)
 
 
-def plain_that_keeps_memory(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+def plain_that_keeps_memory(work: Work) -> Measured:
     """`plain`, helped by what pipeline/memory.py does for ours."""
     keep_freed_memory()
-    return plain(precision, batch_size, num_steps, data)
+    return plain(work)
 
 
-def ours(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+def ours(work: Work) -> Measured:
     """Our step: both columns in one process, or one on each of two ranks."""
-    with join("auto") as ranks:
-        return _our_step(ranks, ranks.columns, precision, batch_size, batch_size, num_steps)
+    with join(work.device) as ranks:
+        return _our_step(ranks, ranks.columns, work.batch_size, work)
 
 
-def data_parallel(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+def data_parallel(work: Work) -> Measured:
     """Our network whole on each of two ranks, which share the batch and average their gradients."""
-    with join("auto") as ranks:
-        rows = batch_size // ranks.world_size
-        return _our_step(ranks, Columns.whole(2), precision, batch_size, rows, num_steps)
+    with join(work.device) as ranks:
+        return _our_step(ranks, Columns.whole(2), work.batch_size // ranks.world_size, work)
 
 
-def _our_step(ranks: Ranks, columns: Columns, precision: str, batch_size: int, rows: int, num_steps: int) -> Measured:
+def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured:
     model = AlexNet(ModelConfig(), 1000, 224, columns, norm=compiled_response_norm(ranks.device)).to(ranks.device)
-    network = model if rows == batch_size else DistributedDataParallel(model)
+    network = model if rows == work.batch_size else DistributedDataParallel(model)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
-    autocast = set_up(precision, ranks.device)
+    autocast = set_up(work.precision, ranks.device)
     images, labels = _random_batch(rows, ranks.device)
 
     def step(number: int) -> None:
@@ -110,59 +122,66 @@ def _our_step(ranks: Ranks, columns: Columns, precision: str, batch_size: int, r
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
 
-    return _timed(step, batch_size, num_steps)
+    return _timed(step, work)
 
 
-def training(with_data: bool) -> Callable[[str, int, int, str], Measured]:
+def training(with_data: bool) -> Callable[[Work], Measured]:
     """The trainer's own step, on batches from `data` or on the first of them again and again."""
 
-    def measure(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
-        options = ["--data.root", data, "--train.batch_size", str(batch_size), "--train.precision", precision]
-        with join("auto") as ranks, tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(load(["configs/alexnet.yaml", *options, "--run.dir", folder]), ranks)
+    def measure(work: Work) -> Measured:
+        options = ["--data.root", work.data, "--train.batch_size", str(work.batch_size)]
+        options += ["--train.precision", work.precision]
+        with join(work.device) as ranks, tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(load([str(RECIPE), *options, "--run.dir", folder]), ranks)
             batches: Iterator[Batch] = trainer.batches()
             if not with_data:
                 batches = itertools.repeat(next(batches))
-            waits: list[float] = []
-
-            def step(number: int) -> None:
-                start = time.perf_counter()
+            stopwatch = trainer.stopwatch
+            for number in range(-WARM_UP, work.num_steps):
+                if number == 0:
+                    _wait_for(work.device)
+                    stopwatch.reset()
+                stopwatch.resume()
                 batch = next(batches)
-                waits.append(time.perf_counter() - start)
+                stopwatch.got_batch()
                 trainer.train_step(batch)
-
-            measured = _timed(step, batch_size, num_steps)
-            share = sum(waits[WARM_UP:]) / (measured["step_ms"] * num_steps / 1000)
-            return measured | {"data_wait_fraction": share}
+                stopwatch.end_step()
+            _wait_for(work.device)
+            measured = stopwatch.metrics(work.batch_size)
+        return {tag.removeprefix("throughput/"): value for tag, value in measured.items()}
 
     return measure
 
 
-def peak(precision: str, batch_size: int, num_steps: int, data: str) -> Measured:
+def peak(work: Work) -> Measured:
     """The most that one GPU, or all cores, compute: the faster of a large matrix product and a convolution."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_up(precision, device)
+    kind = torch.bfloat16 if work.precision == "bf16" else torch.float32
+    device = torch.device(work.device)
+    set_up(work.precision, device)
     square = torch.randn(4096, 4096).to(device, kind)
     images = torch.randn(64, 256, 28, 28).to(device, kind, memory_format=torch.channels_last)
     kernels = torch.randn(256, 256, 3, 3).to(device, kind, memory_format=torch.channels_last)
-    work: dict[Callable[[], Tensor], float] = {
+    products: dict[Callable[[], Tensor], float] = {
         lambda: square @ square: 2 * 4096**3,
         lambda: F.conv2d(images, kernels, padding=1): 2 * 64 * 28**2 * 256 * 256 * 9,
     }
-    return {"gflops": max(flops / _shortest(run) for run, flops in work.items()) / 1e9}
+    return {"gflops": max(flops / _shortest(run, work.device) for run, flops in products.items()) / 1e9}
 
 
-def _shortest(run: Callable[[], Tensor]) -> float:
+def _shortest(run: Callable[[], Tensor], device: str) -> float:
     """Seconds that the fastest of ten runs takes."""
     times = []
     for _ in range(10):
         start = time.perf_counter()
         run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _wait_for(device)
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def flops_per_image() -> float:
@@ -173,23 +192,22 @@ def flops_per_image() -> float:
     return counter.get_total_flops()
 
 
-def _timed(step: Callable[[int], None], batch_size: int, num_steps: int) -> Measured:
+def _timed(step: Callable[[int], None], work: Work) -> Measured:
     """Median wall time of a step, and the processor time of this process's threads."""
     for number in range(WARM_UP):
         step(number)
     times = []
     cpu = time.process_time()
-    for number in range(WARM_UP, WARM_UP + num_steps):
+    for number in range(WARM_UP, WARM_UP + work.num_steps):
         start = time.perf_counter()
         step(number)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _wait_for(work.device)
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
     return {
-        "images_per_second": batch_size / seconds,
+        "images_per_second": work.batch_size / seconds,
         "step_ms": 1000 * seconds,
-        "cpu_ms_per_step_and_rank": 1000 * (time.process_time() - cpu) / num_steps,
+        "cpu_ms_per_step_and_rank": 1000 * (time.process_time() - cpu) / work.num_steps,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -200,26 +218,36 @@ def _random_batch(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.to(device), torch.randint(1000, (rows,), generator=draw).to(device)
 
 
-STEP_WAYS = {
-    "plain-fp32": Way(1, plain, "fp32"),
-    "plain-bf16": Way(1, plain, "bf16"),
-    "plain-kept-memory-fp32": Way(1, plain_that_keeps_memory, "fp32"),
-    "one-process-fp32": Way(1, ours, "fp32"),
-    "one-process-bf16": Way(1, ours, "bf16"),
-    "columns-fp32": Way(2, ours, "fp32"),
-    "columns-bf16": Way(2, ours, "bf16"),
-    "ddp-fp32": Way(2, data_parallel, "fp32"),
-    "ddp-bf16": Way(2, data_parallel, "bf16"),
-}
-PEAK_WAYS = {"peak-fp32": Way(1, peak, "fp32"), "peak-bf16": Way(1, peak, "bf16")}
-TRAIN_WAYS = {"with-data": Way(2, training(True), "fp32"), "without-data": Way(2, training(False), "fp32")}
+def step_ways(num_gpus: int) -> dict[str, Way]:
+    """The ways to compute a step on a machine with so many GPUs, or on its CPU; each precision's peak comes last."""
+    precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", "bf16"]
+    ways = {f"plain-{precision}": Way(1, plain, precision) for precision in precisions}
+    if not num_gpus:
+        ways["plain-kept-memory-fp32"] = Way(1, plain_that_keeps_memory, "fp32")
+    ways |= {f"one-process-{precision}": Way(1, ours, precision) for precision in precisions}
+    if num_gpus != 1:
+        ways |= {f"columns-{precision}": Way(2, ours, precision) for precision in precisions}
+        ways |= {f"ddp-{precision}": Way(2, data_parallel, precision) for precision in precisions}
+    return ways | {f"peak-{precision}": Way(1, peak, precision) for precision in precisions}
 
 
-def main(name: str, batch_size: str, num_steps: str, data: str) -> None:
+def train_ways(num_gpus: int) -> dict[str, Way]:
+    """Training with data and without, on two ranks, or on one where there is one GPU."""
+    num_ranks = 1 if num_gpus == 1 else 2
+    return {
+        f"{name}-{precision}": Way(num_ranks, training(with_data), precision)
+        for precision in (["fp32", "bf16"] if num_gpus else ["fp32"])
+        for name, with_data in (("with-data", True), ("without-data", False))
+    }
+
+
+def main(name: str, device: str, batch_size: str, num_steps: str, data: str) -> None:
     """Measure one way on this rank."""
-    way = (STEP_WAYS | PEAK_WAYS | TRAIN_WAYS)[name]
+    num_gpus = torch.cuda.device_count() if device == "cuda" else 0
+    way = (step_ways(num_gpus) | train_ways(num_gpus))[name]
+    measured = way.measure(Work(way.precision, device, int(batch_size), int(num_steps), data))
     # One write, so that the ranks' lines do not run into each other.
-    print(json.dumps(way.measure(way.precision, int(batch_size), int(num_steps), data)) + "\n", end="", flush=True)
+    print(json.dumps(measured) + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":

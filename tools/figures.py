@@ -80,7 +80,7 @@ def predictions(args: argparse.Namespace) -> Figure:
     dataset = Dataset.open(Path(args.data))
     names = _names(dataset, args.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
-    with join("auto", num_columns=1) as ranks:
+    with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
         scores, _ = predict(network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
@@ -119,7 +119,7 @@ def _names(dataset: Dataset, path: str | None) -> list[str]:
 def neighbors_figure(args: argparse.Namespace) -> Figure:
     """Figure 4, right: the training images nearest to some validation images, by features and by pixels."""
     dataset = Dataset.open(Path(args.data))
-    with join("auto", num_columns=1) as ranks:
+    with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
         check_classes(network, dataset)
         return neighbors.draw(network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest)
@@ -128,7 +128,7 @@ def neighbors_figure(args: argparse.Namespace) -> Figure:
 def codes_figure(args: argparse.Namespace) -> Figure:
     """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
     dataset = Dataset.open(Path(args.data))
-    with join("auto", num_columns=1) as ranks:
+    with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
         train, val = (neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val))
     labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
@@ -189,7 +189,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
 
     def add(name: str, draw: Callable[[argparse.Namespace], Figure], runs: int | str) -> argparse.ArgumentParser:
-        figure = figures.add_parser(name, help=draw.__doc__, description=draw.__doc__)
+        about = str(draw.__doc__)
+        figure = figures.add_parser(name, help=about.replace("%", "%%"), description=about)
         figure.set_defaults(draw=draw)
         if runs:
             what = "a run's folder" if draw is curves else "a run's folder, or a checkpoint"
@@ -199,6 +200,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
     def add_data(figure: argparse.ArgumentParser) -> argparse.ArgumentParser:
         figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+        figure.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="to compute on (auto)")
         return figure
 
     add("kernels", kernels, 1)
@@ -213,7 +215,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     alike.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
     short = add_data(add("codes", codes_figure, 1))
     short.add_argument("--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths")
-    speed = add_data(add("relu-vs-tanh", relu_vs_tanh, 0))  # options that it does not know are for train
+    speed = add("relu-vs-tanh", relu_vs_tanh, 0)  # options that it does not know are for train
+    speed.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
     speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
     speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
     speed.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at the same time, all on one GPU (1)")

@@ -54,6 +54,7 @@ def train(data: str, compiled: bool) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--data.root", data, "--optim.lr", str(LR), "--train.compile", str(compiled).lower()]
         options += ["--run.log_every", "1", "--run.max_steps", str(NUM_STEPS), "--run.dir", folder]
+        options += ["--run.device", "cpu"]
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "train"]
         command = [*launch, str(ROOT / "configs/small.yaml"), *options]
         result = subprocess.run(command, capture_output=True, text=True)

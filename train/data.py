@@ -13,7 +13,8 @@ from pipeline.stats import PixelStats
 from train.config import DataConfig
 from train.distributed import Ranks
 
-_MOST_THREADS_A_GPU = 16
+MOST_THREADS_A_GPU = 16
+"""DALI reserves 16 MB of the GPU's memory, and as much pinned memory, for each thread that decodes for it."""
 
 
 def training_batches(
@@ -39,8 +40,7 @@ def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tens
 
 
 def _num_threads(ranks: Ranks) -> int:
-    """DALI reserves 16 MB of the GPU's memory, and as much pinned memory, for each thread that decodes for it."""
-    return min(ranks.num_threads, _MOST_THREADS_A_GPU) if ranks.device.type == "cuda" else ranks.num_threads
+    return min(ranks.num_threads, MOST_THREADS_A_GPU) if ranks.device.type == "cuda" else ranks.num_threads
 
 
 def _batches(

@@ -50,11 +50,11 @@ def _driver_is_too_old(error: RuntimeError) -> str:
     needed = f"R{_NEEDED_DRIVER[major]} or newer" if major in _NEEDED_DRIVER else "a newer one"
     return (
         f"{torch.cuda.device_count()} GPUs were found, but PyTorch {torch.__version__} (CUDA {torch.version.cuda}) "
-        f"can't use them: found driver {_driver()}, expected {needed} ({said}). Update the driver, {_OTHERWISE}"
+        f"can't use them: found driver {driver()}, expected {needed} ({said}). Update the driver, {_OTHERWISE}"
     )
 
 
-def _driver() -> str:
+def driver() -> str:
     """The version of the NVIDIA driver that the kernel has loaded, such as 535.104.05."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
