@@ -29,13 +29,10 @@ class Masks:
     part: int = 0
     num_parts: int = 1
 
-    def kept(self, x: Tensor, column: int, num_columns: int, layer: int, dropout: float) -> Tensor:
-        """Which neurons of `x` [rows, own width] stay, as bool: this process's rows, one column's neurons."""
-        rows, width = x.shape
+    def kept(self, rows: int, neurons: range, width: int, layer: int, dropout: float, device: torch.device) -> Tensor:
+        """[rows, neurons] bool: which of these `neurons`, of `width` in both columns, stay; this process's rows."""
         own_rows = range(self.part * rows, (self.part + 1) * rows)
-        own_neurons = range(column * width, (column + 1) * width)
-        purpose = (self.seed, "dropout", self.step, layer)
-        return chances(1 - dropout, own_rows, own_neurons, num_columns * width, x.device, *purpose)
+        return chances(1 - dropout, own_rows, neurons, width, device, self.seed, "dropout", self.step, layer)
 
 
 class Column(nn.Module):
@@ -162,11 +159,11 @@ class AlexNet(nn.Module):
         """Neurons left out in training, all of them at half strength otherwise (paper, section 4.2)."""
         if masks is None:
             return [x * (1 - self.dropout) for x in hidden]
-        number = self.columns.number
-        return [
-            x * masks.kept(x, column, number, layer, self.dropout)
-            for x, column in zip(hidden, self.columns.held, strict=True)
-        ]
+        rows, width = hidden[0].shape
+        held = self.columns.held
+        neurons = range(held[0] * width, (held[-1] + 1) * width)
+        kept = masks.kept(rows, neurons, self.columns.number * width, layer, self.dropout, hidden[0].device)
+        return [x * own for x, own in zip(hidden, kept.chunk(len(held), dim=1), strict=True)]
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig, seed: int) -> None:

@@ -206,13 +206,14 @@ def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _check_is_the_files(error: Exception, source: Source, index: int) -> None:
     """OSError where the disk, memory or the decoder itself is to blame: every other file would be rejected, too."""
+    path = f"{source.root}/{source.names[index]}"
     fault = machine_error(error)
-    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILES_OWN:
-        fault = MachineError(error.strerror)
     if fault is not None:
+        raise MachineError(f"{fault}. It happened at {path}; if it happens there again, remove the file") from error
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILES_OWN:
         raise OSError(
-            f"{source.root}/{source.names[index]} can't be read now ({fault}); the same command goes on from "
-            "here, and if it ends here again, remove the file"
+            f"{path} can't be read now ({error.strerror}); the same command goes on from here, and if it ends here "
+            "again, remove the file"
         ) from error
     if isinstance(error, RuntimeError):
         raise error  # a mistake of ours or of a library's, not of the file's

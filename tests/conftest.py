@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,16 @@ def trained(prepared, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    """Ordinary tests run on the CPU, also where there are GPUs; `-m gpu` runs those that need some."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config, items):
+    why = None if torch.cuda.is_available() else "no GPU here"
+    if config.option.markexpr != "gpu":
+        why = "GPU tests run with -m gpu, as `make gpu-check` does"
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+        if why and "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=why))

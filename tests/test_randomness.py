@@ -31,11 +31,11 @@ def test_masks_are_those_of_the_reference_on_any_split(dropout):
     for num_parts in (1, 2, 3):
         for column in range(2):
             rows = 12 // num_parts
+            neurons = range(5 * column, 5 * column + 5)
             own = [
-                Masks(3, 7, part, num_parts).kept(torch.empty(rows, 5), column, 2, 6, dropout)
-                for part in range(num_parts)
+                Masks(3, 7, part, num_parts).kept(rows, neurons, 10, 6, dropout, CPU) for part in range(num_parts)
             ]
-            assert torch.equal(torch.cat(own), whole[:, 5 * column : 5 * column + 5])
+            assert torch.equal(torch.cat(own), whole[:, neurons.start : neurons.stop])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])

@@ -149,8 +149,8 @@ def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
     )
     report["verdict"] = (
         f"Ours feeds {ours['images_per_second']:.0f} images/s, {ours['share_of_decode']:.0%} of what decoding whole "
-        f"images alone does on this GPU, and keeps the CPU's cores {busy:.0%} busy. Preparing with --resize 256 makes it "
-        f"{store:.1f} times as fast, the GPU's JPEG engine for all files {engine:.1f} times."
+        f"images alone does on this GPU, and keeps the CPU's cores {busy:.0%} busy. Preparing with --resize 256 makes "
+        f"it {store:.1f} times as fast, the GPU's JPEG engine for all files {engine:.1f} times."
     )
 
 

@@ -1,0 +1,156 @@
+"""The training step on the meta device: what would stop or slow down a GPU shows without one.
+
+A meta tensor has no values: whoever asks for one (a host that waits for its device) fails, and so does whoever mixes it
+with a tensor of the CPU.
+"""
+
+import contextlib
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model import alexnet
+from model.alexnet import AlexNet
+from model.columns import Columns
+from model.config import ModelConfig
+from pipeline.loader import Batch
+from train import trainer as trainer_module
+from train.config import load
+from train.distributed import Ranks
+from train.evaluate import centre_view, error_rates, probabilities
+from train.optim import OptimConfig, PaperSGD
+from train.trainer import Trainer
+
+META = torch.device("meta")
+_META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
+_META_KERNELS.impl("_fused_sgd_", lambda *arguments, **options: None)  # writes to its inputs alone: no shapes to tell
+KERNELS = 165
+"""Ceiling for a step of the paper's network in one process, with a response norm that is compiled."""
+
+
+class Watch(TorchDispatchMode):
+    """Counts what would be kernels, and refuses tensors of the CPU but as the source of a copy to the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        devices = {x.device.type for x in torch.utils._pytree.tree_leaves((args, result)) if torch.is_tensor(x)}
+        if name not in ("copy_", "_to_copy") and "cpu" in devices:
+            raise AssertionError(f"{name} on the CPU, in a step of a GPU")
+        views = any(value.alias_info and not value.alias_info.is_write for value in function._schema.returns)
+        if devices and not views and not name.startswith(("empty", "new_empty", "detach")):
+            self.kernels[name] += 1
+        return result
+
+
+class _OneKernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.neg()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad.neg()
+
+
+@pytest.fixture
+def trainer(prepared, tmp_path, monkeypatch):
+    """A trainer whose device is meta, with as much of the paper's network as its few images allow."""
+    # Neither autocast nor the fused update knows of meta; both know GPUs.
+    monkeypatch.setattr(trainer_module, "set_up", lambda precision, device: contextlib.nullcontext())
+    monkeypatch.setattr(sys.modules["torch.optim.sgd"], "_device_dtype_check_for_fused", lambda parameter: None)
+    monkeypatch.setattr(trainer_module, "response_norm", lambda x, alpha: _OneKernel.apply(x))
+    options = ["--data.root", str(prepared), "--train.batch_size", "6", "--train.compile", "false"]
+    config = load(["configs/alexnet.yaml", *options, "--run.dir", str(tmp_path / "run")])
+    return Trainer(config, Ranks(0, 1, META, 1, Columns.whole(2)))
+
+
+def batch():
+    return Batch(torch.empty(6, 3, 224, 224, device=META), torch.empty(6, dtype=torch.int64, device=META))
+
+
+def test_a_step_never_leaves_the_device_and_has_few_kernels(trainer):
+    trainer.train_step(batch())
+    with Watch() as watch:
+        trainer.train_step(batch())
+    print(f"{watch.kernels.total()} kernels: {watch.kernels.most_common(12)}")
+    assert watch.kernels["_fused_sgd_"] == 1
+    assert watch.kernels.total() <= KERNELS
+
+
+def test_a_mask_that_is_drawn_on_the_host_would_be_seen(trainer, monkeypatch):
+    monkeypatch.setattr(alexnet, "chances", lambda *arguments: torch.rand(6, 4096) < 0.5)
+    with Watch(), pytest.raises((AssertionError, RuntimeError), match=r"on the CPU|device"):
+        trainer.train_step(batch())
+
+
+def test_a_host_that_waits_for_the_device_would_be_seen(trainer, monkeypatch):
+    labels_places = trainer_module.places_of_labels
+    monkeypatch.setattr(
+        trainer_module, "places_of_labels", lambda *arguments: print(labels_places(*arguments).sum().item())
+    )
+    with pytest.raises(RuntimeError, match=r"meta"):
+        trainer.train_step(batch())
+
+
+def test_a_group_for_each_weight_would_be_seen(trainer, monkeypatch):
+    monkeypatch.setattr("train.optim._treatment", lambda name, config: name)
+    trainer.optimizer = PaperSGD(trainer.model.named_parameters(), OptimConfig())
+    with Watch() as watch:
+        trainer.train_step(batch())
+    assert watch.kernels["_fused_sgd_"] == 32
+
+
+def gradients_in_other_layouts(model):
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or parameter.grad.stride() != parameter.stride()
+    ]
+
+
+@pytest.mark.parametrize("device", [META, torch.device("cpu")])
+def test_gradients_lie_in_memory_as_their_weights_do(device):
+    """The fused update walks both side by side; where they differ it copies, or adds to the wrong weights."""
+    config = replace(ModelConfig(), fc_width=64)
+    model = AlexNet(config, 10, 64, norm=lambda x, alpha: _OneKernel.apply(x)).to(device)
+    images = torch.zeros(2, 3, 64, 64, device=device)
+    model(images, alexnet.Masks(0, 0)).sum().backward()
+    assert gradients_in_other_layouts(model) == []
+    for parameter in model.parameters():  # a planted fault
+        parameter.grad = parameter.grad.contiguous()
+    assert "held.0.conv2.weight" in gradients_in_other_layouts(model)
+
+
+@pytest.mark.filterwarnings("ignore:for .*no-op")
+def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(trainer):
+    trainer.train_step(batch())
+    model, optimizer = trainer.model, trainer.optimizer
+    model.load_full_state(AlexNet(model.held[0].config, 3, 224).full_state())  # as from a file: on the CPU
+    for column in model.held:
+        buffers = {name: torch.zeros(parameter.shape) for name, parameter in column.named_parameters()}
+        optimizer.restore(column, buffers, 0.001, epoch=2)
+    with Watch():
+        trainer.train_step(batch())
+        mean = torch.empty(3, 224, 224, device=META)
+        squares = Batch(torch.empty(6, 3, 256, 256, device=META), batch().labels)
+        with pytest.raises(RuntimeError, match="meta"):  # when all is added up, and no sooner, the host waits
+            error_rates(model, [squares, squares], mean, added_up)
+        for num_views in (1, 10):
+            assert probabilities(model, squares.images, mean, num_views).shape == (6, 3)
+        assert model.last_hidden(centre_view(squares.images, 224)).shape == (6, 4096)
+
+
+def added_up(counts):
+    assert counts.device == META and counts.shape == (3,)
+    return counts
