@@ -32,9 +32,7 @@ def test_masks_are_those_of_the_reference_on_any_split(dropout):
         for column in range(2):
             rows = 12 // num_parts
             neurons = range(5 * column, 5 * column + 5)
-            own = [
-                Masks(3, 7, part, num_parts).kept(rows, neurons, 10, 6, dropout, CPU) for part in range(num_parts)
-            ]
+            own = [Masks(3, 7, part, num_parts).kept(rows, neurons, 10, 6, dropout, CPU) for part in range(num_parts)]
             assert torch.equal(torch.cat(own), whole[:, neurons.start : neurons.stop])
 
 

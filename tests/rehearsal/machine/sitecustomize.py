@@ -1,7 +1,7 @@
 """Makes Python processes believe in GPUs, as far as a machine without any can: put this folder on PYTHONPATH.
 
 REHEARSE_GPUS=N       PyTorch finds N GPUs; whoever takes one is stopped.
-REHEARSE_FORK_RULE=1  DALI finds a GPU; CUDA, as ever, fails in children that are forked once a process has asked for it.
+REHEARSE_FORK_RULE=1  DALI finds a GPU; CUDA, as ever, fails in children that a process forks once it has asked for it.
 REHEARSE_DYNAMIC=1    a planted fault: files are decoded with DALI's dynamic mode, which asks for GPUs on import.
 """
 
@@ -81,5 +81,7 @@ class _ChangeAfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-_wanted = {name: change for variable in _CHANGES if variable in os.environ for name, change in _CHANGES[variable].items()}
+_wanted = {
+    name: change for variable in _CHANGES if variable in os.environ for name, change in _CHANGES[variable].items()
+}
 sys.meta_path.insert(0, _ChangeAfterImport(_wanted))
