@@ -20,7 +20,7 @@ def test_the_colour_share_tells_grey_from_coloured_kernels():
 
 @pytest.mark.parametrize("figure", ["kernels", "curves", "predictions"])
 def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
-    data = ["--data", str(prepared), "--images", "5"] if figure == "predictions" else []
+    data = ["--data", str(prepared), "--images", "5", "--device", "cpu"] if figure == "predictions" else []
     if figure == "curves":
         lines = [{"step": 3, "epoch": 1, "train/loss": 1.0, "val/top1_error": 0.5}] * 2
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -57,9 +57,8 @@ def test_predictions_are_of_the_images_that_are_shown(trained, prepared, dataset
     """Of a set of thousands, only these are worth the work; each keeps its own label and scores."""
     drawn = []
     monkeypatch.setattr(figures, "_bars", lambda axes, scores, label, names: drawn.append((scores, label)))
-    figures.main(
-        ["predictions", str(trained), "--data", str(prepared), "--images", "4", "--out", str(tmp_path / "x.png")]
-    )
+    command = ["predictions", str(trained), "--data", str(prepared), "--images", "4", "--device", "cpu"]
+    figures.main([*command, "--out", str(tmp_path / "x.png")])
     with join("cpu", num_columns=1) as ranks:
         everything, labels = predict(open_network(trained, ranks.device), dataset, ranks, num_views=10)
     chosen = np.random.default_rng(0).permutation(15)[:4]

@@ -79,7 +79,7 @@ Real = codes.AutoEncoder
 def test_the_commands_draw(figure, more, trained, prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(codes, "_STEPS", 5)
     out = tmp_path / "figure.png"
-    figures.main([figure, str(trained), "--data", str(prepared), "--out", str(out), *more])
+    figures.main([figure, str(trained), "--data", str(prepared), "--device", "cpu", "--out", str(out), *more])
     assert out.stat().st_size > 5000 and out.with_suffix(".svg").is_file()
     assert "same label among the ten nearest" in capsys.readouterr().out
 

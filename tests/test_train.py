@@ -91,7 +91,7 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     assert events.Scalars("train/loss")[-1].value == pytest.approx(training[-1]["train/loss"], rel=1e-6)
     assert events.Scalars("val/top1_error")[-1].step == STEPS
     assert len(list((folder / "checkpoints").iterdir())) == 2
-    evaluate.main([str(folder), "--data", str(prepared), "--json", "--batch-size", "4"])
+    evaluate.main([str(folder), "--data", str(prepared), "--json", "--batch-size", "4", "--device", "cpu"])
     found = json.loads(capsys.readouterr().out)
     assert found["num_images"] == 15 and found["networks"][0]["step"] == STEPS
     assert found["top1_error"] == pytest.approx(validation[-1]["val/top1_error"])
@@ -224,7 +224,7 @@ def fails(capsys, status):
     return message
 
 
-def test_bad_input_gets_a_message_and_changes_nothing(train, recipe, tmp_path, prepared, capsys):
+def test_bad_input_gets_a_message_and_changes_nothing(train, recipe, tmp_path, prepared, capsys, monkeypatch):
     assert train(tmp_path / "run", "--run.max_steps", "2") == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -238,8 +238,8 @@ def test_bad_input_gets_a_message_and_changes_nothing(train, recipe, tmp_path, p
     assert "too small" in message
     message = fails(capsys, train(tmp_path, "--train.epochs", "1"))
     assert "no run" in message
-    if not torch.cuda.is_available():
-        assert "0 GPUs were found" in fails(capsys, train(tmp_path / "x", "--run.device", "cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "0 GPUs were found" in fails(capsys, train(tmp_path / "x", "--run.device", "cuda"))
     assert not (tmp_path / "x").exists()
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_network_or_other_images_is_refused(train, recip
     )
     assert "other images" in fails(capsys, main(arguments))
     with pytest.raises(ValueError, match="classes"):
-        evaluate.main([str(tmp_path / "moved"), "--data", str(other)])
+        evaluate.main([str(tmp_path / "moved"), "--data", str(other), "--device", "cpu"])
 
 
 def final_root(folder):

@@ -14,11 +14,14 @@ from importlib.machinery import PathFinder
 def _find_gpus(cuda):
     count = int(os.environ["REHEARSE_GPUS"])
 
-    def refuse(*arguments, **options):
-        raise AssertionError("a GPU was taken, which only tests marked gpu may do")
+    def refusal():
+        def refuse(*arguments, **options):
+            raise AssertionError("a GPU was taken, which only tests marked gpu may do")
+
+        return refuse  # a function for each: torch.compile knows functions by what they are
 
     cuda.device_count, cuda.is_available = lambda: count, lambda: count > 0
-    cuda.set_device = cuda.init = cuda._lazy_init = refuse
+    cuda.set_device, cuda.init, cuda._lazy_init = refusal(), refusal(), refusal()
     cuda.get_device_name = lambda number: f"rehearsed GPU {number}"
 
 
