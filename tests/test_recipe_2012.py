@@ -39,7 +39,9 @@ def run(recipe, prepared, tmp_path, monkeypatch):
         step = Trainer.train_step
 
         def spy(trainer, batch):
-            rates.append({group["name"].split(".", 2)[-1]: group["lr"] for group in trainer.optimizer.param_groups})
+            names = {id(parameter): name.split(".", 2)[-1] for name, parameter in trainer.model.named_parameters()}
+            groups = trainer.optimizer.param_groups
+            rates.append({names[id(one)]: group["lr"] for group in groups for one in group["params"]})
             images.append(batch.images.clone())
             step(trainer, batch)
 

@@ -159,14 +159,14 @@ def _compare_with_peak(report: dict[str, Any]) -> None:
     peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
     report["peak_gflops"] = peaks
     report["rows"] = [row for row in report["rows"] if row["name"] not in peaks]
-    plain = report["rows"][0]["images_per_second"]
+    plain, flops = report["rows"][0]["images_per_second"], flops_per_image()
     for row in report["rows"]:
         peak = peaks["peak-" + row["name"].rsplit("-", 1)[1]]
-        row["share_of_peak"] = row["images_per_second"] * flops_per_image() / 1e9 / peak
+        row["share_of_peak"] = row["images_per_second"] * flops / 1e9 / peak
         row["times_plain_fp32"] = row["images_per_second"] / plain
     report["verdict"] = (
         f"Measured peak: {peaks['peak-fp32']:.0f} GFLOP/s in fp32, {peaks['peak-bf16']:.0f} in bf16; "
-        f"a step takes {flops_per_image() / 1e9:.2f} GFLOP an image."
+        f"a step takes {flops / 1e9:.2f} GFLOP an image."
     )
 
 

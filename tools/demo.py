@@ -25,7 +25,9 @@ from tools.cli import run  # noqa: E402
 
 def main(argv: list[str]) -> None:
     """Generate or take images, prepare them, train on two ranks (one where there is one GPU), evaluate."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Train on generated or your own images.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
     images, name = Path(".demo/images"), "demo"

@@ -1,0 +1,194 @@
+"""Machines that find GPUs: CUDA's rule about forks, and 1, 2 or 8 GPUs to choose from. See machine/sitecustomize.py.
+
+The ordinary tests run on such a machine, too:
+
+    REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make test
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.images import write_class_folders
+from tests.recipes import TINY
+from tools import bench, demo, gpu_check
+from tools.bench_pipeline import NEEDS, ways
+from tools.bench_ways import step_ways, train_ways
+
+ROOT = Path(__file__).parents[2]
+MACHINE = ROOT / "tests/rehearsal/machine"
+
+
+def on_a_machine(command, **emulated):
+    """What a command says and does on an emulated machine."""
+    environment = os.environ | {"PYTHONPATH": str(MACHINE)} | emulated
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Class folders of sound images."""
+    folder = tmp_path_factory.mktemp("images")
+    write_class_folders(folder, {"a": 40, "b": 40})
+    return folder
+
+
+def prep(images, out):
+    return ["-m", "tools.prep_imagenet", "--train", images, "--hold-out", "0.2", "--out", out]
+
+
+def test_preparing_rejects_nothing_under_the_fork_rule(images, tmp_path):
+    result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1")
+    assert result.returncode == 0 and "64 training and 16 validation images" in result.stdout, result.stderr
+    assert "0 files rejected" in result.stdout
+
+
+def test_a_decoder_that_asks_for_gpus_before_the_fork_would_be_seen(images, tmp_path):
+    """As DALI's dynamic mode does on import. No image is blamed for it, either."""
+    result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1", REHEARSE_DYNAMIC="1")
+    assert result.returncode == 2 and "cudaErrorInitializationError" in result.stderr
+    assert "the GPU or its driver failed" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+COMPARISON = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tools.relu_vs_tanh import Curve, Settings, _start_worker, train
+if __name__ == "__main__":
+    settings = Settings(sys.argv[1], Path(sys.argv[2]), 1, 1, 1, ("--config", sys.argv[3]))
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (1,)) as pool:
+        assert len(pool.submit(train, Curve("2012", "relu"), 0.001, 0, settings, 1).result()) == 1
+"""
+
+
+def test_every_command_that_starts_processes_works_under_the_fork_rule(images, tmp_path):
+    """Decoding workers, a benchmark's process and its own child, ranks, and a comparison's trainings."""
+    prepared, recipe = tmp_path / "prepared", tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    commands = [
+        prep(images, prepared),
+        ["-m", "tools.bench", "scale", "--data", prepared, "--rounds", "1", "--steps", "2", "--batch-size", "8"],
+        [
+            *("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "train", recipe, "--data.root", prepared),
+            *("--run.dir", tmp_path / "run", "--run.max_steps", "2"),
+        ],
+        ["-c", COMPARISON, prepared, tmp_path / "runs", recipe],
+    ]
+    for command in commands:
+        result = on_a_machine(command, REHEARSE_FORK_RULE="1")
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_a_test_that_takes_a_gpu_would_be_seen(prepared, tmp_path):
+    (tmp_path / "test_greedy.py").write_text(
+        "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n        pass\n"
+    )
+    result = on_a_machine(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "test_greedy.py"], REHEARSE_GPUS="2"
+    )
+    assert result.returncode == 1 and "a GPU was taken" in result.stdout
+
+
+ORDINARY = ["tests/test_figures.py", "tests/test_golden.py", "tests/test_bench.py", "tests/test_train.py"]
+QUICK = "drawn or medians or golden or predictions or bad_input or start_to_end or claims_nothing or odd_number"
+
+
+def test_ordinary_tests_that_choose_a_device_pass_and_take_no_gpu():
+    """All of them take minutes; these run commands whose device is `auto` unless they are told."""
+    command = ["-m", "pytest", "-q", "-x", "-m", "not gpu", "-p", "no:cacheprovider", "-k", QUICK, *ORDINARY]
+    result = on_a_machine(command, REHEARSE_GPUS="8")
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.fixture(params=[1, 2, 8])
+def num_gpus(request, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
+    return request.param
+
+
+def ranks_of(command):
+    """How many ranks a command starts on this machine."""
+    counts = [int(word.split("=")[1]) for word in map(str, command) if word.startswith("--nproc_per_node=")]
+    return counts[0] if counts else 1
+
+
+def test_the_demo_asks_for_no_more_gpus_than_there_are(num_gpus, monkeypatch):
+    typed = []
+    monkeypatch.setattr(demo, "_command", lambda start, *words: typed.append([*start.split(), *words]))
+    demo.main([])
+    (training,) = [command for command in typed if "train" in command]
+    assert ranks_of(training) == min(2, num_gpus)
+
+
+def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
+    num_gpus, prepared, monkeypatch, tmp_path
+):
+    """Every command that it would run, with measuring itself made up."""
+    started = []
+
+    def measure(name, command):
+        arguments, _ = command
+        started.append((name, ranks_of(arguments), arguments))
+        figures = {"images_per_second": 100.0, "cpu_ms_per_image": 1.0, "data_wait_fraction": 0.0}
+        return {"gflops": 1000.0} if name.startswith("peak") else figures
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    monkeypatch.setattr(bench, "stores", lambda data, folder, names: dict.fromkeys(names, str(data)))
+    reports = {}
+    for name, (command, report) in gpu_check.commands(str(prepared), tmp_path).items():
+        bench.main(command[2:])
+        reports[name] = gpu_check.json.loads(report.read_text())
+        assert reports[name]["rows"] and reports[name]["device"] == "cuda"
+    assert {"step", "pipeline", "train"} == reports.keys()
+    assert all(ranks <= num_gpus for _, ranks, _ in started)
+    assert all("cuda" in arguments for _, _, arguments in started)
+    measured = {name for name, _, _ in started}
+    precisions = {"fp32", "tf32", "bf16"}
+    assert measured >= {f"one-process-{precision}" for precision in precisions} | {"ours-engine-65", "ours-engine-100"}
+    assert measured >= {f"{name}-data-{precision}" for name in ("with", "without") for precision in ("fp32", "bf16")}
+    assert ("columns-bf16" in measured) == (num_gpus > 1)
+    tests = [gpu_check.Test("a test", "passed", "")]
+    page = gpu_check.summary(tests, reports, {})
+    assert page.count("rehearsed GPU") >= 1 and "| a test | passed" in page
+    expected = gpu_check.compare(reports)
+    assert len(expected) == len(gpu_check.EXPECTATIONS) - (num_gpus == 1)
+
+
+def test_every_expectation_is_of_a_figure_that_is_measured():
+    names = {"step": step_ways(8), "train": train_ways(8), "pipeline": ways("cuda")}
+    for one in gpu_check.EXPECTATIONS:
+        assert one.row in names[one.benchmark]
+    assert set(NEEDS) <= set(ways("cuda"))
+
+
+def test_a_way_for_more_gpus_than_there_are_would_be_seen(num_gpus, prepared, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "train_ways", lambda num_gpus: train_ways(0))
+    if num_gpus == 1:
+        with pytest.raises(AssertionError):
+            test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
+                num_gpus, prepared, monkeypatch, tmp_path
+            )
+
+
+def test_tools_leave_the_choice_of_a_device_to_one_place():
+    """`auto` is resolved in train/distributed.py, and in the benchmark, which tells its processes what it found."""
+    asking = [
+        str(path.relative_to(ROOT))
+        for room in ("pipeline", "model", "train", "tools")
+        for path in (ROOT / room).glob("*.py")
+        if "cuda.device_count" in path.read_text() or "cuda.is_available" in path.read_text()
+    ]
+    assert sorted(asking) == [
+        *("tools/bench.py", "tools/bench_ways.py", "tools/demo.py", "tools/gpu_check.py"),
+        *("train/distributed.py", "train/gpus.py"),
+    ]

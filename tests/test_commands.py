@@ -1,0 +1,96 @@
+"""Every command answers --help, and nothing is imported that the install does not bring."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from configparser import ConfigParser
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tools import figures
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("pipeline", "model", "train", "tools")
+COMMANDS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if "prog=" in path.read_text())
+
+
+def test_the_commands_are_those_that_users_know():
+    known = {"ablate", "bench", "cost_model", "demo", "evaluate", "figures", "golden", "gpu_check", "make_images"}
+    assert known | {"prep_imagenet", "show_batch"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_does(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"tools.{command}").main(["--help"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"usage: python -m tools.{command}" in printed and "%%" not in printed and len(printed) > 200
+
+
+@pytest.mark.parametrize("figure", ["kernels", "curves", "predictions", "neighbors", "codes", "relu-vs-tanh"])
+def test_every_figure_has_help_of_its_own(figure, capsys):
+    with pytest.raises(SystemExit) as ended:
+        figures.main([figure, "--help"])
+    assert ended.value.code == 0 and "--out FILE.png" in capsys.readouterr().out
+
+
+def test_training_and_preparing_answer_from_a_shell():
+    """`python -m train`, and the script by its path, as the README has them."""
+    for command in (["-m", "train"], ["tools/prep_imagenet.py"]):
+        result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
+
+
+def requirements(section):
+    """Names of distributions in setup.cfg, without versions and extras."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    text = config["options"]["install_requires"] if section is None else config["options.extras_require"][section]
+    return {line.split("[")[0].split(">")[0].strip().lower() for line in text.split()}
+
+
+PROVIDED_BY = {"nvidia": "nvidia-dali-cuda120", "cv2": "opencv-python-headless", "torchvision": "torchvision"}
+"""What packages_distributions can't tell: namespaces of several distributions, and what may not be installed."""
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
+        yield from (name.split(".")[0] for name in names)
+
+
+installed = cache(packages_distributions)
+
+
+def distributions(path):
+    """Distributions that a file imports from."""
+    own = {*ROOMS, "tests"}
+    known = installed()
+    for name in sorted(set(imports(path)) - own - set(sys.stdlib_module_names)):
+        yield PROVIDED_BY.get(name) or next(iter(known.get(name, [name]))).lower()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_import_comes_with_the_install(room):
+    """What an extra brings, the benchmark's rivals alone import; without it they are left out, with a message."""
+    for path in (ROOT / room).glob("*.py"):
+        allowed = requirements(None) | (requirements("bench") if path.name == "bench_pipeline.py" else set())
+        missing = set(distributions(path)) - allowed
+        assert not missing, f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"
+
+
+def test_the_tests_need_the_dev_extra_alone():
+    for path in (ROOT / "tests").rglob("*.py"):
+        missing = set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}  # asked for, skipped
+        assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
+
+
+def test_a_missing_requirement_would_be_seen(tmp_path):
+    (tmp_path / "new.py").write_text("import json\nfrom lightning.pytorch import Trainer\nfrom model import alexnet\n")
+    assert set(distributions(tmp_path / "new.py")) - requirements(None) == {"lightning"}
