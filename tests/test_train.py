@@ -20,6 +20,7 @@ from tests.recipes import TINY
 from tools import evaluate
 from train import checkpoint
 from train.__main__ import main
+from train.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12  # 42 images make 3 steps an epoch
@@ -312,3 +313,18 @@ def test_time_is_told_apart(monkeypatch):
     assert found["throughput/images_per_second"] == pytest.approx(128)
     assert found["throughput/data_wait_fraction"] == pytest.approx(0.3)
     assert found["throughput/step_ms"] == pytest.approx(1000)
+
+
+def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path, monkeypatch):
+    """Who runs many trainings after one another, as figure 1 does, would go on with the next."""
+    train_step = Trainer.train_step
+
+    def signalled(self, batch):
+        train_step(self, batch)
+        if self.step == STEPS - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", signalled)
+    monkeypatch.setattr("train.meeting._INTERVAL", 1000.0)  # after steps 1, 3, 7, 15, ...
+    assert train(tmp_path / "run") == 128 + signal.SIGTERM
+    assert final_state(tmp_path / "run")["step"] == STEPS

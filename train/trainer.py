@@ -84,7 +84,8 @@ class Trainer:
                 self.stopwatch.end_step()
                 self.profile.end_step()
                 self._after_step()
-                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due())
+                is_last = self.step == self.plan.num_steps or self.schedule.finished
+                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due(), is_last=is_last)
                 if number or save_now:
                     self.save()
                 if number:
