@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.dataset import ImageList
+from model.columns import Columns
 from train import data, gpus
-from train.config import ConfigError
+from train.config import ConfigError, DataConfig
 from train.distributed import Ranks, join
 from train.gpus import runs_on
 from train.monitor import Stopwatch
@@ -38,6 +38,19 @@ def test_a_driver_that_is_too_old_is_one_message_with_the_way_out(asked, cuda):
     message = str(caught.value)
     assert "2 GPUs were found" in message and "found driver 535.104.05, expected R580 or newer" in message
     assert "built for an older CUDA" in message and "--run.device cpu" in message and "\n" not in message
+
+
+def test_a_gpu_that_others_hold_is_not_blamed_on_the_driver(cuda):
+    def fail(number):
+        raise torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore")
+
+    cuda.setattr(torch.cuda, "set_device", fail)
+    with (
+        pytest.raises(ConfigError, match=r"GPU 0 of 2 can't be taken \(.*busy or unavailable\)") as caught,
+        join("cuda"),
+    ):
+        pass
+    assert "driver" not in str(caught.value)
 
 
 def test_a_gpu_that_is_too_old_is_one_message_with_the_way_out(cuda):
@@ -88,12 +101,8 @@ def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, mon
     """DALI reserves memory on the GPU for each."""
     taken = []
     monkeypatch.setattr(data, "Loader", lambda *arguments, num_threads, **options: taken.append(num_threads) or [])
-    images: ImageList = dataset.val
-    from model.columns import Columns
-    from train.config import DataConfig
-
     ranks = Ranks(0, 1, torch.device(device), cores, Columns.whole(2))
-    list(data.evaluation_batches(images, DataConfig(resize=64, crop=56), ranks, 5))
+    list(data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5))
     assert taken == [threads]
 
 

@@ -21,7 +21,7 @@ def take(number: int) -> torch.device:
         torch.cuda.init()  # PyTorch counts GPUs without it, and so finds some that it can't use
         torch.cuda.set_device(number)
     except RuntimeError as error:
-        raise ConfigError(_driver_is_too_old(error)) from error
+        raise ConfigError(_why_not(number, error)) from error
     found, built_for = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
     if not runs_on(found, built_for):
         raise ConfigError(
@@ -44,8 +44,13 @@ def runs_on(capability: tuple[int, int], built_for: list[str]) -> bool:
     return False
 
 
-def _driver_is_too_old(error: RuntimeError) -> str:
+def _why_not(number: int, error: RuntimeError) -> str:
     said = str(error).splitlines()[0]
+    if "driver" not in said:
+        return (
+            f"GPU {number} of {torch.cuda.device_count()} can't be taken ({said}); nvidia-smi says in what state it is "
+            "and who uses it. Choose others with CUDA_VISIBLE_DEVICES, or --run.device cpu (--device cpu)"
+        )
     major = int((torch.version.cuda or "0").split(".")[0])
     needed = f"R{_NEEDED_DRIVER[major]} or newer" if major in _NEEDED_DRIVER else "a newer one"
     return (
