@@ -18,6 +18,8 @@ from tests.recipes import TINY
 from tools import bench, demo, gpu_check
 from tools.bench_pipeline import NEEDS, ways
 from tools.bench_ways import step_ways, train_ways
+from train import distributed, gpus
+from train.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/rehearsal/machine"
@@ -150,7 +152,7 @@ def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty
         reports[name] = gpu_check.json.loads(report.read_text())
         assert reports[name]["rows"] and reports[name]["device"] == "cuda"
     assert {"step", "pipeline", "train"} == reports.keys()
-    assert all(ranks <= num_gpus for _, ranks, _ in started)
+    assert all(ranks <= num_gpus for _, ranks, _ in started), "ranks <= num_gpus"
     assert all("cuda" in arguments for _, _, arguments in started)
     measured = {name for name, _, _ in started}
     precisions = {"fp32", "tf32", "bf16"}
@@ -171,13 +173,22 @@ def test_every_expectation_is_of_a_figure_that_is_measured():
     assert set(NEEDS) <= set(ways("cuda"))
 
 
-def test_a_way_for_more_gpus_than_there_are_would_be_seen(num_gpus, prepared, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "train_ways", lambda num_gpus: train_ways(0))
-    if num_gpus == 1:
-        with pytest.raises(AssertionError):
-            test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
-                num_gpus, prepared, monkeypatch, tmp_path
-            )
+def test_a_way_for_more_gpus_than_there_are_would_be_seen(prepared, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
+    monkeypatch.setattr(bench, "train_ways", lambda num_gpus: train_ways(2))
+    with pytest.raises(AssertionError, match="ranks <= num_gpus"):
+        test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(1, prepared, monkeypatch, tmp_path)
+
+
+def test_each_rank_takes_a_gpu_of_its_own_and_one_rank_more_is_refused(num_gpus, monkeypatch):
+    monkeypatch.setattr(gpus, "take", lambda number: torch.device("cuda", number))
+    for asked in ("auto", "cuda"):
+        taken = [distributed._device(asked, rank, num_gpus) for rank in range(num_gpus)]
+        assert [device.index for device in taken] == list(range(num_gpus))
+        with pytest.raises(ConfigError, match=f"{num_gpus + 1} ranks run here, but {num_gpus} GPUs were found"):
+            distributed._device(asked, 0, num_gpus + 1)
+    assert distributed._device("cpu", 0, 1) == torch.device("cpu")
 
 
 def test_tools_leave_the_choice_of_a_device_to_one_place():
