@@ -39,11 +39,11 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
     assert ended.value.code == 0 and "--out FILE.png" in capsys.readouterr().out
 
 
-def test_training_and_preparing_answer_from_a_shell():
-    """`python -m train`, and the script by its path, as the README has them."""
-    for command in (["-m", "train"], ["tools/prep_imagenet.py"]):
-        result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
-        assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
+@pytest.mark.parametrize("command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"])
+def test_training_and_preparing_answer_from_a_shell(command):
+    """`python -m train`, and the script by its path."""
+    result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
 
 
 def requirements(section):

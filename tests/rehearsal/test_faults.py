@@ -124,7 +124,7 @@ def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(d
         next(iter(feed))
 
 
-@each_fault
+@pytest.mark.parametrize("error, message", [FAULTS[name] for name in ("host memory", "GPU memory", "lost GPU")])
 def test_a_step_ends_in_one_message_and_the_checkpoint_stands(error, message, prepared, tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
     command = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared), "--run.dir", str(tmp_path / "run")]
