@@ -62,20 +62,20 @@ def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends
 def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
     command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", "--seeds", "2"]
-    command += ["--variants", "no-dropout", "no-lighting", "--at-once", "2", "--run.max_steps", "2"]
+    command += ["--variants", "no-dropout", "--at-once", "2", "--run.max_steps", "2"]
     ablate.main([str(part) for part in command])
     lines = (tmp_path / "out/ablation.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["whole", "no-dropout", "no-lighting"]
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["whole", "no-dropout"]
     assert "substantial overfitting" in lines[3] and "2 seeds, 15 validation images" in lines[-1]
     assert (tmp_path / "out/ablation.png").stat().st_size > 5000 and (tmp_path / "out/ablation.svg").is_file()
     checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
-    assert len(checkpoints) == 6
+    assert len(checkpoints) == 4
     ablate.main([str(part) for part in command])
     assert checkpoints == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     with pytest.raises(ValueError, match="was trained otherwise"):
         ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
     ablate.main([str(part) for part in [*command[:-1], "3"]])
-    assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 6, "stopped early, and taken for finished"
+    assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 4, "stopped early, and taken for finished"
 
 
 def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(prepared, tmp_path):
