@@ -73,11 +73,3 @@ def test_ranks_of_different_paces_meet_after_the_same_steps_and_hear_the_largest
 def test_one_process_alone_is_asked_too(clock):
     alone = Meeting(lambda wishes: wishes)
     assert alone.after_step(2.0, 0.0) == [2.0, 0.0]
-
-
-def test_a_wish_before_the_last_step_is_not_lost(clock):
-    ranks = Meeting(lambda wishes: wishes)
-    for _ in range(3):
-        ranks.after_step(0.0)  # the ranks meet after the first and the third
-    assert ranks.after_step(15.0) == [0.0]
-    assert ranks.after_step(15.0, is_last=True) == [15.0]

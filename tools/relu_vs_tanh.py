@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,7 @@ OWN_OPTIONS = (
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
 _FIRST_LR = 0.001
+_PATIENCE = 20.0  # seconds in which a worker that is told to stop must have saved
 _EPOCHS = 1000  # more than any cap: where a run ends is not its config's affair
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": BLUE, "tanh": RED}
@@ -96,9 +99,18 @@ def compare(settings: Settings) -> list[Result]:
         except KeyboardInterrupt:  # has reached the workers, too; a second signal would not let them save
             raise
         except BaseException:
-            for worker in active_children():
-                worker.terminate()
+            _stop(active_children())
             raise
+
+
+def _stop(workers: list[BaseProcess]) -> None:
+    """Let them save and end; one that waits for work, behind another that has ended, is ended at last."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + _PATIENCE
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()
 
 
 def _start_worker(threads: int) -> None:

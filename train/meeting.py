@@ -20,13 +20,10 @@ class Meeting:
         self._steps = self._steps_left = 1
         self._met_at = time.monotonic()
 
-    def after_step(self, *wishes: float, is_last: bool = False) -> list[float]:
-        """The largest of each wish over all ranks, if they meet after this step; zeros if not.
-
-        After the last step they meet in any case: what was wished shortly before must not be lost.
-        """
+    def after_step(self, *wishes: float) -> list[float]:
+        """The largest of each wish over all ranks, if they meet after this step; zeros if not."""
         self._steps_left -= 1
-        if self._steps_left and not is_last:
+        if self._steps_left:
             return [0.0] * len(wishes)
         pace = (time.monotonic() - self._met_at) / self._steps
         *most, slowest = self._largest([*wishes, pace])

@@ -84,17 +84,18 @@ class Trainer:
                 self.stopwatch.end_step()
                 self.profile.end_step()
                 self._after_step()
-                is_last = self.step == self.plan.num_steps or self.schedule.finished
-                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due(), is_last=is_last)
-                if number or save_now:
+                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due())
+                if save_now:
                     self.save()
-                if number:
-                    self._say(f"stopped by a signal after step {self.step}; the same command goes on from here")
-                    return 128 + int(number)
-                if self.schedule.finished:
+                if number or self.schedule.finished:
                     break
                 self.stopwatch.resume()
-        self.save()
+            # Once more, as a signal may have come after the last meeting.
+            (number,) = self.ranks.largest([stop.signal or 0])
+            self.save()
+        if number:
+            self._say(f"stopped by a signal after step {self.step}; the same command goes on from here")
+            return 128 + int(number)
         if self.step == self.config.run.max_steps:
             self._say(f"run.max_steps ends it after step {self.step}; the same command without it goes on from here")
         else:

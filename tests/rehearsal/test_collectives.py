@@ -53,8 +53,9 @@ class Notes:
         self._note("all_reduce", group, tensor)
         if self._groups[id(group)] == "control":
             self._meetings += 1
-            tensor[-1] = 1.0  # a step takes a second: the ranks meet after each
-            if self._meetings == self._stop_after:
+            if len(tensor) > 1:
+                tensor[-1] = 1.0  # a step takes a second: the ranks meet after each
+            if self._stop_after and self._meetings >= self._stop_after:
                 tensor[0] = signal.SIGTERM  # somewhere a rank was told to stop
         return _Done() if async_op else None
 
