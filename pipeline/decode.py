@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import graph
-from pipeline.faults import MachineError, first_line, machine_error
+from pipeline.faults import MachineError, gist, machine_error
 
 MAX_PIXELS = 178_956_970
 """Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the memory."""
@@ -75,8 +75,8 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
     except (RuntimeError, MemoryError) as error:
         _pipeline.cache_clear()  # a pipeline that has failed once does not run again
         if _VERDICT.search(str(error)):
-            raise Undecodable(first_line(error)) from error
-        raise machine_error(error) or MachineError(f"DALI's decoder failed ({first_line(error)})") from error
+            raise Undecodable(gist(error)) from error
+        raise machine_error(error) or MachineError(f"DALI's decoder failed ({gist(error)})") from error
 
 
 @lru_cache(maxsize=1)

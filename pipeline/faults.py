@@ -20,7 +20,7 @@ def machine_error(error: BaseException) -> MachineError | None:
         return error
     if not isinstance(error, (MemoryError, RuntimeError)):
         return None
-    said = first_line(error)
+    said = gist(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(str(error)):
         return MachineError(
             f"out of memory ({said}); the same command goes on from what is saved. See what else runs here (free -h, "
@@ -34,7 +34,7 @@ def machine_error(error: BaseException) -> MachineError | None:
     return None
 
 
-def first_line(error: BaseException) -> str:
+def gist(error: BaseException) -> str:
     """What an error says, without a library's advice and traceback behind it; its kind where it says nothing."""
     text = str(error)
     if "encountered:" in text:  # DALI quotes the lines that defined the graph first

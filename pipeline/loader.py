@@ -15,7 +15,7 @@ from pipeline import graph
 from pipeline.archives import Archives
 from pipeline.dataset import DatasetError, ImageList
 from pipeline.decode import decode
-from pipeline.faults import MachineError, first_line, machine_error
+from pipeline.faults import MachineError, gist, machine_error
 from pipeline.geometry import on_the_grid, source_regions
 from pipeline.plan import Plan, Views
 from pipeline.stats import PixelStats
@@ -174,5 +174,5 @@ class Loader:
                 )
         return MachineError(
             f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded alone "
-            f"({first_line(error)}); the same command goes on from what is saved"
+            f"({gist(error)}); the same command goes on from what is saved"
         )

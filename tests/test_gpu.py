@@ -105,6 +105,8 @@ def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.train_step(batch)
+            with pytest.raises(RuntimeError, match="synchroniz"):  # else the line above would prove nothing
+                trainer.interval.sum().item()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
