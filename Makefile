@@ -9,6 +9,8 @@
 PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
+# Tests mostly wait for processes to start: two at a time, on a thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
 
 .PHONY: demo test rehearse check gpu-check clean
 
@@ -16,16 +18,16 @@ demo: .venv/installed
 	$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
-	$(BIN)/pytest -q -m "not gpu"
+	$(PYTEST)
 
 rehearse: .venv/installed
-	$(BIN)/pytest -q -rs tests/rehearsal
+	$(PYTEST) -rs tests/rehearsal
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m "not gpu"
+	$(PYTEST)
 
 gpu-check: .venv/installed
 	$(BIN)/python -m tools.gpu_check $(if $(DATA),--data "$(DATA)")

@@ -41,8 +41,14 @@ def clusters(seed, count):
     return (centres[labels] + 0.3 * rng.normal(size=(count, 40))).astype(np.float32), labels
 
 
+def small_autoencoder(monkeypatch):
+    """Enough for 40 dimensions, in a tenth of the time."""
+    for name, value in {"_STEPS": 900, "_HIDDEN": 64, "_BATCH": 64}.items():
+        monkeypatch.setattr(codes, name, value)
+
+
 def test_codes_are_packed_bits_whose_hamming_neighbours_share_the_cluster(monkeypatch):
-    monkeypatch.setattr(codes, "_STEPS", 300)
+    small_autoencoder(monkeypatch)
     (train, labels), (val, wanted) = clusters(1, 600), clusters(2, 80)
     encode = codes.learn(train, 16)
     database, queries = encode(train), encode(val)
@@ -58,7 +64,7 @@ def test_codes_are_packed_bits_whose_hamming_neighbours_share_the_cluster(monkey
 
 def test_noise_makes_the_codes_binary(monkeypatch):
     """With noise on the way, the units learn to be far on either side of the threshold."""
-    monkeypatch.setattr(codes, "_STEPS", 300)
+    small_autoencoder(monkeypatch)
     train, _ = clusters(1, 600)
     saturated = []
     for noise in (0.0, 4.0):
