@@ -22,17 +22,17 @@ class Columns:
 
     held: tuple[int, ...] = (0, 1)
     group: dist.ProcessGroup | None = None
-    number: int = NUM_COLUMNS
+    num_columns: int = NUM_COLUMNS
 
     @classmethod
-    def whole(cls, number: int) -> "Columns":
+    def whole(cls, num_columns: int) -> "Columns":
         """All of a network's columns, held by one process."""
-        return cls(tuple(range(number)), None, number)
+        return cls(tuple(range(num_columns)), None, num_columns)
 
     @property
     def all_held(self) -> bool:
         """True where there is no partner."""
-        return len(self.held) == self.number
+        return len(self.held) == self.num_columns
 
     def cross_talk(self, maps: Sequence[Tensor]) -> Tensor:
         """Both columns' maps [N, C, ...], side by side, for layers that read both (paper, section 3.5)."""
@@ -54,7 +54,7 @@ class Columns:
 
     def split(self, full: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The held columns' own tensors from full ones; the inverse of `merge`."""
-        return [{key: value.chunk(self.number)[column] for key, value in full.items()} for column in self.held]
+        return [{key: value.chunk(self.num_columns)[column] for key, value in full.items()} for column in self.held]
 
 
 class _CrossTalk(torch.autograd.Function):

@@ -1,15 +1,35 @@
 """What the network is made of: the paper's sizes, and the variants that it compares them with."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
-FULLY_CONNECTED = ("fc6", "fc7", "fc8")
-NORMALISED = ("conv1", "conv2")
-POOLED = ("conv1", "conv2", "conv5")
-"""Convolutions that response norm and pooling follow (paper, section 3.5)."""
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
-ConvolutionName = Literal["conv2", "conv3", "conv4", "conv5", "conv6"]
+
+@dataclass(frozen=True)
+class PerLayer:
+    """A number for each layer, by the layer's name.
+
+    Args:
+        default: for every layer that has no number of its own.
+        conv1: and so on.
+    """
+
+    default: float
+    conv1: float | None = None
+    conv2: float | None = None
+    conv3: float | None = None
+    conv4: float | None = None
+    conv5: float | None = None
+    conv6: float | None = None
+    fc6: float | None = None
+    fc7: float | None = None
+    fc8: float | None = None
+
+    def of(self, name: str) -> float:
+        """The number of the layer `name`."""
+        own = getattr(self, name)
+        return self.default if own is None else own
 
 
 @dataclass(frozen=True)
@@ -18,8 +38,9 @@ class ModelConfig:
 
     Args:
         columns: 2, or 1 for one column that holds all kernels.
-        kernels: of conv1, conv2, ..., both columns together; a sixth number adds a convolution over the last pooling
-            layer (section 6).
+        kernels: of conv1 to conv5, both columns together.
+        half_kernels: convolutions with half of their kernels (section 3.2, the network on one GPU).
+        sixth_convolution: one more over the last pooling layer, like conv5, reading both columns (section 6).
         leave_out: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7; figure 1).
         cross_talk: convolutions that read both columns' maps, as fully connected layers always do (section 3.5).
         conv1_size: side of the first layer's kernels in pixels.
@@ -31,15 +52,17 @@ class ModelConfig:
         conv1_relu: where conv1's activation goes: before response norm, or after pooling (2012 code).
         same_map_norm: normalise conv2's responses once more, by their neighbours in the same map (2012 code).
         fc_width: neurons of each hidden fully connected layer, both columns together.
-        init_std: standard deviation of the initial weights, one number a layer, conv1 to fc8 (section 5).
-        init_bias: initial biases, one number a layer; 1 gives ReLUs positive inputs to begin with (section 5).
+        init_std: standard deviation of the initial weights (section 5).
+        init_bias: initial biases; 1 gives ReLUs positive inputs to begin with (section 5).
         dropout: probability with which a hidden neuron is left out in training (section 4.2).
     """
 
     columns: Literal[1, 2] = 2
     kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    half_kernels: tuple[Literal["conv1", "conv2", "conv3", "conv4", "conv5"], ...] = ()
+    sixth_convolution: bool = False
     leave_out: tuple[Literal["conv3", "conv4", "conv5", "fc6", "fc7"], ...] = ()
-    cross_talk: tuple[ConvolutionName, ...] = ("conv3",)
+    cross_talk: tuple[Literal["conv2", "conv3", "conv4", "conv5"], ...] = ("conv3",)
     conv1_size: int = 11
     conv1_stride: int = 4
     pool_size: Literal[2, 3] = 3
@@ -49,83 +72,49 @@ class ModelConfig:
     conv1_relu: Literal["before_norm", "after_pool"] = "before_norm"
     same_map_norm: bool = False
     fc_width: int = 4096
-    init_std: tuple[float, ...] = (0.01,) * 8
-    init_bias: tuple[float, ...] = (0, 1, 0, 1, 1, 1, 1, 0)
+    init_std: PerLayer = field(default_factory=lambda: PerLayer(0.01))
+    init_bias: PerLayer = field(default_factory=lambda: PerLayer(1, conv1=0, conv3=0, fc8=0))
     dropout: float = 0.5
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of all layers, in order, those left out included: `init_std` and `init_bias` have a number for each."""
-        return (*CONVOLUTIONS[: len(self.kernels)], *FULLY_CONNECTED)
+    def kernels_by_name(self) -> dict[str, int]:
+        """How many kernels each convolution has, both columns together, before any are halved."""
+        return dict(zip(CONVOLUTIONS, self.kernels, strict=True))
 
 
-class Stage(NamedTuple):
-    """A convolution and what follows it, in one column."""
-
-    reads: int  # maps that its kernels see: the column's own or, with cross talk, all
-    kernels: int  # 0 where the convolution is left out and only what follows it is there
-    maps: int  # that come out
-    side: int  # of these maps, in pixels
-
-
-def stages(config: ModelConfig, crop: int) -> dict[str, Stage]:
-    """Every convolution's stage, by name, for images of `crop` pixels; ValueError where sizes do not fit."""
-    _check(config)
-    maps = 3
-    side, _ = conv1_geometry(config, crop)
-    found: dict[str, Stage] = {}
-    for name, kernels in zip(CONVOLUTIONS, config.kernels):
-        reads = maps * (config.columns if name in config.cross_talk else 1)
-        own = 0 if name in config.leave_out else kernels // config.columns
-        maps = own or maps
-        if name in POOLED:
-            side = (side - config.pool_size) // 2 + 1
-        found[name] = Stage(reads, own, maps, side)
-    if crop < config.conv1_size or side < 1:
+def check(config: ModelConfig) -> None:
+    """ValueError where the network can't be built."""
+    if len(config.kernels) != len(CONVOLUTIONS):
         raise ValueError(
-            f"data.crop is {crop}: too small for conv1 of size {config.conv1_size}, stride {config.conv1_stride} and "
-            f"three pooling layers over windows of {config.pool_size}; take larger crops or a smaller stride"
-        )
-    return found
-
-
-def conv1_geometry(config: ModelConfig, crop: int) -> tuple[int, int]:
-    """Side of conv1's output, rounded up, and the zero rows that takes, all at the bottom and right (2012 code)."""
-    pad = -(crop - config.conv1_size) % config.conv1_stride
-    return (crop + pad - config.conv1_size) // config.conv1_stride + 1, pad
-
-
-def stretches(config: ModelConfig) -> list[tuple[str, ...]]:
-    """The convolutions, cut where columns exchange their maps: (conv1, conv2) and (conv3, conv4, conv5)."""
-    cut: list[tuple[str, ...]] = [()]
-    for name in CONVOLUTIONS[: len(config.kernels)]:
-        if name in config.cross_talk and config.columns > 1:
-            cut.append(())
-        cut[-1] = (*cut[-1], name)
-    return cut
-
-
-def _check(config: ModelConfig) -> None:
-    if len(config.kernels) not in (5, 6):
-        raise ValueError(f"model.kernels is {list(config.kernels)}; expected five numbers, or six")
-    if not len(config.init_std) == len(config.init_bias) == len(config.layers):
-        raise ValueError(
-            f"model: init_std has {len(config.init_std)} numbers and init_bias {len(config.init_bias)}; expected one "
-            f"for each of {', '.join(config.layers)}"
+            f"model.kernels is {list(config.kernels)}; expected five numbers, for conv1 to conv5 (a sixth layer is "
+            "model.sixth_convolution: true)"
         )
     if min(config.conv1_size, config.conv1_stride) < 1 or not 0 <= config.dropout < 1:
         raise ValueError(
             f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, dropout "
             f"{config.dropout:g}; expected sizes of 1 or more, and a dropout of at least 0 and less than 1"
         )
-    if min(*config.init_std, config.norm_alpha) < 0:
+    rates = {**vars(config.init_std), "norm_alpha": config.norm_alpha}
+    negative = [f"{name} {value:g}" for name, value in rates.items() if (value or 0) < 0]
+    if negative:
         raise ValueError(
-            f"model: found init_std {list(config.init_std)}, norm_alpha {config.norm_alpha:g}; expected none below 0"
+            f"model: found {', '.join(negative)} in init_std and norm_alpha; expected none below 0"
         )
-    uneven = [width for width in (*config.kernels, config.fc_width) if width % config.columns or width < config.columns]
-    if uneven:
-        expected = "even numbers, to be shared by two columns" if config.columns == 2 else "1 or more"
-        raise ValueError(f"model: found widths {uneven} in kernels and fc_width; expected {expected}")
-    absent = [name for name in config.cross_talk if name not in config.layers or name in config.leave_out]
+    _check_widths(config)
+    absent = sorted(set(config.cross_talk) & set(config.leave_out))
     if absent:
-        raise ValueError(f"model.cross_talk names {', '.join(absent)}, which is not there; name a layer that is")
+        raise ValueError(
+            f"model.cross_talk names {', '.join(absent)}, which model.leave_out leaves out; name a layer that is there"
+        )
+
+
+def _check_widths(config: ModelConfig) -> None:
+    """Columns share kernels and neurons evenly, and half of the kernels is a whole number."""
+    widths = {**config.kernels_by_name, "fc_width": config.fc_width}
+    for name, width in widths.items():
+        share = config.columns * (2 if name in config.half_kernels else 1)
+        if width < share or width % share:
+            raise ValueError(
+                f"model: found {width} kernels or neurons in {name}; expected a multiple of {share}, to be shared by "
+                f"{config.columns} columns" + (" and halved" if name in config.half_kernels else "")
+            )

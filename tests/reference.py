@@ -8,9 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.alexnet import AlexNet
-from model.config import ModelConfig
+from model.config import ModelConfig, PerLayer
 
-TINY = ModelConfig(kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=(0.2,) * 8)
+TINY = ModelConfig(
+    kernels=(8, 12, 16, 16, 12),
+    conv1_size=5,
+    conv1_stride=2,
+    fc_width=24,
+    init_std=PerLayer(0.2),
+)
 CROP = 36
 CLASSES = 7  # odd: the two columns can't share the classes evenly
 
@@ -38,7 +44,8 @@ def forward(
     def conv(x: Tensor, name: str, **options: int) -> Tensor:
         if f"{name}.weight" not in p:
             return x
-        options["groups"] = 1 if name == "conv1" or name in config.cross_talk else config.columns
+        sees_all = name in ("conv1", "conv6", *config.cross_talk)
+        options["groups"] = 1 if sees_all else config.columns
         return act(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **options))
 
     def norm(x: Tensor) -> Tensor:

@@ -115,7 +115,6 @@ def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
     [
         (["--train.seed", "5"], "chosen for each run"),
         (["--nproc", "2", "--at-once", "2"], "one after another"),
-        (["--variants", "half-column"], r"has the paper's numbers of kernels.*half-column-tiny\.yaml"),
     ],
 )
 def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_path):
@@ -123,11 +122,6 @@ def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_
     command = ["--data", prepared, "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "out", *more]
     with pytest.raises(ValueError, match=message):
         ablate.main([str(part) for part in command])
-
-
-def test_a_variant_of_the_recipes_sizes_goes_before_one_of_the_papers():
-    names = [ablate._variant_file("half-column", f"configs/{name}.yaml").name for name in ("small", "alexnet")]
-    assert names == ["half-column-small.yaml", "half-column.yaml"]
 
 
 def test_a_run_that_fails_says_why(prepared, tmp_path):

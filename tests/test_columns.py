@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from model import columns as columns_module
 from model.alexnet import AlexNet, Masks
+from model.config import PerLayer
 from pipeline.dataset import Dataset
 from pipeline.plan import TrainingPlan
 from tests import reference
@@ -30,14 +31,10 @@ VARIANTS = {
     "pooling without overlap": {"pool_size": 2},
     "without conv3": {"leave_out": ("conv3",), "cross_talk": ("conv4",)},
     "without conv4 and conv5": {"leave_out": ("conv4", "conv5")},
-    "tanh": {"activation": "tanh", "dropout": 0.2, "init_bias": (0,) * 8},
+    "tanh": {"activation": "tanh", "dropout": 0.2, "init_bias": PerLayer(0)},
     "four layers": {"leave_out": ("conv4", "conv5", "fc6", "fc7")},
-    "sixth convolution": {
-        "kernels": (8, 12, 16, 16, 12, 10),
-        "cross_talk": ("conv3", "conv6"),
-        "init_std": (0.2,) * 9,
-        "init_bias": (0.5,) * 9,
-    },
+    "sixth convolution": {"sixth_convolution": True, "init_bias": PerLayer(0.5, conv6=0.25)},
+    "half of the kernels": {"half_kernels": ("conv2", "conv5")},
     "2012 code": {"norm_alpha": 2e-5, "conv1_relu": "after_pool", "same_map_norm": True},
 }
 
@@ -66,7 +63,7 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
         model.load_full_state(state["model"])
-        for column, buffers in zip(model.held, ranks.columns.split(state["momentum"]), strict=True):
+        for column, buffers in zip(model.own_columns, ranks.columns.split(state["momentum"]), strict=True):
             optimizer.restore(column, buffers, state["lr"])
     rows = slice(ranks.pair * BATCH // ranks.num_pairs, (ranks.pair + 1) * BATCH // ranks.num_pairs)
     losses = []
@@ -80,7 +77,7 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
         averaging.wait()
         optimizer.step()
         losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
-    momentum = ranks.columns.merge([optimizer.momentum(column) for column in model.held])
+    momentum = ranks.columns.merge([optimizer.momentum(column) for column in model.own_columns])
     return losses, {"model": model.full_state(), "momentum": momentum, "lr": optimizer.lr}
 
 

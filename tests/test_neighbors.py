@@ -28,7 +28,7 @@ def test_features_are_the_hidden_layers_of_the_central_crops(trained, dataset):
         scores, _ = predict(network, dataset, ranks, num_views=1)
     assert hidden.shape == (15, 24) and pixels.shape == (15, 3 * 32 * 32) and 0 <= pixels.min() <= pixels.max() <= 255
     with torch.no_grad():  # the layer above turns these features into the network's own answers
-        column_outputs = [column.fc8(torch.from_numpy(hidden)) for column in network.model.held]
+        column_outputs = [column.fc8(torch.from_numpy(hidden)) for column in network.model.own_columns]
         logits = torch.cat(column_outputs, 1)[:, :3].double().softmax(1)
     np.testing.assert_allclose(logits, scores, atol=1e-5)
 

@@ -21,7 +21,7 @@ def recipe(tmp_path):
     config = yaml.safe_load((CONFIGS / "alexnet-2012.yaml").read_text())
     small = yaml.safe_load(TINY)
     config["data"] |= small["data"] | {"lighting_epochs": 2}
-    config["model"] |= small["model"] | {"init_std": [0.1] * 8}
+    config["model"] |= small["model"] | {"init_std": {"default": 0.1}}
     later = {"conv1.weight": [[1, 0.1], [3, 0]], "conv1.bias": [[3, 0]]}
     config["optim"] |= {"drop_epochs": [2], "later_lr_factors": later}
     config |= {"train": small["train"], "run": small["run"]}

@@ -45,14 +45,14 @@ def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
     data = ["--data.root", "x"]
     options = [str(relu_vs_tanh.CONFIG), *data, "--model.activation", activation]
     scaled = load([*options, *relu_vs_tanh._weights(Curve("modern", activation))])
-    assert scaled.model.init_std[0] == pytest.approx(math.sqrt((2 if activation == "relu" else 1) / 75) / 64)
+    assert scaled.model.init_std.of("conv1") == pytest.approx(math.sqrt((2 if activation == "relu" else 1) / 75) / 64)
     draw = torch.Generator().manual_seed(0)
     batches = [(64 * torch.randn(4, 3, 32, 32, generator=draw).double(), torch.randint(10, (4,))) for _ in range(4)]
     losses = []
     for divisor in (1, 64):
         model = AlexNet(scaled.model, 10, 32).double()
         with torch.no_grad():
-            model.held[0].conv1.weight.mul_(divisor)
+            model.own_columns[0].conv1.weight.mul_(divisor)
         optim = scaled.optim if divisor == 1 else load(options).optim
         optimizer = PaperSGD(model.named_parameters(), optim)
         losses.append([])

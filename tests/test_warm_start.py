@@ -51,8 +51,7 @@ def test_layers_of_other_sizes_start_afresh(begin, old, prepared, capsys):
 
 def test_an_added_layer_starts_afresh(begin, old, prepared, capsys):
     """The paper's sixth convolution, over a network that was trained without it."""
-    sizes = ["--model.kernels", "[8, 12, 16, 16, 12, 12]", "--model.init_std", str([0.01] * 9)]
-    new = begin(prepared, *sizes, "--model.init_bias", str([0, 1, 0, 1, 1, 1, 1, 1, 0]))
+    new = begin(prepared, "--model.sixth_convolution", "true")
     assert all(torch.equal(new[key], value) for key, value in old.items()) and (new["conv6.bias"] == 1).all()
     assert "; conv6 starts afresh" in capsys.readouterr().out
 

@@ -31,7 +31,6 @@ from scipy.stats import t
 from tabulate import tabulate
 from tqdm import tqdm
 
-from model.config import ModelConfig
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
@@ -42,6 +41,7 @@ from train.distributed import join
 from train.evaluate import places_of_labels
 
 ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = ROOT / "configs/variants"
 WHOLE = "whole"
 
 
@@ -109,24 +109,9 @@ def _run(variant: str, seed: int, args: argparse.Namespace, more: list[str]) -> 
     folder = Path(args.out) / f"{variant}-seed{seed}"
     options = [args.config]
     if variant != WHOLE:
-        options += ["--config", str(_variant_file(variant, args.config))]
+        options += ["--config", str(VARIANTS / f"{variant}.yaml")]
     options += ["--data.root", args.data, "--train.seed", str(seed), "--run.dir", str(folder), *more]
     return Run(variant, seed, folder, options)
-
-
-def _variant_file(variant: str, config: str) -> Path:
-    """The variant's file, for the sizes of `config` where it names sizes; ValueError where there is none."""
-    path = ROOT / "configs/variants" / f"{variant}.yaml"
-    sized = path.with_stem(f"{variant}-{Path(config).stem}")
-    if sized.is_file():
-        return sized
-    kernels = load([config, "--data.root", ""]).model.kernels
-    if "kernels" in yaml.safe_load(path.read_text()).get("model", {}) and kernels != ModelConfig().kernels:
-        raise ValueError(
-            f"{path.name} has the paper's numbers of kernels, and {config} others, {list(kernels)}; write {sized} with "
-            "numbers that go with them, or leave the variant out"
-        )
-    return path
 
 
 def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
@@ -268,9 +253,7 @@ def plot(rows: list[Row]) -> Figure:
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    recipes = tuple(f"-{path.stem}" for path in (ROOT / "configs").glob("*.yaml"))
-    variants = (ROOT / "configs/variants").glob("*.yaml")
-    known = sorted(path.stem for path in variants if not path.stem.endswith(recipes))
+    known = sorted(path.stem for path in VARIANTS.glob("*.yaml"))
     parser = argparse.ArgumentParser(
         prog="python -m tools.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,7 +15,8 @@ if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the
 
 from tabulate import tabulate
 
-from model.config import ModelConfig, stages
+from model.config import ModelConfig
+from model.layers import layers, shapes
 from tools.bench_ways import flops_per_image
 from tools.cli import run
 from train.traffic import FLOAT, HALF, bytes_per_step, column_parameters
@@ -83,7 +84,8 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
     There, convolutions are data parallel over all GPUs, and each fully connected layer is shared out among all.
     """
     pairs = num_gpus // 2
-    pool5 = NETWORK.kernels[4] * stages(NETWORK, CROP)["conv5"].side ** 2
+    conv5 = shapes(layers(NETWORK, CLASSES), NETWORK.columns, CROP)["conv5"]
+    pool5 = NETWORK.columns * conv5.gives * conv5.side**2
     hidden, half = NETWORK.fc_width // 2, CLASSES // 2
     convolutions = 2 * (
         column_parameters(NETWORK, CLASSES, CROP) - hidden * (pool5 + 1) - (hidden + half) * (2 * hidden + 1)

@@ -190,10 +190,9 @@ def _weights(curve: Curve) -> list[str]:
     std = {name: math.sqrt(gain / fan_in) for name, fan_in in _FAN_IN.items()}
     # Weights and rate of a network whose pixels are divided by 64, for pixels that are not: the same training.
     std["conv1"] /= _PIXEL_SCALE
-    layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
     factors = {"conv1.weight": 1 / _PIXEL_SCALE**2}
     return [
-        *("--model.init_std", json.dumps([std.get(name, 0) for name in layers])),
+        *("--model.init_std", json.dumps({"default": 0, **std})),
         *("--optim.lr_factors", json.dumps(factors)),
     ]
 

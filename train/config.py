@@ -10,7 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from model.config import ModelConfig
+from model.config import CONVOLUTIONS, ModelConfig, PerLayer
+from model.layers import layers
 from train.optim import OptimConfig
 
 USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
@@ -133,8 +134,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(plain: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`."""
-    return Config(**{section: kind(**plain[section]) for section, kind in Config.__annotations__.items()})
+    """The inverse of `to_dict`; takes configs of version 0.1, too."""
+    plain = _in_todays_terms(plain)
+    model = plain["model"] | {key: PerLayer(**plain["model"][key]) for key in ("init_std", "init_bias")}
+    return Config(
+        data=DataConfig(**plain["data"]),
+        model=ModelConfig(**model),
+        optim=OptimConfig(**plain["optim"]),
+        train=TrainConfig(**plain["train"]),
+        run=RunConfig(**plain["run"]),
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -147,7 +156,7 @@ def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
 
     A prepared folder may have moved; whether it is the same one is for its fingerprint to say.
     """
-    new, defaults = to_dict(config), to_dict(Config())
+    new, old, defaults = to_dict(config), _in_todays_terms(old), to_dict(Config())
     return [
         f"{section}.{key}: {before} -> {value}"
         for section, values in new.items()
@@ -155,8 +164,30 @@ def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
         for key, value in values.items()
         # What a config does not name, it leaves at its default.
         for before in [old.get(section, {}).get(key, defaults[section][key])]
-        if f"{section}.{key}" not in ("data.root", "data.num_threads") and before != value
+        if f"{section}.{key}" not in ("data.root", "data.num_threads")
+        if _effect(key, before, config) != _effect(key, value, config)
     ]
+
+
+def _effect(key: str, value: Any, config: Config) -> Any:
+    """What a value comes to: of numbers for each layer, those of the layers that there are."""
+    if key not in ("init_std", "init_bias"):
+        return value
+    return [PerLayer(**value).of(line.name) for line in layers(config.model, num_classes=1)]
+
+
+def _in_todays_terms(plain: dict[str, Any]) -> dict[str, Any]:
+    """A config of version 0.1, which had a number for each layer in a list, as this version has it."""
+    model = dict(plain.get("model", {}))
+    sixth = ["conv6"] if len(model.get("kernels", ())) == 6 else []
+    if sixth:
+        *model["kernels"], _ = model["kernels"]
+        model["sixth_convolution"] = True
+        model["cross_talk"] = [name for name in model["cross_talk"] if name != "conv6"]
+    for key in ("init_std", "init_bias"):
+        if isinstance(model.get(key), list):
+            model[key] = {"default": 0, **dict(zip([*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"], model[key]))}
+    return {**plain, "model": model}
 
 
 def _check(config: Config) -> None:

@@ -58,7 +58,7 @@ class Ranks:
 
     @property
     def _ranks_per_pair(self) -> int:
-        return self.columns.number // len(self.columns.held)
+        return self.columns.num_columns // len(self.columns.held)
 
     def share(self, batch_size: int) -> int:
         """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""

@@ -6,7 +6,8 @@ import torch
 
 from model.alexnet import AlexNet
 from model.columns import Columns
-from model.config import ModelConfig, stages, stretches
+from model.config import ModelConfig
+from model.layers import blocks, layers, shapes
 
 FLOAT, HALF, LABEL = 4, 2, 8
 """Bytes of a float32, a bfloat16 and a class index."""
@@ -33,13 +34,12 @@ def bytes_per_step(
         return Traffic(0, 0, 0)
     rows, partners = batch_size // num_pairs, config.columns - 1
     number = HALF if precision == "bf16" else FLOAT
-    by_name = stages(config, crop)
-    exchanged = [by_name[names[-1]] for names in stretches(config)]
-    hidden = [config.fc_width // config.columns for name in ("fc6", "fc7") if name not in config.leave_out]
-    maps = sum(stage.maps * stage.side**2 for stage in exchanged) + sum(hidden)
-    outputs = -(-num_classes // config.columns)
+    table = layers(config, num_classes)
+    sizes = shapes(table, config.columns, crop)
+    *exchanged, classes = [sizes[block[-1].name] for block in blocks(table)]
+    maps = sum(shape.gives * shape.side**2 for shape in exchanged)
     # A gather brings the partner's half of the maps, and its backward rule the partner's half of a sum.
-    columns = partners * rows * (number * 2 * maps + FLOAT * outputs)
+    columns = partners * rows * (number * 2 * maps + FLOAT * classes.gives)
     inputs = partners * rows // config.columns * (3 * crop**2 * FLOAT + LABEL)
     gradients = 2 * (num_pairs - 1) / num_pairs * FLOAT * column_parameters(config, num_classes, crop)
     return Traffic(inputs, columns, gradients)
@@ -48,5 +48,5 @@ def bytes_per_step(
 def column_parameters(config: ModelConfig, num_classes: int, crop: int) -> int:
     """Weights and biases of one column."""
     with torch.device("meta"):
-        column = AlexNet(config, num_classes, crop, Columns((0,), number=config.columns))
+        column = AlexNet(config, num_classes, crop, Columns((0,), num_columns=config.columns))
     return sum(parameter.numel() for parameter in column.parameters())

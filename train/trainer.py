@@ -138,7 +138,7 @@ class Trainer:
         state = {
             "step": self.step,
             "model": self.model.full_state(),
-            "momentum": self.ranks.columns.merge([self.optimizer.momentum(column) for column in self.model.held]),
+            "momentum": self.ranks.columns.merge([self.optimizer.momentum(column) for column in self.model.own_columns]),
             "lr": self.optimizer.lr,
             "schedule": self.schedule.state(),
             "intervals": intervals,
@@ -266,7 +266,7 @@ class Trainer:
             )
         check_shapes(path, state["model"], self.model)
         self.model.load_full_state(state["model"])
-        for column, buffers in zip(self.model.held, self.ranks.columns.split(state["momentum"]), strict=True):
+        for column, buffers in zip(self.model.own_columns, self.ranks.columns.split(state["momentum"]), strict=True):
             self.optimizer.restore(column, buffers, state["lr"], state["step"] // self.plan.steps_per_epoch)
         self.schedule.restore(state["schedule"])
         self._restore_interval(state["intervals"])
@@ -296,7 +296,7 @@ class Trainer:
 def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
     """CheckpointError where the `full` network of the checkpoint at `path` is not that of `model`."""
     found = {key: tuple(value.shape) for key, value in model.columns.split(full)[0].items()}
-    expected = {key: tuple(value.shape) for key, value in model.held[0].state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in model.own_columns[0].state_dict().items()}
     for key in sorted(found.keys() | expected.keys()):
         if found.get(key) != expected.get(key):
             raise CheckpointError(

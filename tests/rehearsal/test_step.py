@@ -129,15 +129,15 @@ def test_gradients_lie_in_memory_as_their_weights_do(device):
     assert gradients_in_other_layouts(model) == []
     for parameter in model.parameters():  # a planted fault
         parameter.grad = parameter.grad.contiguous()
-    assert "held.0.conv2.weight" in gradients_in_other_layouts(model)
+    assert "own_columns.0.conv2.weight" in gradients_in_other_layouts(model)
 
 
 @pytest.mark.filterwarnings("ignore:for .*no-op")
 def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(trainer):
     trainer.train_step(batch())
     model, optimizer = trainer.model, trainer.optimizer
-    model.load_full_state(AlexNet(model.held[0].config, 3, 224).full_state())  # as from a file: on the CPU
-    for column in model.held:
+    model.load_full_state(AlexNet(trainer.config.model, 3, 224).full_state())  # as from a file: on the CPU
+    for column in model.own_columns:
         buffers = {name: torch.zeros(parameter.shape) for name, parameter in column.named_parameters()}
         optimizer.restore(column, buffers, 0.001, epoch=2)
     with Watch():
