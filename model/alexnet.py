@@ -1,4 +1,4 @@
-"""The network of the paper: two columns, held by one process, or by two ranks that hold one each."""
+"""The paper's network: two columns, held by one process or by one rank each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,9 +114,7 @@ class AlexNet(nn.Module):
             return side_by_side(run, self.own_columns, images)
         return [run(column, images) for column in self.own_columns]
 
-    def _dropout(
-        self, hidden: list[Tensor], layer: Layer, masks: Masks | None
-    ) -> list[Tensor]:
+    def _dropout(self, hidden: list[Tensor], layer: Layer, masks: Masks | None) -> list[Tensor]:
         """Neurons left out in training, all of them at half strength otherwise (section 4.2)."""
         if not isinstance(layer, Full):
             return hidden
@@ -139,7 +137,7 @@ class AlexNet(nn.Module):
         num_columns = self.columns.num_columns
         for line in self.table:
             std, bias = config.init_std.of(line.name), config.init_bias.of(line.name)
-            own = [column.get_submodule(line.name) for column in self.own_columns]
+            own = [cast(nn.Linear, getattr(column, line.name)) for column in self.own_columns]
             rows, *fan_in = own[0].weight.shape
             full = torch.empty(num_columns * rows, *fan_in).normal_(0, std, generator=draws)
             for layer, column in zip(own, self.columns.held, strict=True):

@@ -40,17 +40,23 @@ class ModelConfig:
         columns: 2, or 1 for one column that holds all kernels.
         kernels: of conv1 to conv5, both columns together.
         half_kernels: convolutions with half of their kernels (section 3.2, the network on one GPU).
-        sixth_convolution: one more over the last pooling layer, like conv5, reading both columns (section 6).
-        leave_out: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7; figure 1).
-        cross_talk: convolutions that read both columns' maps, as fully connected layers always do (section 3.5).
+        sixth_convolution: one more over the last pooling layer, like conv5, reading both columns
+            (section 6).
+        leave_out: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7;
+            figure 1).
+        cross_talk: convolutions that read both columns' maps, as fully connected layers always do
+            (section 3.5).
         conv1_size: side of the first layer's kernels in pixels.
         conv1_stride: stride of the first layer in pixels.
-        pool_size: side of the pooling windows, which are 2 apart: 3 overlap, 2 do not (section 3.4).
+        pool_size: side of the pooling windows, which are 2 apart: 3 overlap, 2 do not (section
+            3.4).
         activation: of every hidden neuron: relu, or tanh (section 3.1).
         response_norm: normalise the responses of conv1 and conv2 (section 3.3).
         norm_alpha: alpha of the response norm, for each squared response (2012 code: 2e-5).
-        conv1_relu: where conv1's activation goes: before response norm, or after pooling (2012 code).
-        same_map_norm: normalise conv2's responses once more, by their neighbours in the same map (2012 code).
+        conv1_relu: where conv1's activation goes: before response norm, or after pooling (2012
+            code).
+        same_map_norm: normalise conv2's responses once more, by their neighbours in the same map
+            (2012 code).
         fc_width: neurons of each hidden fully connected layer, both columns together.
         init_std: standard deviation of the initial weights (section 5).
         init_bias: initial biases; 1 gives ReLUs positive inputs to begin with (section 5).
@@ -86,13 +92,14 @@ def check(config: ModelConfig) -> None:
     """ValueError where the network can't be built."""
     if len(config.kernels) != len(CONVOLUTIONS):
         raise ValueError(
-            f"model.kernels is {list(config.kernels)}; expected five numbers, for conv1 to conv5 (a sixth layer is "
-            "model.sixth_convolution: true)"
+            f"model.kernels is {list(config.kernels)}; expected five numbers, for conv1 to conv5 "
+            "(a sixth layer is model.sixth_convolution: true)"
         )
     if min(config.conv1_size, config.conv1_stride) < 1 or not 0 <= config.dropout < 1:
         raise ValueError(
-            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, dropout "
-            f"{config.dropout:g}; expected sizes of 1 or more, and a dropout of at least 0 and less than 1"
+            f"model: found conv1_size {config.conv1_size}, conv1_stride {config.conv1_stride}, "
+            f"dropout {config.dropout:g}; expected sizes of 1 or more, and a dropout of at least "
+            "0 and less than 1"
         )
     rates = {**vars(config.init_std), "norm_alpha": config.norm_alpha}
     negative = [f"{name} {value:g}" for name, value in rates.items() if (value or 0) < 0]
@@ -104,7 +111,8 @@ def check(config: ModelConfig) -> None:
     absent = sorted(set(config.cross_talk) & set(config.leave_out))
     if absent:
         raise ValueError(
-            f"model.cross_talk names {', '.join(absent)}, which model.leave_out leaves out; name a layer that is there"
+            f"model.cross_talk names {', '.join(absent)}, which model.leave_out leaves out; name "
+            "a layer that is there"
         )
 
 
@@ -115,6 +123,7 @@ def _check_widths(config: ModelConfig) -> None:
         share = config.columns * (2 if name in config.half_kernels else 1)
         if width < share or width % share:
             raise ValueError(
-                f"model: found {width} kernels or neurons in {name}; expected a multiple of {share}, to be shared by "
+                f"model: found {width} kernels or neurons in {name}; expected a multiple of "
+                f"{share}, to be shared by "
                 f"{config.columns} columns" + (" and halved" if name in config.half_kernels else "")
             )

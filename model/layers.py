@@ -1,4 +1,4 @@
-"""The network as a table, a line for each layer (paper, section 3.5). A variant edits lines of it."""
+"""The network as a table, a line for each layer (section 3.5); variants edit lines of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,14 +66,18 @@ def layers(config: ModelConfig, num_classes: int) -> list[Layer]:
     table = [_edited(line, config, num_classes) for line in PAPER]
     if config.sixth_convolution:
         fifth = next(place for place, line in enumerate(table) if line.name == "conv5")
-        table.insert(fifth + 1, Conv("conv6", config.kernels[4], size=3, padding=1, reads_both=True))
+        table.insert(
+            fifth + 1, Conv("conv6", config.kernels[4], size=3, padding=1, reads_both=True)
+        )
     for name in config.leave_out:
         table = _without(name, table)
     return table
 
 
 def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
-    """The shape of each layer by its name, for images of `crop` pixels; ValueError where pooling leaves nothing."""
+    """The shape of each layer by its name, for images of `crop` pixels; ValueError where pooling
+    leaves nothing.
+    """
     found: dict[str, Shape] = {}
     maps, side = 3, crop
     for line in table:
@@ -84,8 +88,8 @@ def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
             shape = Shape(seen, line.kernels // columns, _side(line, side))
             if side + 2 * line.padding < line.size or shape.side < 1:
                 raise ValueError(
-                    f"data.crop is {crop}, which leaves nothing of the maps at {line.name}; take larger crops, or a "
-                    "smaller model.conv1_size or model.conv1_stride"
+                    f"data.crop is {crop}, which leaves nothing of the maps at {line.name}; take "
+                    "larger crops, or a smaller model.conv1_size or model.conv1_stride"
                 )
         found[line.name] = shape
         maps, side = shape.gives, shape.side
@@ -93,7 +97,8 @@ def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
 
 
 def blocks(table: Sequence[Layer]) -> list[list[Layer]]:
-    """The table cut into runs of layers that a column computes alone: the columns exchange maps between them.
+    """The table cut into runs of layers that a column computes alone: the columns exchange maps
+    between them.
 
     The paper's: conv1 and conv2; conv3 to conv5; fc6; fc7; fc8.
     """
@@ -135,7 +140,8 @@ def _without(name: str, table: list[Layer]) -> list[Layer]:
     if isinstance(left_out, Conv) and isinstance(before, Conv) and left_out.pool:
         if before.pool:
             raise ValueError(
-                "model.leave_out leaves no convolution between two pooling layers; keep one of conv3, conv4, conv5"
+                "model.leave_out leaves no convolution between two pooling layers; keep one of "
+                "conv3, conv4, conv5"
             )
         before = replace(before, pool=left_out.pool)
     return [*table[: place - 1], before, *table[place + 1 :]]

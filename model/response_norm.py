@@ -1,4 +1,6 @@
-"""Local response normalisation (paper, section 3.3), with its derivative written out so that it can be fused."""
+"""Local response normalisation (paper, section 3.3), with its derivative written out so that it can
+be fused.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -10,14 +12,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
-"""n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm divides)."""
+"""n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm
+divides).
+"""
 
 Norm = Callable[[Tensor, float], Tensor]
 """Maps and alpha to maps."""
 
 
 def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
-    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x [N, C, H, W].
+    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x
+    [N, C, H, W].
 
     bfloat16 maps are computed in float32; on a CPU, but for the squares that are summed.
     """
@@ -25,15 +30,21 @@ def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
 
 
 def same_map_norm(x: Tensor) -> Tensor:
-    """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75; outside are zeros (2012 code)."""
+    """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75; outside are
+    zeros (2012 code).
+    """
     wide = _widened(x)
     d = 1 + 0.001 * F.avg_pool2d(wide.square(), 5, stride=1, padding=2)
     return (wide * _power(d)).to(x.dtype)
 
 
 def compiled_response_norm(device: torch.device) -> Norm:
-    """`response_norm` fused into a pass or two; itself, with a warning, where nothing can be compiled for `device`."""
-    kernels = _Kernels(torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False))
+    """`response_norm` fused into a pass or two; itself, with a warning, where nothing can be
+    compiled for `device`.
+    """
+    kernels = _Kernels(
+        torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False)
+    )
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
     except Exception as error:  # whatever the compiler finds wrong, training can do without it
@@ -101,10 +112,13 @@ def _power(d: Tensor) -> Tensor:
 
 
 def _window_sum(x: Tensor, precision: torch.dtype) -> Tensor:
-    """Sum over the 5 channels around each one; beyond the first and last there is nothing to add."""
+    """Sum over the 5 channels around each one; beyond the first and last there is nothing to
+    add.
+    """
     channels, reach = x.shape[1], SIZE // 2
     if precision == torch.bfloat16 and x.device.type == "cpu":
-        # A product with a banded matrix: what the compiler for CPUs makes of shifted sums is slow in this precision.
+        # A product with a banded matrix: what the compiler for CPUs makes of shifted sums is slow
+        # in this precision.
         index = torch.arange(channels, device=x.device)
         band = ((index[:, None] - index).abs() <= reach).to(precision)
         return (x.movedim(1, -1).to(precision) @ band).movedim(-1, 1).float()

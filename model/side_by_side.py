@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-def side_by_side(run: Callable[[Any, Tensor], Tensor], columns: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """`run(column, x)` for two columns, each on a thread of its own with half of the process's threads.
+def side_by_side(
+    run: Callable[[Any, Tensor], Tensor], columns: Sequence[nn.Module], x: Tensor
+) -> list[Tensor]:
+    """`run(column, x)` for two columns, each on a thread of its own with half of the process's
+    threads.
 
-    How a convolution adds up its weights' gradient depends on the number of threads: this way these layers come to the
-    bits that two ranks come to. `x` gets no gradient.
+    How a convolution adds up its weights' gradient depends on the number of threads: this way these
+    layers come to the bits that two ranks come to. `x` gets no gradient.
     """
     parameters = [parameter for column in columns for parameter in column.parameters()]
     return list(_SideBySide.apply(run, columns, x, *parameters))
@@ -23,7 +26,9 @@ class _SideBySide(torch.autograd.Function):
     """Each column keeps a graph of its own; the backward pass runs them side by side, too."""
 
     @staticmethod
-    def forward(ctx: Any, run: Callable, columns: Sequence[nn.Module], x: Tensor, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any, run: Callable, columns: Sequence[nn.Module], x: Tensor, *parameters: Tensor
+    ) -> Any:
         precision = torch.get_autocast_dtype(x.device.type)
         enabled = torch.is_autocast_enabled(x.device.type)
 

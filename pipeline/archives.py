@@ -1,4 +1,6 @@
-"""Images inside tar archives: where each lies, so that it is read in place and nothing is ever unpacked."""
+"""Images inside tar archives: where each lies, so that it is read in place and nothing is ever
+unpacked.
+"""
 
 import mmap
 import os
@@ -25,10 +27,12 @@ class Member(NamedTuple):
 
 
 def members(path: Path) -> list[Member]:
-    """Every file in the archive; those of an archive inside it are named by its stem (ImageNet's training set).
+    """Every file in the archive; those of an archive inside it are named by its stem (ImageNet's
+    training set).
 
-    A name that occurs twice stands for its last file, as when one unpacks. ValueError where it is no tar file, is not
-    whole, is compressed, or holds what can't be read in place: symbolic links, or names that lead out of it.
+    A name that occurs twice stands for its last file, as when one unpacks. ValueError where it is
+    no tar file, is not whole, is compressed, or holds what can't be read in place: symbolic links,
+    or names that lead out of it.
     """
     found: dict[str, Member] = {}
     try:
@@ -42,12 +46,18 @@ def members(path: Path) -> list[Member]:
                     for _, file in _files(inner, folder, member.offset, member.size):
                         found[file.name] = file
     except (tarfile.TarError, ValueError) as error:
-        raise ValueError(f"{path}: expected a tar archive that is whole and not compressed ({error})") from error
+        raise ValueError(
+            f"{path}: expected a tar archive that is whole and not compressed ({error})"
+        ) from error
     return list(found.values())
 
 
-def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iterator[tuple[tarfile.TarInfo, Member]]:
-    """The files of an archive that takes `size` bytes from `start` on; ValueError unless all of it is there."""
+def _files(
+    archive: tarfile.TarFile, folder: str, start: int, size: int
+) -> Iterator[tuple[tarfile.TarInfo, Member]]:
+    """The files of an archive that takes `size` bytes from `start` on; ValueError unless all of it
+    is there.
+    """
     places: dict[str, Member] = {}
     for entry in archive:
         name = entry.name.removeprefix("./")
@@ -59,7 +69,9 @@ def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iter
             # Another name for an earlier file.
             target = places.get(entry.linkname.removeprefix("./"))
             if target is None:
-                raise ValueError(f"{name} is a link to {entry.linkname}, which does not come before it")
+                raise ValueError(
+                    f"{name} is a link to {entry.linkname}, which does not come before it"
+                )
             place = target._replace(name=folder + name)
         elif entry.isfile():
             place = Member(folder + name, start + entry.offset_data, entry.size)
@@ -67,7 +79,8 @@ def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iter
             continue
         places[name] = place
         yield entry, place
-    # tarfile stops at anything that is no header, without a word; only zeros may follow the last file.
+    # tarfile stops at anything that is no header, without a word; only zeros may follow the last
+    # file.
     archive.fileobj.seek(archive.offset)
     end = archive.fileobj.read(_LONGEST_END + 1)
     if not 0 < len(end) <= _LONGEST_END or len(end) != size - archive.offset or any(end):
@@ -75,7 +88,9 @@ def _files(archive: tarfile.TarFile, folder: str, start: int, size: int) -> Iter
 
 
 def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
-    """`size` bytes of a file from `offset` on; all the rest by default. OSError or ValueError where it has none."""
+    """`size` bytes of a file from `offset` on; all the rest by default. OSError or ValueError where
+    it has none.
+    """
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("not a regular file")
@@ -95,10 +110,14 @@ class Archives:
     def __init__(self) -> None:
         self._maps: dict[str, mmap.mmap] = {}
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # ImageNet comes as a thousand archives
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most, most)
+        )  # ImageNet comes as a thousand archives
 
     def read_ahead(self, path: str, offset: int, size: int) -> None:
-        """Have the system fetch the bytes while something else is done; `read` would wait for each image's."""
+        """Have the system fetch the bytes while something else is done; `read` would wait for each
+        image's.
+        """
         archive = self._map(path)
         start = offset // mmap.PAGESIZE * mmap.PAGESIZE
         size = min(offset + size, len(archive)) - start

@@ -1,13 +1,12 @@
 """The prepared folder: what `tools/prep_imagenet.py` writes and training reads.
 
-train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them too
-sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright); for images inside archives,
-                     `train_spans`, `val_spans`: see ImageList
-classes.txt          class names, a line a class; line k is label k
-stats.npz            see PixelStats
-rejected.txt         path, tab, reason: files that could not be used
-mended.txt           path, tab, what was wrong: files that are stored as what they should have been
-dataset.yaml         roots (relative ones are in here), counts, fingerprint, and how the folder was made
+train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them
+too sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright); for
+images inside archives, `train_spans`, `val_spans`: see ImageList classes.txt          class names,
+a line a class; line k is label k stats.npz            see PixelStats rejected.txt         path,
+tab, reason: files that could not be used mended.txt           path, tab, what was wrong: files that
+are stored as what they should have been dataset.yaml         roots (relative ones are in here),
+counts, fingerprint, and how the folder was made
 """
 
 import hashlib
@@ -29,16 +28,18 @@ _FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz
 
 
 class DatasetError(ValueError):
-    """A prepared folder, a source folder or an image that can't be used, and what to do about it."""
+    """A prepared folder, a source folder or an image that can't be used, and what to do about
+    it.
+    """
 
 
 @dataclass(frozen=True)
 class ImageList:
     """A file list held as one blob of bytes: a million paths cost what their characters cost.
 
-    `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n] int64; `sizes`
-    [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64: how many bytes of the path
-    name the archive, and offset and size of the image in it.
+    `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
+    int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
+    how many bytes of the path name the archive, and offset and size of the image in it.
     """
 
     root: str
@@ -53,7 +54,9 @@ class ImageList:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """The file of image `index`, relative to the root; inside an archive, the archive's name goes before."""
+        """The file of image `index`, relative to the root; inside an archive, the archive's name
+        goes before.
+        """
         return os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes())
 
     def path(self, index: int) -> str:
@@ -71,7 +74,9 @@ class ImageList:
         """Some of the images, in the order given."""
         spans = None if self.spans is None else self.spans[indices]
         places = (self.starts[indices], self.ends[indices])
-        return ImageList(self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans)
+        return ImageList(
+            self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans
+        )
 
     def content(self, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError or ValueError where it can't be read."""
@@ -91,55 +96,79 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open `folder`; DatasetError where it is missing, half-written, changed, or of another format."""
+        """Open `folder`; DatasetError where it is missing, half-written, changed, or of another
+        format.
+        """
         about = _read_about(folder)
         missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
         if missing:
-            raise DatasetError(f"{folder}: {', '.join(missing)} missing; prepare it again with tools/prep_imagenet.py")
+            raise DatasetError(
+                f"{folder}: {', '.join(missing)} missing; prepare it again with "
+                "tools/prep_imagenet.py"
+            )
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(
-                f"{folder}: its files are not those that dataset.yaml was written for (changed or half-copied); "
-                "prepare it again with tools/prep_imagenet.py"
+                f"{folder}: its files are not those that dataset.yaml was written for (changed or "
+                "half-copied); prepare it again with tools/prep_imagenet.py"
             )
         with np.load(folder / "sizes.npz") as sizes:
             train, val = (
                 read_list(
-                    folder / f"{part}.txt", str(folder / about[f"{part}_root"]), sizes[part], sizes.get(f"{part}_spans")
+                    folder / f"{part}.txt",
+                    str(folder / about[f"{part}_root"]),
+                    sizes[part],
+                    sizes.get(f"{part}_spans"),
                 )
                 for part in ("train", "val")
             )
         classes = os.fsdecode((folder / "classes.txt").read_bytes()).split("\n")[:-1]
-        return cls(folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"])
+        return cls(
+            folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"]
+        )
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the lists, sizes, classes and statistics: equal for the same images prepared the same way."""
+    """SHA-256 over the lists, sizes, classes and statistics: equal for the same images prepared the
+    same way.
+    """
     digest = hashlib.sha256()
     for name in _FINGERPRINTED:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
 
-def read_list(path: Path, root: str, sizes: NDArray[np.int32], spans: NDArray[np.int64] | None = None) -> ImageList:
-    """Parse a `relative/path label` list without making a Python object a line; a path may hold spaces."""
+def read_list(
+    path: Path, root: str, sizes: NDArray[np.int32], spans: NDArray[np.int64] | None = None
+) -> ImageList:
+    """Parse a `relative/path label` list without making a Python object a line; a path may hold
+    spaces.
+    """
     text = np.fromfile(path, np.uint8)
     line_ends = np.flatnonzero(text == ord("\n"))
     if len(line_ends) != len(sizes) or len(line_ends) == 0 or line_ends[-1] != len(text) - 1:
-        raise DatasetError(f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(line_ends)}")
+        raise DatasetError(
+            f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(line_ends)}"
+        )
     starts = np.concatenate([[0], line_ends[:-1] + 1])
     spaces = np.flatnonzero(text == ord(" "))
     last_space = np.searchsorted(spaces, line_ends) - 1
     ends = spaces[last_space] if len(spaces) else np.zeros_like(starts)
     if (last_space < 0).any() or (ends <= starts).any():
         line = int(np.argmax((last_space < 0) | (ends <= starts))) + 1
-        raise DatasetError(f"{path}:{line}: expected 'relative/path label'; rebuild it with tools/prep_imagenet.py")
-    return ImageList(root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes, spans)
+        raise DatasetError(
+            f"{path}:{line}: expected 'relative/path label'; rebuild it with tools/prep_imagenet.py"
+        )
+    return ImageList(
+        root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes, spans
+    )
 
 
 def write_list(path: Path, names: Sequence[str], labels: Sequence[int]) -> None:
     """Write a `relative/path label` list."""
     with open(path, "wb") as file:
-        file.writelines(os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True))
+        file.writelines(
+            os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True)
+        )
 
 
 class Listed(NamedTuple):
@@ -153,7 +182,9 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Everything that a prepared folder holds, before it is one; `rejected` and `mended` are (path, why)."""
+    """Everything that a prepared folder holds, before it is one; `rejected` and `mended` are (path,
+    why).
+    """
 
     train: Listed
     val: Listed
@@ -174,7 +205,9 @@ class PreparedFiles:
         np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
         for name, files in (("rejected.txt", self.rejected), ("mended.txt", self.mended)):
-            _write_lines(folder / name, [f"{one_line(path)}\t{one_line(why)}" for path, why in files])
+            _write_lines(
+                folder / name, [f"{one_line(path)}\t{one_line(why)}" for path, why in files]
+            )
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
         about = {"format": FORMAT, "fingerprint": fingerprint(folder), **self.about}
@@ -202,7 +235,11 @@ def _read_about(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         about = None
     expected = ("format", "fingerprint", "train_root", "val_root")
-    if not isinstance(about, dict) or about.get("format") != FORMAT or not about.keys() >= set(expected):
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != FORMAT
+        or not about.keys() >= set(expected)
+    ):
         raise DatasetError(
             f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
             "prepare the folder again with tools/prep_imagenet.py"
@@ -223,5 +260,7 @@ def _numbers(
         wrong |= inside & ((digits < 0) | (digits > 9))
         values = np.where(inside, values * 10 + digits, values)
     if wrong.any():
-        raise DatasetError(f"{path}:{int(np.argmax(wrong)) + 1}: the last word is not a label; expected a number")
+        raise DatasetError(
+            f"{path}:{int(np.argmax(wrong)) + 1}: the last word is not a label; expected a number"
+        )
     return values

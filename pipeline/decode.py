@@ -15,7 +15,9 @@ from pipeline import graph
 from pipeline.faults import MachineError, gist, machine_error
 
 MAX_PIXELS = 178_956_970
-"""Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the memory."""
+"""Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the
+memory.
+"""
 
 MOST_TOGETHER = 64
 """Files that are decoded in one batch at most."""
@@ -23,7 +25,9 @@ MOST_TOGETHER = 64
 Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
 _ORIENTATION = 274  # EXIF
 _VERDICT = re.compile(r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type")
-"""What DALI says of an image: damaged, or of a kind that it does not know (nvImageCodec's statuses 3 and 4)."""
+"""What DALI says of an image: damaged, or of a kind that it does not know (nvImageCodec's statuses
+3 and 4).
+"""
 
 
 class Undecodable(ValueError):
@@ -31,7 +35,9 @@ class Undecodable(ValueError):
 
 
 class Header(NamedTuple):
-    """What a file's header says: format and mode by Pillow's names, and its EXIF orientation (1 is upright)."""
+    """What a file's header says: format and mode by Pillow's names, and its EXIF orientation (1 is
+    upright).
+    """
 
     format: str
     mode: str
@@ -40,13 +46,19 @@ class Header(NamedTuple):
 
 
 def look(data: NDArray[np.uint8]) -> Header:
-    """Read the header alone; ValueError where it is no image, or one that is too large to decode."""
+    """Read the header alone; ValueError where it is no image, or one that is too large to
+    decode.
+    """
     try:
         with Image.open(io.BytesIO(data.tobytes())) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken")
-            kind = "JPEG" if image.format == "MPO" else image.format or ""  # a JPEG file with more pictures behind it
+                raise ValueError(
+                    f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken"
+                )
+            kind = (
+                "JPEG" if image.format == "MPO" else image.format or ""
+            )  # a JPEG file with more pictures behind it
             return Header(kind, image.mode, _orientation(image), width * height)
     except UnidentifiedImageError:
         raise ValueError("not an image, or cut short in its header") from None
@@ -55,7 +67,8 @@ def look(data: NDArray[np.uint8]) -> Header:
 def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One file's content as RGB [height, width, 3], upright.
 
-    ValueError where it is no image that DALI decodes, MachineError where memory or the decoder itself fails.
+    ValueError where it is no image that DALI decodes, MachineError where memory or the decoder
+    itself fails.
     """
     if look(data).format == "GIF":
         raise ValueError("a GIF file, which DALI does not decode; --resize would store it as JPEG")
@@ -63,7 +76,8 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """`decode` for up to MOST_TOGETHER files whose headers are known to be sound, which is cheaper than one by one.
+    """`decode` for up to MOST_TOGETHER files whose headers are known to be sound, which is cheaper
+    than one by one.
 
     Undecodable does not say which of them it means.
     """
@@ -76,7 +90,9 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
         _pipeline.cache_clear()  # a pipeline that has failed once does not run again
         if _VERDICT.search(str(error)):
             raise Undecodable(gist(error)) from error
-        raise machine_error(error) or MachineError(f"DALI's decoder failed ({gist(error)})") from error
+        raise machine_error(error) or MachineError(
+            f"DALI's decoder failed ({gist(error)})"
+        ) from error
 
 
 @lru_cache(maxsize=1)

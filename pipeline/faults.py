@@ -4,7 +4,9 @@ import re
 
 import torch
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation", re.IGNORECASE
+)
 _DEVICE = re.compile(r"CUDA (error|runtime API error|driver API error)|CUDNN_STATUS|NVML|nvJPEG")
 _MISTAKE = "device-side assert"
 """A kernel that found an index out of range: a mistake in a program, which the GPU only reports."""
@@ -15,32 +17,42 @@ class MachineError(OSError):
 
 
 def machine_error(error: BaseException) -> MachineError | None:
-    """The message for people where `error` means that memory or a GPU failed; None where it means anything else."""
+    """The message for people where `error` means that memory or a GPU failed; None where it means
+    anything else.
+    """
     if isinstance(error, MachineError):
         return error
     if not isinstance(error, (MemoryError, RuntimeError)):
         return None
     said = gist(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(str(error)):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(
+        str(error)
+    ):
         return MachineError(
-            f"out of memory ({said}); the same command goes on from what is saved. See what else runs here (free -h, "
-            "nvidia-smi); a smaller batch takes less"
+            f"out of memory ({said}); the same command goes on from what is saved. See what else "
+            "runs here (free -h, nvidia-smi); a smaller batch takes less"
         )
-    if (isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))) and _MISTAKE not in str(error):
+    if (
+        isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
+    ) and _MISTAKE not in str(error):
         return MachineError(
-            f"the GPU or its driver failed ({said}); the same command goes on from what is saved. nvidia-smi and the "
-            "kernel's log (dmesg, lines with Xid) say more of the GPU"
+            f"the GPU or its driver failed ({said}); the same command goes on from what is saved. "
+            "nvidia-smi and the kernel's log (dmesg, lines with Xid) say more of the GPU"
         )
     return None
 
 
 def gist(error: BaseException) -> str:
-    """What an error says, without a library's advice and traceback behind it; its kind where it says nothing."""
+    """What an error says, without a library's advice and traceback behind it; its kind where it
+    says nothing.
+    """
     text = str(error)
     if "encountered:" in text:  # DALI quotes the lines that defined the graph first
         text = text.split("encountered:", 1)[1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (
-        " ".join(lines[:2])[:300].removesuffix("Current pipeline object is no longer valid.").strip()
+        " ".join(lines[:2])[:300]
+        .removesuffix("Current pipeline object is no longer valid.")
+        .strip()
         or type(error).__name__
     )

@@ -1,6 +1,5 @@
 """Files and folders that appear whole or not at all."""
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -10,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its name when the block ends well.
 
-    The bytes are on disk before the name is, so a crash leaves the old file or the new one, never a part.
+    The bytes are on disk before the name is, so a crash leaves the old file or the new one, never a
+    part.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -31,7 +33,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Make a folder beside `path` that takes its name when the block ends well; `path` may not hold anything yet."""
+    """Make a folder beside `path` that takes its name when the block ends well; `path` may not hold
+    anything yet.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -46,38 +50,37 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def locked(path: Path, in_use: str) -> FileLock:
+    """Hold a lock on `path`, until it is released or this process ends.
+
+    ValueError, with the words `in_use`, where another process holds it.
+    """
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{in_use}, or choose another folder") from None
+    except OSError as error:
+        raise ValueError(
+            f"{path} can't be locked against other processes ({error}); mount its file system "
+            "with locks, or choose another folder"
+        ) from None
+    return lock
+
+
 @contextmanager
 def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
     """(folder, notes): `folder` takes the name `path` when the block ends well, and `notes` goes.
 
-    A block that is killed finds both as it left them when it comes again for the same `identity`; one that ends in a
-    ValueError does not. ValueError where something else, or someone else, is at it.
+    Resumable: after a kill, a rerun with the same `identity` finds both as they were. After a
+    ValueError it starts afresh. ValueError where another process is making the same folder, or it
+    was begun with another identity.
     """
     work = path.with_name(f".{path.name}.unfinished")
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} is being made by another process; wait for it, or choose another name") from None
-        except OSError as error:
-            raise ValueError(
-                f"{path} can't be locked against other processes ({error}): its file system has no flock; mount it "
-                "with locks, or choose a folder elsewhere"
-            ) from None
-        begun_for = work / "identity"
-        if begun_for.exists() and begun_for.read_text() != identity:
-            raise ValueError(
-                f"{work} holds an unfinished {path.name} that was begun with other files or options; "
-                f"go on with those, or remove it: rm -r {shlex.quote(str(work))}"
-            )
-        folder, notes = work / "folder", work / "notes"
-        if not folder.exists():
-            shutil.rmtree(notes, ignore_errors=True)  # they tell of what is no longer there
-        folder.mkdir(exist_ok=True)
-        notes.mkdir(exist_ok=True)
-        with atomic_write(begun_for) as file:
-            file.write(identity.encode())
+    lock = locked(work / "lock", f"{path} is being made by another process; wait for it")
+    try:
+        folder, notes = _begin(work, path.name, identity)
         try:
             yield folder, notes
         except ValueError:
@@ -86,7 +89,27 @@ def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
         os.sync()  # may be a million files
         os.rename(folder, path)
         _discard(work)
+    finally:
+        lock.release()
     _sync(path.parent)
+
+
+def _begin(work: Path, name: str, identity: str) -> tuple[Path, Path]:
+    """The folder and the notes in `work`, new or as an earlier process left them."""
+    begun_for = work / "identity"
+    if begun_for.exists() and begun_for.read_text() != identity:
+        raise ValueError(
+            f"{work} holds an unfinished {name} that was begun with other files or options; "
+            f"resume it with those, or remove it: rm -r {shlex.quote(str(work))}"
+        )
+    folder, notes = work / "folder", work / "notes"
+    if not folder.exists():
+        shutil.rmtree(notes, ignore_errors=True)  # they tell of what is no longer there
+    folder.mkdir(exist_ok=True)
+    notes.mkdir(exist_ok=True)
+    with atomic_write(begun_for) as file:
+        file.write(identity.encode())
+    return folder, notes
 
 
 def _discard(work: Path) -> None:
@@ -96,7 +119,9 @@ def _discard(work: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make what `path` holds (bytes of a file, names in a folder) survive a crash of the machine."""
+    """Make what `path` holds (bytes of a file, names in a folder) survive a crash of the
+    machine.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

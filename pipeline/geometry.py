@@ -1,4 +1,6 @@
-"""Crops of the resized image as regions of the file's own pixels, so that nothing else need be decoded or resized."""
+"""Crops of the resized image as regions of the file's own pixels, so that nothing else need be
+decoded or resized.
+"""
 
 from typing import NamedTuple
 
@@ -9,16 +11,19 @@ from numpy.typing import NDArray
 class Regions(NamedTuple):
     """Regions of n images in their own pixels, (top, left) and (bottom, right)."""
 
-    decode_start: NDArray[np.int32]  # [n, 2] whole pixels to decode, a margin for the filter included
+    decode_start: NDArray[
+        np.int32
+    ]  # [n, 2] whole pixels to decode, a margin for the filter included
     decode_end: NDArray[np.int32]  # [n, 2]
     start: NDArray[np.float32]  # [n, 2] what the crop covers, relative to decode_start; not whole
     end: NDArray[np.float32]  # [n, 2] left and right change places where the crop is mirrored
 
 
 def on_the_grid(sizes: NDArray[np.int32], resize: int) -> bool:
-    """Whether the images of `sizes` [n, 2] are stored resized, their central square on whole pixels.
+    """Whether the images of `sizes` [n, 2] are stored resized, their central square on whole
+    pixels.
 
-    Their crops need no resampling: see `pipeline.store`.
+    Their crops need no resampling: see `pipeline.prepare.store`.
     """
     spare = sizes - resize
     return bool((spare.min(axis=1) == 0).all() and (spare % 2 == 0).all())
@@ -32,11 +37,13 @@ def source_regions(
     crop: int,
     resample: bool = True,
 ) -> Regions:
-    """Where `crop` x `crop` pixels at `corners` of the central `resize` x `resize` square lie in images of `sizes`.
+    """Where `crop` x `crop` pixels at `corners` of the central `resize` x `resize` square lie in
+    images of `sizes`.
 
-    Resizing the shorter side to `resize` scales both axes alike, by a factor that need not give a whole number
-    of pixels on the longer one (paper, section 2): regions in source pixels have no such rounding. What a triangle
-    filter reaches beyond the crop is decoded too, unless there is nothing to `resample`.
+    Resizing the shorter side to `resize` scales both axes alike, by a factor that need not give a
+    whole number of pixels on the longer one (paper, section 2): regions in source pixels have no
+    such rounding. What a triangle filter reaches beyond the crop is decoded too, unless there is
+    nothing to `resample`.
     """
     shorter = sizes.min(axis=1, keepdims=True)
     scale = shorter / resize

@@ -35,9 +35,10 @@ class Batch(NamedTuple):
 class Appearance:
     """From pixels to network input: sizes, mean and lighting.
 
-    The shorter side is resized to `resize` and the crop is `crop` pixels square. `mean_image` [crop, crop, 3] is
-    subtracted; lighting adds `directions` [3, 3] times three normal draws (paper, section 4.1) to every pixel, and
-    multiplies images that it is added to by `lit_gain` (2012 code).
+    The shorter side is resized to `resize` and the crop is `crop` pixels square. `mean_image`
+    [crop, crop, 3] is subtracted; lighting adds `directions` [3, 3] times three normal draws
+    (paper, section 4.1) to every pixel, and multiplies images that it is added to by `lit_gain`
+    (2012 code).
     """
 
     resize: int
@@ -48,9 +49,17 @@ class Appearance:
 
     @classmethod
     def of(
-        cls, stats: PixelStats, resize: int, crop: int, mean: str, lighting_std: float, lit_gain: float = 1.0
+        cls,
+        stats: PixelStats,
+        resize: int,
+        crop: int,
+        mean: str,
+        lighting_std: float,
+        lit_gain: float = 1.0,
     ) -> "Appearance":
-        """`mean` is "image" (per pixel, as in the paper) or "channel"; `lighting_std` 0 switches lighting off."""
+        """`mean` is "image" (per pixel, as in the paper) or "channel"; `lighting_std` 0 switches
+        lighting off.
+        """
         square = stats.mean_at(resize)
         if mean == "channel":
             square = np.broadcast_to(stats.channel_mean.astype(np.float32), square.shape)
@@ -60,7 +69,9 @@ class Appearance:
 
 
 class Loader:
-    """Iterates over the batches of a plan from `first_step` on, preparing the next ones while one is being used."""
+    """Iterates over the batches of a plan from `first_step` on, preparing the next ones while one
+    is being used.
+    """
 
     def __init__(
         self,
@@ -77,7 +88,8 @@ class Loader:
     ) -> None:
         """This rank is `part` of `num_parts`; `batch_size` is what falls to it."""
         self._images, self._plan, self._appearance = images, plan, appearance
-        # A step's views are wanted when its files are read ahead, when they are asked for, and when they arrive.
+        # A step's views are wanted when its files are read ahead, when they are asked for, and when
+        # they arrive.
         self._views = lru_cache(maxsize=8)(lambda step: plan.views(step, part, num_parts))
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -101,7 +113,9 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order. DatasetError names the file that can't be read or decoded; MachineError blames none."""
+        """Batches in order. DatasetError names the file that can't be read or decoded; MachineError
+        blames none.
+        """
         for step in range(self._first_step, self._plan.num_steps):
             views = self._views(step)
             try:
@@ -117,7 +131,8 @@ class Loader:
         views = self._views(step)
         if images.spans is None:
             files = [
-                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]]) for i in views.indices
+                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]])
+                for i in views.indices
             ]
         else:
             files = [self._archives.read(*images.archive(i)) for i in views.indices]
@@ -125,25 +140,37 @@ class Loader:
                 for i in self._views(step + 1).indices:
                     self._archives.read_ahead(*images.archive(i))
         regions = source_regions(
-            images.sizes[views.indices], views.corners, views.mirrored, appearance.resize, appearance.crop, resample
+            images.sizes[views.indices],
+            views.corners,
+            views.mirrored,
+            appearance.resize,
+            appearance.crop,
+            resample,
         )
         flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
         shift = views.lighting @ appearance.directions.T.astype(np.float32)
         lit = views.lighting.any(axis=1)
-        gain = (np.where(lit, appearance.lit_gain, 1).astype(np.float32),) if self._form.has_gain else ()
+        gain = (
+            (np.where(lit, appearance.lit_gain, 1).astype(np.float32),)
+            if self._form.has_gain
+            else ()
+        )
         return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip, gain)
 
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
             return labels
-        return labels.pin_memory().to(self._device, non_blocking=True)  # unpinned, it would wait for the network
+        return labels.pin_memory().to(
+            self._device, non_blocking=True
+        )  # unpinned, it would wait for the network
 
     def _take(self, images: Any) -> Tensor:
         """The graph's output as a tensor."""
         if self._copies is None:
             return torch.from_dlpack(images.as_tensor())
-        # DALI takes its GPU buffer back as soon as the host lets go of it, whatever is still queued to read it. The
-        # copy is therefore finished first, on a stream of its own: this waits for data, never for the network.
+        # DALI takes its GPU buffer back as soon as the host lets go of it, whatever is still queued
+        # to read it. The copy is therefore finished first, on a stream of its own: this waits for
+        # data, never for the network.
         with torch.cuda.stream(self._copies):
             copy = torch.from_dlpack(images.as_tensor()).clone()
         self._copies.synchronize()
@@ -151,7 +178,9 @@ class Loader:
         return copy
 
     def _explained(self, views: Views, error: RuntimeError) -> Exception:
-        """Why the graph failed: the machine, or the file that can't be used, or neither that can be told."""
+        """Why the graph failed: the machine, or the file that can't be used, or neither that can be
+        told.
+        """
         fault = machine_error(error)
         if fault is not None:
             return fault
@@ -169,10 +198,10 @@ class Loader:
             if [height, width] != self._images.sizes[index].tolist():
                 expected = "x".join(map(str, self._images.sizes[index][::-1]))
                 return DatasetError(
-                    f"{path} is {width}x{height} pixels, but was {expected} when the lists were made; "
-                    "prepare the folder again with tools/prep_imagenet.py"
+                    f"{path} is {width}x{height} pixels, but was {expected} when the lists were "
+                    "made; prepare the folder again with tools/prep_imagenet.py"
                 )
         return MachineError(
-            f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded alone "
-            f"({gist(error)}); the same command goes on from what is saved"
+            f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded "
+            f"alone ({gist(error)}); the same command goes on from what is saved"
         )

@@ -1,4 +1,6 @@
-"""What every step shows the network: a pure function of (seed, step), with nothing to save and nothing to restore."""
+"""What every step shows the network: a pure function of (seed, step), with nothing to save and
+nothing to restore.
+"""
 
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -11,10 +13,14 @@ class Views(NamedTuple):
     """How to show some rows of a batch, n of them."""
 
     indices: NDArray[np.int64]  # [n] which image
-    corners: NDArray[np.int64]  # [n, 2] top and left of the crop, in pixels of the resized central square
+    corners: NDArray[
+        np.int64
+    ]  # [n, 2] top and left of the crop, in pixels of the resized central square
     mirrored: NDArray[np.bool_]  # [n] flipped left to right
     lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
-    counted: NDArray[np.bool_]  # [n] False where an image only fills up the last batch of an evaluation
+    counted: NDArray[
+        np.bool_
+    ]  # [n] False where an image only fills up the last batch of an evaluation
 
 
 class Plan(Protocol):
@@ -23,16 +29,20 @@ class Plan(Protocol):
     num_steps: int
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
-        """Rows of global step `step` that fall to `part` of `num_parts`; the parts in order make up the batch."""
+        """Rows of global step `step` that fall to `part` of `num_parts`; the parts in order make up
+        the batch.
+        """
         ...
 
 
 class TrainingPlan:
-    """Each epoch shows every image at most once, in a new order, each with a crop, a flip and a lighting of its own.
+    """Each epoch shows every image at most once, in a new order, each with a crop, a flip and a
+    lighting of its own.
 
-    The order depends on (seed, epoch) and the rest on (seed, epoch, image) alone, so the batches are the same for
-    any number of ranks and from any step on. An epoch drops its last partial batch. Crops are uniform over all
-    positions inside the central square, flips are fair (paper, section 4.1).
+    The order depends on (seed, epoch) and the rest on (seed, epoch, image) alone, so the batches
+    are the same for any number of ranks and from any step on. An epoch drops its last partial
+    batch. Crops are uniform over all positions inside the central square, flips are fair (paper,
+    section 4.1).
     """
 
     def __init__(
@@ -45,15 +55,19 @@ class TrainingPlan:
         crops_and_flips: bool = True,
         lighting_epochs: int | None = None,
     ) -> None:
-        """`batch_size` is global; `margin` is the side of the resized square less that of the crop, in pixels.
+        """`batch_size` is global; `margin` is the side of the resized square less that of the crop,
+        in pixels.
 
-        Without `crops_and_flips` every image is shown by its central crop; after `lighting_epochs` all lighting is 0.
+        Without `crops_and_flips` every image is shown by its central crop; after `lighting_epochs`
+        all lighting is 0.
         """
         self.num_steps = num_steps
         self.steps_per_epoch = num_images // batch_size
         self._batch_size = batch_size
         # Two epochs: the reader is ahead of the trainer and crosses into the next one first.
-        self._draws = lru_cache(maxsize=2)(lambda epoch: _draw_epoch(num_images, margin, seed, epoch))
+        self._draws = lru_cache(maxsize=2)(
+            lambda epoch: _draw_epoch(num_images, margin, seed, epoch)
+        )
         self._centre = None if crops_and_flips else margin // 2
         self._lighting_epochs = lighting_epochs
 
@@ -64,16 +78,22 @@ class TrainingPlan:
         first, count = _rows(self._batch_size, part, num_parts)
         start = step_in_epoch * self._batch_size + first
         indices = order[start : start + count]
-        views = Views(indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool))
+        views = Views(
+            indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool)
+        )
         if self._centre is not None:
-            views = views._replace(corners=np.full_like(views.corners, self._centre), mirrored=np.zeros(count, bool))
+            views = views._replace(
+                corners=np.full_like(views.corners, self._centre), mirrored=np.zeros(count, bool)
+            )
         if self._lighting_epochs is not None and epoch >= self._lighting_epochs:
             views = views._replace(lighting=np.zeros_like(views.lighting))
         return views
 
 
 class EvaluationPlan:
-    """Every image exactly once, in order, as it is; the last batch is filled up with rows that are not counted."""
+    """Every image exactly once, in order, as it is; the last batch is filled up with rows that are
+    not counted.
+    """
 
     def __init__(self, num_images: int, batch_size: int) -> None:
         self.num_steps = -(-num_images // batch_size)
@@ -100,7 +120,9 @@ def _rows(batch_size: int, part: int, num_parts: int) -> tuple[int, int]:
     return part * count, count
 
 
-def _draw_epoch(num_images: int, margin: int, seed: int, epoch: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def _draw_epoch(
+    num_images: int, margin: int, seed: int, epoch: int
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Order of the images, and by image its crop corner, flip and lighting."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = rng.permutation(num_images)

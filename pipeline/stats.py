@@ -1,4 +1,6 @@
-"""Statistics of the training pixels: the mean that is subtracted and the colours that lighting noise follows."""
+"""Statistics of the training pixels: the mean that is subtracted and the colours that lighting
+noise follows.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +17,12 @@ _OFFSET = 128.0  # moments about mid-grey lose fewer digits than moments about b
 
 @dataclass(frozen=True)
 class PixelStats:
-    """Statistics of RGB pixels on the 0..255 scale, over the central 256x256 of every training image.
+    """Statistics of RGB pixels on the 0..255 scale, over the central 256x256 of every training
+    image.
 
-    `mean_image` [256, 256, 3] float32; `channel_mean` [3] float64; `eigenvalues` [3], variances in grey
-    levels squared, largest first; `eigenvectors` [3, 3], one a column, of the RGB covariance (paper, section 4.1).
+    `mean_image` [256, 256, 3] float32; `channel_mean` [3] float64; `eigenvalues` [3], variances in
+    grey levels squared, largest first; `eigenvectors` [3, 3], one a column, of the RGB covariance
+    (paper, section 4.1).
     """
 
     mean_image: NDArray[np.float32]
@@ -27,17 +31,26 @@ class PixelStats:
     eigenvectors: NDArray[np.float64]
 
     def mean_at(self, size: int) -> NDArray[np.float32]:
-        """The mean image [size, size, 3] at another resolution, by area averaging (exact where size divides 256)."""
+        """The mean image [size, size, 3] at another resolution, by area averaging (exact where size
+        divides 256).
+        """
         weights = _area_weights(STATS_SIZE, size)
-        return np.einsum("ij,jkc,lk->ilc", weights, self.mean_image, weights, optimize=True).astype(np.float32)
+        return np.einsum("ij,jkc,lk->ilc", weights, self.mean_image, weights, optimize=True).astype(
+            np.float32
+        )
 
     def lighting_directions(self) -> NDArray[np.float64]:
-        """[3, 3]: column i is eigenvector i times the square root of its eigenvalue, in grey levels (2012 code)."""
+        """[3, 3]: column i is eigenvector i times the square root of its eigenvalue, in grey levels
+        (2012 code).
+        """
         return self.eigenvectors * np.sqrt(self.eigenvalues)
 
     def save(self, file: BinaryIO) -> None:
         """Write `stats.npz`; its entry `scale` says in words what the numbers mean."""
-        scale = "RGB pixels 0..255; eigenvalues are variances in grey levels squared; eigenvectors are columns"
+        scale = (
+            "RGB pixels 0..255; eigenvalues are variances in grey levels squared; "
+            "eigenvectors are columns"
+        )
         np.savez(
             file,
             mean_image=self.mean_image,
@@ -51,16 +64,25 @@ class PixelStats:
     def load(cls, path: Path) -> "PixelStats":
         """Read what `save` wrote."""
         with np.load(path) as stats:
-            return cls(stats["mean_image"], stats["channel_mean"], stats["eigenvalues"], stats["eigenvectors"])
+            return cls(
+                stats["mean_image"],
+                stats["channel_mean"],
+                stats["eigenvalues"],
+                stats["eigenvectors"],
+            )
 
 
 @dataclass
 class PixelSums:
-    """Sums over images [256, 256, 3] uint8 from which PixelStats follow; sums of parts add up to the whole's."""
+    """Sums over images [256, 256, 3] uint8 from which PixelStats follow; sums of parts add up to
+    the whole's.
+    """
 
     count: int = 0
     # Room for 16 million images; 64 bits would take five times as long to add to.
-    total: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((STATS_SIZE, STATS_SIZE, 3), np.uint32))
+    total: NDArray[np.uint32] = field(
+        default_factory=lambda: np.zeros((STATS_SIZE, STATS_SIZE, 3), np.uint32)
+    )
     moments: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
 
     def add(self, image: NDArray[np.uint8]) -> None:
@@ -69,7 +91,9 @@ class PixelSums:
         np.subtract(image.reshape(-1, 3).T, np.float32(_OFFSET), out=planes)
         self.count += 1
         self.total += image
-        self.moments += [[one @ other for one in planes] for other in planes]  # three times faster than one product
+        self.moments += [
+            [one @ other for one in planes] for other in planes
+        ]  # three times faster than one product
 
     def merge(self, other: "PixelSums") -> None:
         """Add the sums over another set of images."""
@@ -84,9 +108,12 @@ class PixelSums:
         centre = channel_mean - _OFFSET
         covariance = self.moments / (self.count * STATS_SIZE**2) - np.outer(centre, centre)
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        # Grey images have one direction only; rounding may leave the other variances a hair below zero.
+        # Grey images have one direction only; rounding may leave the other variances a hair below
+        # zero.
         eigenvalues = np.maximum(eigenvalues[::-1], 0.0)
-        return PixelStats(mean_image.astype(np.float32), channel_mean, eigenvalues, eigenvectors[:, ::-1])
+        return PixelStats(
+            mean_image.astype(np.float32), channel_mean, eigenvalues, eigenvectors[:, ::-1]
+        )
 
 
 def _area_weights(old: int, new: int) -> NDArray[np.float64]:

@@ -13,7 +13,9 @@ from train.__main__ import main
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """A prepared folder: 3 classes of 14 training and 5 validation images."""
-    return prepare(tmp_path_factory.mktemp("data"), dict.fromkeys("abc", 14), dict.fromkeys("abc", 5))
+    return prepare(
+        tmp_path_factory.mktemp("data"), dict.fromkeys("abc", 14), dict.fromkeys("abc", 5)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,9 @@ def trained(prepared, tmp_path_factory) -> Path:
 
 
 def pytest_configure(config):
-    """Ordinary tests run on the CPU, also where there are GPUs; `-m gpu` runs those that need some."""
+    """Ordinary tests run on the CPU, also where there are GPUs; `-m gpu` runs those that need
+    some.
+    """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -14,7 +14,9 @@ def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Ima
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_class_folders(root: Path, counts: dict[str, int], seed: int = 0, sides: tuple[int, int] = (60, 200)) -> None:
+def write_class_folders(
+    root: Path, counts: dict[str, int], seed: int = 0, sides: tuple[int, int] = (60, 200)
+) -> None:
     """`counts[name]` JPEG files in each class folder, of varied sizes."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():

@@ -14,4 +14,8 @@ def running(pid: int) -> bool:
 def workers(pid: int) -> list[int]:
     """The processes that multiprocessing has spawned from `pid`, but for its resource tracker."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [
+        int(child)
+        for child in children
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+    ]

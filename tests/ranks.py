@@ -10,9 +10,12 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call `function(*arguments)` in `world_size` new processes; an exception in one fails the test."""
-    # Forked from a server that has imported what ranks need, and used none of it: they start in a tenth of the time.
-    multiprocessing.set_forkserver_preload(["pipeline.examine", "train.trainer"])
+    """Call `function(*arguments)` in `world_size` new processes; an exception in one fails the
+    test.
+    """
+    # Forked from a server that has imported what ranks need, and used none of it: they start in a
+    # tenth of the time.
+    multiprocessing.set_forkserver_preload(["pipeline.prepare.examine", "train.trainer"])
     arguments = (world_size, free_port(), function, arguments)
     mp.start_processes(_start, arguments, nprocs=world_size, start_method="forkserver")
 
@@ -24,7 +27,9 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def _start(rank: int, world_size: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(
+    rank: int, world_size: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),

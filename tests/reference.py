@@ -1,4 +1,6 @@
-"""The network and the update, written a second time as plainly as torch allows: what the real ones are held against."""
+"""The network and the update, written a second time as plainly as torch allows: what the real ones
+are held against.
+"""
 
 import hashlib
 
@@ -22,23 +24,37 @@ CLASSES = 7  # odd: the two columns can't share the classes evenly
 
 
 def norm_over_maps(x: Tensor, config: ModelConfig) -> Tensor:
-    """Response norm within each column's channels; torch divides alpha by its size, the paper does not."""
+    """Response norm within each column's channels; torch divides alpha by its size, the paper does
+    not.
+    """
     parts = x.chunk(config.columns, 1)
     return torch.cat(
-        [F.local_response_norm(part, size=5, alpha=5 * config.norm_alpha, beta=0.75, k=2.0) for part in parts], 1
+        [
+            F.local_response_norm(part, size=5, alpha=5 * config.norm_alpha, beta=0.75, k=2.0)
+            for part in parts
+        ],
+        1,
     )
 
 
 def norm_in_map(x: Tensor) -> Tensor:
     """2012 code: by the sum of squares over 5 x 5 neighbours, 0.001 / 25 each."""
-    squares = F.conv2d((x**2).flatten(0, 1)[:, None], torch.ones(1, 1, 5, 5, dtype=x.dtype), padding=2)
+    squares = F.conv2d(
+        (x**2).flatten(0, 1)[:, None], torch.ones(1, 1, 5, 5, dtype=x.dtype), padding=2
+    )
     return x / (1 + 0.001 / 25 * squares.view_as(x)) ** 0.75
 
 
 def forward(
-    p: dict[str, Tensor], images: Tensor, classes: int, masks: list[Tensor] | None, config: ModelConfig = TINY
+    p: dict[str, Tensor],
+    images: Tensor,
+    classes: int,
+    masks: list[Tensor] | None,
+    config: ModelConfig = TINY,
 ) -> Tensor:
-    """Logits of the whole network, both columns side by side in grouped convolutions (paper, figure 2)."""
+    """Logits of the whole network, both columns side by side in grouped convolutions (paper, figure
+    2).
+    """
     act = F.relu if config.activation == "relu" else torch.tanh
 
     def conv(x: Tensor, name: str, **options: int) -> Tensor:
@@ -87,7 +103,9 @@ def train(
     lrs: list[float],
     config: ModelConfig,
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and final weights after one update a batch, by the paper's rule for v and w (section 5)."""
+    """Losses and final weights after one update a batch, by the paper's rule for v and w (section
+    5).
+    """
     w = {key: value.clone() for key, value in weights.items()}
     v = {key: torch.zeros_like(value) for key, value in w.items()}
     losses = []
@@ -105,9 +123,13 @@ def train(
 
 
 def split_mix(seed: int, count: int) -> np.ndarray:
-    """The first `count` numbers of SplitMix64 (Steele, Lea and Flood, 2014, figure 16), as uint64."""
+    """The first `count` numbers of SplitMix64 (Steele, Lea and Flood, 2014, figure 16), as
+    uint64.
+    """
     with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -118,7 +140,9 @@ def mask(rows: int, width: int, dropout: float, *purpose: object) -> Tensor:
     seed = int.from_bytes(hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest(), "little")
     # The generator's numbers, read as signed ones, from the lowest up: its top bits decide.
     signed = split_mix(seed, rows * width).view(np.int64).astype(np.float64)
-    return torch.from_numpy((signed < (0.5 - dropout) * 2.0**64).astype(np.float64)).view(rows, width)
+    return torch.from_numpy((signed < (0.5 - dropout) * 2.0**64).astype(np.float64)).view(
+        rows, width
+    )
 
 
 def expected(
@@ -127,7 +151,10 @@ def expected(
     """`train`, in float64, from the real network's first weights and with its dropout."""
     weights = AlexNet(config, CLASSES, CROP, seed=seed).double().full_state()
     masks = [
-        [mask(len(images), config.fc_width, config.dropout, seed, "dropout", step, layer) for layer in (6, 7)]
+        [
+            mask(len(images), config.fc_width, config.dropout, seed, "dropout", step, layer)
+            for layer in (6, 7)
+        ]
         for step, (images, _) in enumerate(batches)
     ]
     return train(weights, batches, masks, lrs, config)

@@ -12,10 +12,12 @@ from model.randomness import chances
 from pipeline.dataset import Dataset
 from pipeline.loader import NOT_COUNTED, Appearance, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
-from tests import reference, test_columns, test_train
+from tests import reference
 from tests.images import write_class_folders
+from tests.model import test_columns
+from tests.prepare.test_awkward import awkward_images
 from tests.ranks import run_ranks
-from tests.test_awkward import awkward_images
+from tests.train import test_train
 from tools import prep_imagenet
 from train.config import load
 from train.distributed import join
@@ -27,26 +29,41 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 recipe, train = test_train.recipe, test_train.train
 
 
-def loader(dataset: Dataset, device: str, lit_gain: float = 1.0, part: int = 0, num_parts: int = 1) -> Loader:
+def loader(
+    dataset: Dataset, device: str, lit_gain: float = 1.0, part: int = 0, num_parts: int = 1
+) -> Loader:
     appearance = Appearance.of(dataset.stats, 96, 80, "image", 0.1, lit_gain)
     plan = TrainingPlan(len(dataset.train), batch_size=12, margin=16, seed=3, num_steps=6)
     where = torch.device(device)
     rows = 12 // num_parts
     return Loader(
-        dataset.train, plan, appearance, part=part, num_parts=num_parts, batch_size=rows, device=where, num_threads=2
+        dataset.train,
+        plan,
+        appearance,
+        part=part,
+        num_parts=num_parts,
+        batch_size=rows,
+        device=where,
+        num_threads=2,
     )
 
 
 @pytest.fixture
 def photographs(dataset):
-    """The prepared folder that DATA names, as `make gpu-check DATA=DIR` does; generated images without it."""
+    """The prepared folder that DATA names, as `make gpu-check DATA=DIR` does; generated images
+    without it.
+    """
     return Dataset.open(Path(os.environ["DATA"])) if os.environ.get("DATA") else dataset
 
 
 @pytest.mark.parametrize("lit_gain", [1, 1 / 1.1])
 def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
-    """The decoders differ in chroma and rounding by a level or two; anything more is another crop, flip or colour."""
-    for cpu, gpu in zip(loader(photographs, "cpu", lit_gain), loader(photographs, "cuda:0", lit_gain)):
+    """The decoders differ in chroma and rounding by a level or two; anything more is another crop,
+    flip or colour.
+    """
+    for cpu, gpu in zip(
+        loader(photographs, "cpu", lit_gain), loader(photographs, "cuda:0", lit_gain)
+    ):
         assert gpu.images.device.type == "cuda" and torch.equal(cpu.labels, gpu.labels.cpu())
         difference = (cpu.images - gpu.images.cpu()).abs()
         assert difference.mean() < 1 and difference.max() < 16
@@ -54,29 +71,48 @@ def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
 
 def test_batches_stay_what_they_are_while_later_ones_arrive(dataset):
     """A failure would mean that DALI writes into buffers that torch still reads."""
-    early = [batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")]  # each before the next comes
+    early = [
+        batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")
+    ]  # each before the next comes
     kept = list(loader(dataset, "cuda:0"))
     assert [batch.images.double().sum().item() for batch in kept] == early
 
 
 def test_pixels_do_not_depend_on_how_many_share_a_batch(photographs):
-    """A failure would mean that DALI decodes part of a batch by other hardware: look at graph.HW_DECODER_LOAD."""
+    """A failure would mean that DALI decodes part of a batch by other hardware: look at
+    graph.HW_DECODER_LOAD.
+    """
     halves = zip(*(loader(photographs, "cuda:0", part=part, num_parts=2) for part in range(2)))
     for whole, parts in zip(loader(photographs, "cuda:0"), halves, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
 
 
 def test_awkward_files_have_the_cpus_pixels(tmp_path):
-    """EXIF with a region, CMYK, grey, 16 bits, progressive, PNG, WebP, BMP, TIFF: GPU decoders treat them apart."""
+    """EXIF with a region, CMYK, grey, 16 bits, progressive, PNG, WebP, BMP, TIFF: GPU decoders
+    treat them apart.
+    """
     write_class_folders(tmp_path / "images", {"a": 1, "b": 3})
     awkward_images(tmp_path / "images/a")
-    arguments = ["--train", tmp_path / "images", "--val", tmp_path / "images", "--out", tmp_path / "out"]
+    arguments = [
+        "--train",
+        tmp_path / "images",
+        "--val",
+        tmp_path / "images",
+        "--out",
+        tmp_path / "out",
+    ]
     prep_imagenet.main([str(argument) for argument in arguments])
     images = Dataset.open(tmp_path / "out").val
     appearance = Appearance(64, 64, np.zeros((64, 64, 3), np.float32), np.zeros((3, 3)))
     shares = {"part": 0, "num_parts": 1, "batch_size": 5, "num_threads": 2}
     on_cpu, on_gpu = (
-        Loader(images, EvaluationPlan(len(images), 5), appearance, device=torch.device(device), **shares)
+        Loader(
+            images,
+            EvaluationPlan(len(images), 5),
+            appearance,
+            device=torch.device(device),
+            **shares,
+        )
         for device in ("cpu", "cuda:0")
     )
     index = 0
@@ -96,7 +132,14 @@ def test_dropout_is_the_cpus():
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path):
-    options = ["--data.root", str(prepared), "--run.dir", str(tmp_path / "run"), "--train.precision", precision]
+    options = [
+        "--data.root",
+        str(prepared),
+        "--run.dir",
+        str(tmp_path / "run"),
+        "--train.precision",
+        precision,
+    ]
     with join("cuda") as ranks:
         trainer = Trainer(load([str(recipe), *options, "--train.compile", "true"]), ranks)
         batches = trainer.batches()
@@ -105,20 +148,31 @@ def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.train_step(batch)
-            with pytest.raises(RuntimeError, match="synchroniz"):  # else the line above would prove nothing
-                trainer.interval.sum().item()
+            with pytest.raises(
+                RuntimeError, match="synchroniz"
+            ):  # else the line above would prove nothing
+                trainer.state.sums.sum().item()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 0.02), ("tf32", 0.02), ("bf16", 0.05)])
 def test_a_run_on_a_gpu_is_the_cpus_step_by_step(precision, tolerance, train, tmp_path):
-    """Same images, crops, flips, lighting and dropout; decoders and sums round otherwise. Losses are about 1.1."""
+    """Same images, crops, flips, lighting and dropout; decoders and sums round otherwise. Losses
+    are about 1.1.
+    """
     options = ["--run.log_every", "1", "--optim.lr", "0.001"]
     assert train(tmp_path / "cpu", *options) == 0
-    assert train(tmp_path / "gpu", *options, "--run.device", "cuda", "--train.precision", precision) == 0
+    assert (
+        train(tmp_path / "gpu", *options, "--run.device", "cuda", "--train.precision", precision)
+        == 0
+    )
     on_cpu, on_gpu = (
-        [line["train/loss"] for line in test_train.metrics(tmp_path / device) if "train/loss" in line]
+        [
+            line["train/loss"]
+            for line in test_train.metrics(tmp_path / device)
+            if "train/loss" in line
+        ]
         for device in ("cpu", "gpu")
     )
     assert len(on_cpu) == test_train.STEPS
@@ -150,7 +204,9 @@ def test_a_run_in_pieces_is_the_run_in_one_on_a_gpu(train, tmp_path):
 
 @two_gpus
 def test_two_ranks_over_nccl_run_to_the_end(recipe, prepared, tmp_path):
-    command = test_train.command(recipe, prepared, tmp_path / "run", "--run.device", "cuda", ranks=2)
+    command = test_train.command(
+        recipe, prepared, tmp_path / "run", "--run.device", "cuda", ranks=2
+    )
     subprocess.run(command, cwd=test_train.ROOT, check=True)
     assert test_train.final_state(tmp_path / "run")["step"] == test_train.STEPS
 

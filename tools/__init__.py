@@ -1,1 +1,6 @@
-"""One command a file, thin over pipeline, model and train."""
+"""Commands: prepare, look at, evaluate, and whatever else people type."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project's folder, where `configs` and `tests` are."""

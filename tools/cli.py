@@ -1,4 +1,4 @@
-"""What the commands have in common: how they fail."""
+"""How commands fail: a message and an exit status."""
 
 import signal
 import sys
@@ -6,8 +6,12 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Run a command; what a person can mend gets a message and exit status 2, without a traceback."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up on the way out
+    """Run a command; what a person can mend gets a message and exit status 2, without a
+    traceback.
+    """
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # cleans up on the way out
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:
@@ -15,3 +19,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def moved(command: str) -> None:
+    """For the old name of a command: say the new one, and end."""
+    print(f"error: this command is now: {command}", file=sys.stderr)
+    sys.exit(2)

@@ -1,11 +1,12 @@
 """Error rates of trained networks on the validation images of a prepared folder.
 
-python -m tools.evaluate runs/alexnet --data prepared/imagenet --views 10
-python -m tools.evaluate runs/first runs/second --data prepared/imagenet --weights search
-torchrun --nproc_per_node=8 -m tools.evaluate runs/alexnet --data prepared/imagenet
+    python -m tools.evaluate runs/alexnet --data prepared/imagenet --views 10
+    python -m tools.evaluate runs/first runs/second --data prepared/imagenet --weights search
+    torchrun --nproc_per_node=8 -m tools.evaluate runs/alexnet --data prepared/imagenet
 
-Several checkpoints are an ensemble: the mean of their probabilities, or weights that are searched on every other
-image of each class and judged on the rest. Under torchrun the ranks share the images.
+Several checkpoints form an ensemble: the mean of their probabilities. With `--weights search`, the
+mean is weighted. Weights are searched on every other image of each class and judged on the rest.
+Under torchrun the ranks share the images.
 """
 
 import argparse
@@ -15,9 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
@@ -25,9 +23,9 @@ from tabulate import tabulate
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.cli import run
-from tools.networks import Trained, open_network, predict
 from train.distributed import join
 from train.ensemble import halves, mixture, rates, search_weights
+from train.trained import Trained, open_network, predict
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +35,9 @@ def main(argv: list[str]) -> None:
     paths = [Path(name) for name in args.checkpoints]
     with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
-        results = [predict(network, dataset, ranks, args.views, args.batch_size) for network in networks]
+        results = [
+            predict(network, dataset, ranks, args.views, args.batch_size) for network in networks
+        ]
         if not ranks.is_main:
             return
     scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
@@ -50,22 +50,35 @@ def main(argv: list[str]) -> None:
 
 
 def _report(
-    networks: list[Trained], scores: NDArray[np.float64], labels: NDArray[np.int64], args: argparse.Namespace
+    networks: list[Trained],
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Error rates of each network and of all together; searched weights are judged on the images kept apart."""
+    """Error rates of each network and of all together; searched weights are judged on the images
+    kept apart.
+    """
     weights = np.full(len(networks), 1 / len(networks))
     if args.weights == "search":
         searched_on, judged_on = halves(labels)
         weights = search_weights(scores[:, searched_on], labels[searched_on])
         if not judged_on.any():
-            raise ValueError("--weights search keeps every other image of a class apart; each has one only: use mean")
+            raise ValueError(
+                "--weights search keeps every other image of a class apart; each has one only: "
+                "use mean"
+            )
         print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
         scores, labels = scores[:, judged_on], labels[judged_on]
     single = [rates(one, labels) for one in scores]
     together = mixture(scores, weights)
     report: dict[str, Any] = {"views": args.views, **asdict(rates(together, labels))}
     report["networks"] = [
-        {"checkpoint": str(network.path), "step": network.step, "weight": float(weight), **asdict(errors)}
+        {
+            "checkpoint": str(network.path),
+            "step": network.step,
+            "weight": float(weight),
+            **asdict(errors),
+        }
         for network, weight, errors in zip(networks, weights, single, strict=True)
     ]
     report["mean_top1_error"] = float(np.mean([errors.top1_error for errors in single]))
@@ -73,7 +86,9 @@ def _report(
     return report | {"scores": together, "labels": labels}
 
 
-def _per_class(scores: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:
+def _per_class(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]
+) -> list[dict[str, Any]]:
     return [
         {"class": classes[label], **asdict(rates(scores[labels == label], labels[labels == label]))}
         for label in np.unique(labels)
@@ -84,13 +99,19 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
     views = "ten views" if report["views"] == 10 else "centre crop"
     networks = report["networks"]
     for network in networks[: len(networks) if len(networks) > 1 else 0]:
-        print(f"{network['top1_error']:.2%} top-1, weight {network['weight']:.3f}: {network['checkpoint']}")
+        print(
+            f"{network['top1_error']:.2%} top-1, weight {network['weight']:.3f}: "
+            f"{network['checkpoint']}"
+        )
     if len(networks) > 1:
         print(
-            f"mean of {len(networks)} single networks: top-1 error {report['mean_top1_error']:.2%}; "
-            f"with equal weights together: {report['equal_weights_top1_error']:.2%}"
+            f"mean of {len(networks)} single networks: top-1 error "
+            f"{report['mean_top1_error']:.2%}; with equal weights together: "
+            f"{report['equal_weights_top1_error']:.2%}"
         )
-    which = networks[0]["checkpoint"] if len(networks) == 1 else f"{len(networks)} networks together"
+    which = (
+        networks[0]["checkpoint"] if len(networks) == 1 else f"{len(networks)} networks together"
+    )
     print(
         f"top-1 error {report['top1_error']:.2%}, top-5 error {report['top5_error']:.2%} "
         f"on {report['num_images']} images ({views}, {which})"
@@ -101,22 +122,40 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one")
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
-    parser.add_argument("--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)")
-    parser.add_argument("--weights", choices=["mean", "search"], default="mean", help="of an ensemble (mean)")
+    parser.add_argument(
+        "--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)"
+    )
+    parser.add_argument(
+        "--weights", choices=["mean", "search"], default="mean", help="of an ensemble (mean)"
+    )
     parser.add_argument("--per-class", action="store_true", help="print a table of all classes")
-    parser.add_argument("--save", metavar="FILE.npz", help="write each network's probabilities, and the labels")
+    parser.add_argument(
+        "--save", metavar="FILE.npz", help="write each network's probabilities, and the labels"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images at a time on each rank (128)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="images at a time on each rank (128)",
+    )
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}; expected 1 or more")
     if args.weights == "search" and len(args.checkpoints) < 2:
-        raise ValueError("--weights search weighs networks against each other; expected two checkpoints or more")
+        raise ValueError(
+            "--weights search weighs networks against each other; expected two checkpoints or more"
+        )
     if args.save:
         Path(args.save).parent.mkdir(parents=True, exist_ok=True)
     return args

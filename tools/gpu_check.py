@@ -1,10 +1,10 @@
-"""Run what only GPUs can show, the tests marked gpu and every benchmark, and sum it up in one page.
+"""Run the tests marked gpu and every benchmark, and sum them up in one page.
 
     python -m tools.gpu_check --data prepared/photographs --out gpu-check.md
 
-The page names the machine, every test and every figure, and beside the most telling figures what was expected of them.
-Nobody has measured those expectations on a GPU: they are drawn from a CPU and from paper. Please send the page; the
-issue template "GPU report" says how.
+The page names the machine, every test and every figure. Beside the most telling figures it says
+what we expected. Those expectations are drawn from a CPU and from paper; nobody has measured them
+on a GPU. Please send the page: the issue template "GPU report" says how.
 """
 
 import argparse
@@ -17,18 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from tools.bench import machine
+from tools import ROOT
+from tools.bench.machine import machine
 from tools.cli import run
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Expectation(NamedTuple):
@@ -44,16 +40,50 @@ class Expectation(NamedTuple):
 
 EXPECTATIONS = [
     Expectation("step", "one-process-fp32", "share_of_peak", 0.2, 1.0, "0.67 on a CPU"),
-    Expectation("step", "one-process-tf32", "share_of_peak", 0.1, 0.7, "pooling and norms wait for memory"),
-    Expectation("step", "one-process-bf16", "share_of_peak", 0.05, 0.5, "as tf32, with faster products"),
+    Expectation(
+        "step", "one-process-tf32", "share_of_peak", 0.1, 0.7, "pooling and norms wait for memory"
+    ),
+    Expectation(
+        "step", "one-process-bf16", "share_of_peak", 0.05, 0.5, "as tf32, with faster products"
+    ),
     Expectation("step", "one-process-fp32", "times_plain_fp32", 1.0, 4.0, "1.5 on a CPU"),
     Expectation("step", "columns-fp32", "times_plain_fp32", 1.2, 8.0, "up to twice one process"),
-    Expectation("train", "with-data-fp32", "data_wait_fraction", 0.0, 0.05, "augmenting hides behind computing"),
-    Expectation("train", "without-data-fp32", "data_wait_fraction", 0.0, 0.01, "there is nothing to wait for"),
-    Expectation("train", "with-data-bf16", "data_wait_fraction", 0.0, 0.3, "originals may limit the fastest steps"),
-    Expectation("pipeline", "ours", "share_of_decode", 0.5, 2.0, "0.63 on a CPU; it decodes regions, then resizes"),
+    Expectation(
+        "train",
+        "with-data-fp32",
+        "data_wait_fraction",
+        0.0,
+        0.05,
+        "augmenting hides behind computing",
+    ),
+    Expectation(
+        "train",
+        "without-data-fp32",
+        "data_wait_fraction",
+        0.0,
+        0.01,
+        "there is nothing to wait for",
+    ),
+    Expectation(
+        "train",
+        "with-data-bf16",
+        "data_wait_fraction",
+        0.0,
+        0.3,
+        "originals may limit the fastest steps",
+    ),
+    Expectation(
+        "pipeline",
+        "ours",
+        "share_of_decode",
+        0.5,
+        2.0,
+        "0.63 on a CPU; it decodes regions, then resizes",
+    ),
     Expectation("pipeline", "ours-store", "share_of_decode", 1.0, 10.0, "2.0 on a CPU"),
-    Expectation("pipeline", "ours-engine-100", "share_of_decode", 0.5, 5.0, "more on an A100 or H100 alone"),
+    Expectation(
+        "pipeline", "ours-engine-100", "share_of_decode", 0.5, 5.0, "more on an A100 or H100 alone"
+    ),
 ]
 
 
@@ -66,11 +96,14 @@ class Test(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Run everything, write the page and print it; ValueError where there is no GPU, or something failed."""
+    """Run everything, write the page and print it; ValueError where there is no GPU, or something
+    failed.
+    """
     args = _arguments(argv)
     if not torch.cuda.device_count():
         raise ValueError(
-            "no GPU was found; `make test` runs the tests for CPUs, `make rehearse` those that emulate GPUs"
+            "no GPU was found; `make test` runs the tests for CPUs, `make rehearse` those that "
+            "emulate GPUs"
         )
     if args.data:
         Dataset.open(Path(args.data))
@@ -87,7 +120,9 @@ def main(argv: list[str]) -> None:
 
 
 def commands(data: str | None, folder: Path) -> dict[str, tuple[list[str], Path]]:
-    """Each benchmark's command and the report that it writes; without `data`, those that need no images."""
+    """Each benchmark's command and the report that it writes; without `data`, those that need no
+    images.
+    """
     names = ("step", "pipeline", "train") if data else ("step",)
     found = {}
     for name in names:
@@ -99,7 +134,9 @@ def commands(data: str | None, folder: Path) -> dict[str, tuple[list[str], Path]
 
 def _tests(report: Path, data: str | None) -> list[Test]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rs", f"--junitxml={report}"]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"DATA": os.path.abspath(data) if data else ""})
+    subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"DATA": os.path.abspath(data) if data else ""}
+    )
     return read_tests(report) if report.is_file() else []
 
 
@@ -107,19 +144,27 @@ def read_tests(report: Path) -> list[Test]:
     """The tests of a JUnit report."""
     tests = []
     for case in ElementTree.parse(report).iter("testcase"):
-        trouble = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        outcome = "passed" if trouble is None else "skipped" if trouble.tag == "skipped" else "failed"
+        trouble = next(
+            (child for child in case if child.tag in ("failure", "error", "skipped")), None
+        )
+        outcome = (
+            "passed" if trouble is None else "skipped" if trouble.tag == "skipped" else "failed"
+        )
         reason = "" if trouble is None else trouble.get("message", "").splitlines()[0][:200]
         tests.append(Test(case.get("name", "").replace("_", " "), outcome, reason))
     return tests
 
 
-def _benchmarks(commands: dict[str, tuple[list[str], Path]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _benchmarks(
+    commands: dict[str, tuple[list[str], Path]],
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Reports by benchmark, and what those that failed said."""
     reports, failures = {}, {}
     for name, (command, report) in commands.items():
         print(f"\n$ python {' '.join(command)}", flush=True)
-        result = subprocess.run([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
         if result.returncode:
             failures[name] = result.stderr.strip()[-1000:]
         else:
@@ -131,7 +176,11 @@ def summary(tests: list[Test], reports: dict[str, Any], failures: dict[str, str]
     """The page, in Markdown."""
     parts = [
         "# GPU check",
-        tabulate([[key, _text(value)] for key, value in machine().items()], ["machine", ""], tablefmt="github"),
+        tabulate(
+            [[key, _text(value)] for key, value in machine().items()],
+            ["machine", ""],
+            tablefmt="github",
+        ),
         "## Tests",
         tabulate(tests, ["test", "outcome", "reason"], tablefmt="github"),
         "## Figures against what was expected",
@@ -166,12 +215,18 @@ def _text(value: Any) -> str:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.gpu_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="prepared photographs, loose originals; without, fewer benchmarks"
+        "--data",
+        metavar="DIR",
+        help="prepared photographs, loose originals; without, fewer benchmarks",
     )
-    parser.add_argument("--out", default="gpu-check.md", metavar="FILE", help="the page (gpu-check.md)")
+    parser.add_argument(
+        "--out", default="gpu-check.md", metavar="FILE", help="the page (gpu-check.md)"
+    )
     return parser.parse_args(argv)
 
 

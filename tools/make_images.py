@@ -1,17 +1,13 @@
-"""Generate a small data set of JPEG files to learn from: ten textures and shapes over cluttered backgrounds.
+"""Generate JPEG files to learn from: ten textures and shapes over clutter.
 
     python -m tools.make_images .demo/images
 
-Colours are random in every image, so a class can't be told by them; sizes and shapes of the files vary.
+Colours are random in every image, so they do not give the class away. Sizes and shapes vary.
 """
 
 import argparse
 import colorsys
-import sys
 from pathlib import Path
-
-if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +34,22 @@ CLASSES = (
 def main(argv: list[str]) -> None:
     """Write `train` and `val` class folders into a new folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.make_images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.make_images",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", help="folder to make; it may not hold anything yet")
-    parser.add_argument("--train", type=int, default=3000, metavar="N", help="training images (3000)")
+    parser.add_argument(
+        "--train", type=int, default=3000, metavar="N", help="training images (3000)"
+    )
     parser.add_argument("--val", type=int, default=500, metavar="N", help="validation images (500)")
     args = parser.parse_args(argv)
     out = Path(args.out).absolute()
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} exists and is not empty; nothing was changed: remove it, or choose another folder")
+        raise ValueError(
+            f"{out} exists and is not empty; nothing was changed: remove it, or choose another "
+            "folder"
+        )
     with atomic_folder(out) as folder:
         for number, (split, count) in enumerate((("train", args.train), ("val", args.val))):
             for index in tqdm(range(count), desc=split, unit=" images", disable=None):
@@ -58,7 +61,9 @@ def main(argv: list[str]) -> None:
 
 
 def draw_image(name: str, rng: np.random.Generator) -> Image.Image:
-    """One RGB image of class `name`, 72 to 160 pixels a side: its pattern somewhere over clutter."""
+    """One RGB image of class `name`, 72 to 160 pixels a side: its pattern somewhere over
+    clutter.
+    """
     width, height = (int(side) for side in rng.integers(72, 161, size=2))
     image = _clutter(width, height, rng)
     side = min(width, height) * rng.uniform(0.6, 0.95)
@@ -112,9 +117,13 @@ def _pattern(name: str, x: NDArray, y: NDArray, rng: np.random.Generator) -> NDA
 
 
 def _clutter(width: int, height: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """[height, width, 3]: a gradient between two colours with lines, boxes and ellipses strewn over it."""
+    """[height, width, 3]: a gradient between two colours with lines, boxes and ellipses strewn over
+    it.
+    """
     ramp = np.linspace(0, 1, width)[None, :, None]
-    image = Image.fromarray((_colour(rng) * ramp + _colour(rng) * (1 - ramp)).repeat(height, axis=0).astype(np.uint8))
+    image = Image.fromarray(
+        (_colour(rng) * ramp + _colour(rng) * (1 - ramp)).repeat(height, axis=0).astype(np.uint8)
+    )
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(6, 16)):
         left, top = rng.uniform(-10, width), rng.uniform(-10, height)
@@ -132,7 +141,10 @@ def _clutter(width: int, height: int, rng: np.random.Generator) -> NDArray[np.fl
 
 def _colour(rng: np.random.Generator) -> NDArray[np.float64]:
     """[3] a random RGB colour, 0..255."""
-    return np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.2, 1), rng.uniform(0.15, 1))) * 255
+    return (
+        np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.2, 1), rng.uniform(0.15, 1)))
+        * 255
+    )
 
 
 if __name__ == "__main__":

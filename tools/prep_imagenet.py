@@ -1,32 +1,42 @@
-"""Prepare images for training: decode every file once, list what is usable, and take the statistics.
+"""Prepare images for training: decode every file once, list the usable ones, take statistics.
 
     python -m tools.prep_imagenet --train ILSVRC/train --val ILSVRC/val --out prepared/imagenet
     python -m tools.prep_imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
         --val-labels ILSVRC2012_devkit_t12.tar.gz --resize 256 --shards --out prepared/imagenet256
 
-Class folders are numbered in sorted order. A flat validation folder takes its labels from --val-labels: Tiny
-ImageNet's val_annotations.txt, two columns of text or CSV (name, class or number), Kaggle's LOC_val_solution.csv, or
-ImageNet's development kit. Folders may be tar archives of them, and --train an archive of an archive a class.
-The images stay where they are and --out gets the lists; with --resize it gets images, too, and needs no other.
-A preparation that was interrupted goes on when the same command is given again.
+Images stay where they are, and --out gets the lists. With --resize it gets resized copies, and
+training needs no other files.
+
+Class folders are numbered in sorted order. A flat validation folder takes its labels from
+--val-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text or CSV (name,
+then class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
+
+A folder may also be a tar archive of it. --train takes an archive that holds an archive for each
+class, as ImageNet's does.
+
+If interrupted, rerun the same command to resume.
 """
 
 import argparse
 import shlex
-import sys
 import time
 from pathlib import Path
-
-if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import nvidia.dali
 
 from pipeline.dataset import DatasetError
 from pipeline.files import resumable_folder
-from pipeline.prepare import Preparation
-from pipeline.sources import Source, class_folders, class_names, flat_folder, hold_out, label_by_file, label_by_folder
-from pipeline.store import StoreFormat
+from pipeline.prepare.preparation import Preparation
+from pipeline.prepare.sources import (
+    Source,
+    class_folders,
+    class_names,
+    flat_folder,
+    hold_out,
+    label_by_file,
+    label_by_folder,
+)
+from pipeline.prepare.store import StoreFormat
 from tools.cli import run
 
 _HALF = 0.5
@@ -37,7 +47,10 @@ def main(argv: list[str]) -> None:
     args = _arguments(argv)
     out = Path(args.out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} exists and is not empty; nothing was changed: remove it, or choose another --out")
+        raise DatasetError(
+            f"{out} exists and is not empty; nothing was changed: remove it, or choose another "
+            "--out"
+        )
     train, val, classes = _sources(args)
     store = StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
     preparation = Preparation(train, val, classes, store)
@@ -56,8 +69,9 @@ def main(argv: list[str]) -> None:
         )
         files.write(folder)
     print(
-        f"{out}: {len(files.train.names)} training and {len(files.val.names)} validation images of {len(classes)} "
-        f"classes in {time.monotonic() - begun:.0f} s; {_told(files.rejected, 'rejected', out)}"
+        f"{out}: {len(files.train.names)} training and {len(files.val.names)} validation images "
+        f"of {len(classes)} classes in {time.monotonic() - begun:.0f} s; "
+        f"{_told(files.rejected, 'rejected', out)}"
         + (f"; {_told(files.mended, 'mended', out)}" if store else "")
     )
 
@@ -68,24 +82,50 @@ def _told(files: list[tuple[str, str]], what: str, out: Path) -> str:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.prep_imagenet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.prep_imagenet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--train", required=True, metavar="DIR", help="a folder of images for each class, or a .tar")
+    parser.add_argument(
+        "--train", required=True, metavar="DIR", help="a folder of images for each class, or a .tar"
+    )
     held = parser.add_mutually_exclusive_group(required=True)
-    held.add_argument("--val", metavar="DIR", help="validation images: class folders, or flat with --val-labels")
-    held.add_argument("--hold-out", type=float, metavar="SHARE", help="or this share of each class of --train")
-    held.add_argument("--split", choices=["half"], help="or half of each class (the paper's protocol for Fall 2009)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images are held out (0)")
+    held.add_argument(
+        "--val", metavar="DIR", help="validation images: class folders, or flat with --val-labels"
+    )
+    held.add_argument(
+        "--hold-out", type=float, metavar="SHARE", help="or this share of each class of --train"
+    )
+    held.add_argument(
+        "--split",
+        choices=["half"],
+        help="or half of each class (the paper's protocol for Fall 2009)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="which images are held out (0)"
+    )
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
-    parser.add_argument("--resize", type=int, metavar="PIXELS", help="store the images with this shorter side (256)")
-    parser.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEG files stored (90)")
-    parser.add_argument("--shards", action="store_true", help="store them in WebDataset tar shards, not file by file")
+    parser.add_argument(
+        "--resize", type=int, metavar="PIXELS", help="store the images with this shorter side (256)"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=90, metavar="N", help="of the JPEG files stored (90)"
+    )
+    parser.add_argument(
+        "--shards",
+        action="store_true",
+        help="store them in WebDataset tar shards, not file by file",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to make")
     args = parser.parse_args(argv)
     if args.val_labels and not args.val:
-        raise DatasetError("--val-labels goes with --val; images that are held out keep their class folder's label")
+        raise DatasetError(
+            "--val-labels goes with --val; images that are held out keep their class folder's label"
+        )
     if args.shards and not args.resize:
-        raise DatasetError("--shards goes with --resize; archives of originals are read in place without either")
+        raise DatasetError(
+            "--shards goes with --resize; archives of originals are read in place without either"
+        )
     if args.resize is not None and not 16 <= args.resize <= 4096:
         raise DatasetError(f"--resize is {args.resize}; expected 16 to 4096 pixels, such as 256")
     if not 1 <= args.quality <= 100:
@@ -101,7 +141,9 @@ def _sources(args: argparse.Namespace) -> tuple[Source, Source, list[str]]:
     if not args.val:
         share = _HALF if args.split else args.hold_out
         if not 0 < share < 1:
-            raise DatasetError(f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1")
+            raise DatasetError(
+                f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1"
+            )
         return *hold_out(train, share, args.seed), classes
     val_root = Path(args.val).absolute()
     if args.val_labels:

@@ -1,14 +1,10 @@
-"""Draw what the network sees: the first images of a run, a row for each stage from file to input.
+"""Draw what the network sees: the first images of a run, a row for each stage of the pipeline.
 
 python -m tools.show_batch --data prepared/imagenet --out batch.png
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-if __name__ == "__main__":  # as a script, Python looks in tools/ and not in the project
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -40,21 +36,33 @@ class _OneStep:
 
 
 def main(argv: list[str]) -> None:
-    """Draw the picture that the arguments ask for; ValueError or OSError where they can't be followed."""
+    """Draw the picture that the arguments ask for; ValueError or OSError where they can't be
+    followed.
+    """
     args = _arguments(argv)
     dataset = Dataset.open(Path(args.data))
     if args.images > len(dataset.train):
-        raise ValueError(f"--images is {args.images}; {args.data} has {len(dataset.train)} training images")
-    plan = TrainingPlan(len(dataset.train), args.images, args.resize - args.crop, args.seed, num_steps=1)
+        raise ValueError(
+            f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"
+        )
+    plan = TrainingPlan(
+        len(dataset.train), args.images, args.resize - args.crop, args.seed, num_steps=1
+    )
     views = plan.views(0, 0, 1)
-    figure = _draw(dataset, views, stages(dataset, views, args.resize, args.crop), args.resize, args.crop)
+    figure = _draw(
+        dataset, views, stages(dataset, views, args.resize, args.crop), args.resize, args.crop
+    )
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(args.out)) as file:
         figure.savefig(file, format="png", dpi=110)
 
 
-def stages(dataset: Dataset, views: Views, resize: int, crop: int) -> dict[str, NDArray[np.float32]]:
-    """Each stage after decoding as the loader makes it, with what comes later switched off: [n, size, size, 3]."""
+def stages(
+    dataset: Dataset, views: Views, resize: int, crop: int
+) -> dict[str, NDArray[np.float32]]:
+    """Each stage after decoding as the loader makes it, with what comes later switched off: [n,
+    size, size, 3].
+    """
     final = Appearance.of(dataset.stats, resize, crop, "image", lighting_std=0.1)
     no_mean, unlit = np.zeros((crop, crop, 3), np.float32), np.zeros((3, 3))
     whole = Appearance(resize, resize, np.zeros((resize, resize, 3), np.float32), unlit)
@@ -82,7 +90,9 @@ def _load(dataset: Dataset, appearance: Appearance, views: Views) -> NDArray[np.
     return batch.images.permute(0, 2, 3, 1).numpy()
 
 
-def _draw(dataset: Dataset, views: Views, rows: dict[str, NDArray[np.float32]], resize: int, crop: int) -> Figure:
+def _draw(
+    dataset: Dataset, views: Views, rows: dict[str, NDArray[np.float32]], resize: int, crop: int
+) -> Figure:
     count = len(views.indices)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
@@ -90,7 +100,9 @@ def _draw(dataset: Dataset, views: Views, rows: dict[str, NDArray[np.float32]], 
         pixels = decode(dataset.train.content(index))
         axes[0, column].set_title(dataset.classes[dataset.train.labels[index]], fontsize=8)
         _show(axes[0, column], pixels)
-        _outline(axes[0, column], (pixels.shape[0], pixels.shape[1]), views.corners[column], resize, crop)
+        _outline(
+            axes[0, column], (pixels.shape[0], pixels.shape[1]), views.corners[column], resize, crop
+        )
     for row, (name, images) in enumerate(rows.items(), 1):
         for column, image in enumerate(images):
             _show(axes[row, column], image + (_GREY if name == "mean-subtracted" else 0))
@@ -109,19 +121,29 @@ def _outline(axes: Axes, size: tuple[int, int], corner: NDArray, resize: int, cr
     """Where the crop lies in the whole image, whose pixels' centres are at whole numbers."""
     scale = min(size) / resize
     top, left = ((side - min(size)) / 2 + place * scale - 0.5 for side, place in zip(size, corner))
-    axes.add_patch(Rectangle((left, top), crop * scale, crop * scale, fill=False, color="yellow", linewidth=1.2))
+    axes.add_patch(
+        Rectangle(
+            (left, top), crop * scale, crop * scale, fill=False, color="yellow", linewidth=1.2
+        )
+    )
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.show_batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.show_batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the run (0)")
-    parser.add_argument("--resize", type=int, default=256, metavar="PIXELS", help="shorter side (256)")
-    parser.add_argument("--crop", type=int, default=224, metavar="PIXELS", help="side of the crop (224)")
+    parser.add_argument(
+        "--resize", type=int, default=256, metavar="PIXELS", help="shorter side (256)"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=224, metavar="PIXELS", help="side of the crop (224)"
+    )
     args = parser.parse_args(argv)
     if not 0 < args.crop <= args.resize:
         raise ValueError(f"--crop is {args.crop}; expected 1 to --resize, which is {args.resize}")

@@ -1,4 +1,4 @@
-"""`torchrun --nproc_per_node=2 -m train CONFIG.yaml [--section.field value ...]`, or `python -m train ...`."""
+"""Train: `torchrun --nproc_per_node=2 -m train CONFIG.yaml [--section.field value ...]`."""
 
 import sys
 
@@ -8,7 +8,8 @@ from train.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
-    """Run a training; returns the exit status: 0 finished, 2 for what a person can mend, 128 + n after signal n.
+    """Run a training; returns the exit status: 0 finished, 2 for what a person can mend, 128 + n
+    after signal n.
 
     torchrun makes 1 of any status but 0, and adds a report of its own below the message.
     """

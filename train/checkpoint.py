@@ -1,4 +1,6 @@
-"""Checkpoints: one file with the full network, whole or absent, the same for any number of ranks."""
+"""Checkpoints: one file with the full network, whole or absent, the same for any number of
+ranks.
+"""
 
 import re
 from pathlib import Path
@@ -9,7 +11,19 @@ import torch
 from pipeline.files import atomic_write
 
 FORMAT = 1
-_KEYS = {"format", "step", "model", "momentum", "lr", "schedule", "intervals", "config", "classes", "stats", "dataset"}
+_KEYS = {
+    "format",
+    "step",
+    "model",
+    "momentum",
+    "lr",
+    "schedule",
+    "intervals",
+    "config",
+    "classes",
+    "stats",
+    "dataset",
+}
 
 
 class CheckpointError(ValueError):
@@ -37,9 +51,13 @@ def named(path: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state that `save` was given, on the CPU; CheckpointError where `path` is something else."""
+    """The state that `save` was given, on the CPU; CheckpointError where `path` is something
+    else.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt")
+        raise CheckpointError(
+            f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"
+        )
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
@@ -47,9 +65,13 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error
     if not isinstance(state, dict) or state.keys() != _KEYS or state["format"] != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
+        )
     return state
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{10}\.pt", path.name))
+    return sorted(
+        path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{10}\.pt", path.name)
+    )

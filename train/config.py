@@ -27,14 +27,19 @@ class DataConfig:
 
     Args:
         root: prepared folder, as written by tools/prep_imagenet.py.
-        resize: pixels that the shorter side is resized to; the central square of this side is used (section 2).
+        resize: pixels that the shorter side is resized to; the central square of this side is used
+            (section 2).
         crop: side of the random crops taken from that square (section 4.1).
         mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
-        crops_and_flips: random crops, mirrored half of the time; without, the central crop as it is (section 4.1).
-        lighting_std: standard deviation of the noise along each principal component of colour (section 4.1).
+        crops_and_flips: random crops, mirrored half of the time; without, the central crop as it is
+            (section 4.1).
+        lighting_std: standard deviation of the noise along each principal component of colour
+            (section 4.1).
         lighting_epochs: epochs after which that noise stops (2012 code: 67); null means never.
-        lighting_rescale: divide images with noise by 1 + lighting_std, less mean, as the noise widens them (2012 code).
-        num_threads: threads that decode for each rank; null shares out the cores, 16 at most for each GPU.
+        lighting_rescale: divide images with noise by 1 + lighting_std, less mean, as the noise
+            widens them (2012 code).
+        num_threads: threads that decode for each rank; null shares out the cores, 16 at most for
+            each GPU.
     """
 
     root: str | None = None
@@ -54,10 +59,13 @@ class TrainConfig:
 
     Args:
         batch_size: images in a step, over all ranks together.
-        precision: numbers of the forward and backward pass: fp32, tf32 (on GPUs that have it) or bf16.
-        compile: fuse the response norm with torch.compile; uses a C++ compiler, and half a minute the first time.
+        precision: numbers of the forward and backward pass: fp32, tf32 (on GPUs that have it) or
+            bf16.
+        compile: fuse the response norm with torch.compile; uses a C++ compiler, and half a minute
+            the first time.
         epochs: passes over the training images, at most.
-        seed: decides the weights, the order of the images, every augmentation and every dropout mask.
+        seed: decides the weights, the order of the images, every augmentation and every dropout
+            mask.
         init_from: a checkpoint whose layers are taken where they fit; the others start afresh.
     """
 
@@ -81,7 +89,8 @@ class RunConfig:
         checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
         checkpoint_every: steps between two checkpoints, beside those; null for none.
         keep_checkpoints: how many of the newest checkpoints are kept.
-        profile: record this many steps, after the first three, into trace-rank<N>.json in the run's folder.
+        profile: record this many steps, after the first three, into trace-rank<N>.json in the run's
+            folder.
     """
 
     dir: str | None = None
@@ -106,9 +115,13 @@ class Config:
 
 
 def load(argv: list[str]) -> Config:
-    """The config from `FILE.yaml [--section.field value ...]`; ConfigError where it can't be understood or run."""
+    """The config from `FILE.yaml [--section.field value ...]`; ConfigError where it can't be
+    understood or run.
+    """
     parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="the recipe; the first argument does without the --config")
+    parser.add_argument(
+        "--config", action="config", help="the recipe; the first argument does without the --config"
+    )
     for section, kind in Config.__annotations__.items():
         parser.add_argument(f"--{section}", type=kind, default=kind())
     if argv and not argv[0].startswith("-"):
@@ -116,9 +129,13 @@ def load(argv: list[str]) -> Config:
     try:
         values = parser.parse_args(argv)
     except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}\nusage: {USAGE}\nEvery section and field: python -m train --help") from error
+        raise ConfigError(
+            f"{error}\nusage: {USAGE}\nEvery section and field: python -m train --help"
+        ) from error
     if not values.config:
-        raise ConfigError(f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}")
+        raise ConfigError(
+            f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}"
+        )
     sections = parser.instantiate(values)
     config = Config(**{section: sections[section] for section in Config.__annotations__})
     _check(config)
@@ -136,7 +153,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(plain: dict[str, Any]) -> Config:
     """The inverse of `to_dict`; takes configs of version 0.1, too."""
     plain = _in_todays_terms(plain)
-    model = plain["model"] | {key: PerLayer(**plain["model"][key]) for key in ("init_std", "init_bias")}
+    model = plain["model"] | {
+        key: PerLayer(**plain["model"][key]) for key in ("init_std", "init_bias")
+    }
     return Config(
         data=DataConfig(**plain["data"]),
         model=ModelConfig(**model),
@@ -152,7 +171,8 @@ def to_yaml(config: Config) -> str:
 
 
 def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
-    """`section.field: old -> new` for all that changes results between an `old` config, as in YAML, and `config`.
+    """`section.field: old -> new` for all that changes results between an `old` config, as in YAML,
+    and `config`.
 
     A prepared folder may have moved; whether it is the same one is for its fingerprint to say.
     """
@@ -177,7 +197,9 @@ def _effect(key: str, value: Any, config: Config) -> Any:
 
 
 def _in_todays_terms(plain: dict[str, Any]) -> dict[str, Any]:
-    """A config of version 0.1, which had a number for each layer in a list, as this version has it."""
+    """A config of version 0.1, which had a number for each layer in a list, as this version has
+    it.
+    """
     model = dict(plain.get("model", {}))
     sixth = ["conv6"] if len(model.get("kernels", ())) == 6 else []
     if sixth:
@@ -186,17 +208,24 @@ def _in_todays_terms(plain: dict[str, Any]) -> dict[str, Any]:
         model["cross_talk"] = [name for name in model["cross_talk"] if name != "conv6"]
     for key in ("init_std", "init_bias"):
         if isinstance(model.get(key), list):
-            model[key] = {"default": 0, **dict(zip([*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"], model[key]))}
+            model[key] = {
+                "default": 0,
+                **dict(zip([*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"], model[key])),
+            }
     return {**plain, "model": model}
 
 
 def _check(config: Config) -> None:
     data = config.data
     if data.root is None:
-        raise ConfigError("data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py")
+        raise ConfigError(
+            "data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py"
+        )
     if data.resize > 4096:
         raise ConfigError(f"data.resize is {data.resize}; expected at most 4096 pixels")
     if config.train.seed >= 2**63:
         raise ConfigError(f"train.seed is {config.train.seed}; expected less than 2^63")
     if data.crop > data.resize:
-        raise ConfigError(f"data.crop is {data.crop}; expected at most data.resize, which is {data.resize}")
+        raise ConfigError(
+            f"data.crop is {data.crop}; expected at most data.resize, which is {data.resize}"
+        )

@@ -6,45 +6,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.dataset import ImageList
+from pipeline.dataset import Dataset, ImageList
 from pipeline.loader import Appearance, Batch, Loader
 from pipeline.plan import EvaluationPlan, Plan, TrainingPlan
 from pipeline.stats import PixelStats
-from train.config import DataConfig
+from train.config import Config, ConfigError, DataConfig
 from train.distributed import Ranks
 
 MOST_THREADS_A_GPU = 16
-"""DALI reserves 16 MB of the GPU's memory, and as much pinned memory, for each thread that decodes for it."""
+"""For each thread, DALI reserves 16 MB of the GPU's memory, and as much pinned memory."""
+
+
+def training_plan(config: Config, dataset: Dataset) -> TrainingPlan:
+    """What every step of the run is given; ConfigError where the batch is larger than the data."""
+    batch_size, num_images = config.train.batch_size, len(dataset.train)
+    if batch_size > num_images:
+        raise ConfigError(
+            f"train.batch_size is {batch_size}, but {dataset.folder} has {num_images} training "
+            "images; expected a batch of no more than that"
+        )
+    num_steps = config.train.epochs * (num_images // batch_size)
+    num_steps = min(num_steps, config.run.max_steps or num_steps)
+    data = config.data
+    margin = data.resize - data.crop
+    augmentation = (data.crops_and_flips, data.lighting_epochs)
+    return TrainingPlan(num_images, batch_size, margin, config.train.seed, num_steps, *augmentation)
 
 
 def training_batches(
-    images: ImageList, plan: TrainingPlan, stats: PixelStats, data: DataConfig, ranks: Ranks, batch_size: int, step: int
+    images: ImageList,
+    plan: TrainingPlan,
+    stats: PixelStats,
+    data: DataConfig,
+    ranks: Ranks,
+    batch_size: int,
+    step: int,
 ) -> Iterator[Batch]:
-    """Augmented batches from `step` on, `batch_size` images over all ranks; a pair gets both its parts."""
+    """Augmented batches from `step` on, `batch_size` images over all ranks; a pair gets both its
+    parts.
+    """
     gain = 1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0
     appearance = Appearance.of(stats, data.resize, data.crop, data.mean, data.lighting_std, gain)
     return _batches(images, plan, appearance, data, ranks, batch_size, step)
 
 
-def evaluation_batches(images: ImageList, data: DataConfig, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
-    """Central squares [n, 3, resize, resize] of all images, as they are, each counted once over all ranks."""
+def evaluation_batches(
+    images: ImageList, data: DataConfig, ranks: Ranks, batch_size: int
+) -> Iterator[Batch]:
+    """Central squares [n, 3, resize, resize] of all images, as they are, each counted once over all
+    ranks.
+    """
     nothing = np.zeros((data.resize, data.resize, 3), np.float32)
     appearance = Appearance(data.resize, data.resize, nothing, np.zeros((3, 3)))
-    return _batches(images, EvaluationPlan(len(images), batch_size), appearance, data, ranks, batch_size, 0)
+    return _batches(
+        images, EvaluationPlan(len(images), batch_size), appearance, data, ranks, batch_size, 0
+    )
 
 
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
-    """[3, crop, crop]: what is subtracted from every view of an image, in training and evaluation."""
+    """[3, crop, crop]: what is subtracted from every view of an image, in training and
+    evaluation.
+    """
     mean_image = Appearance.of(stats, data.resize, data.crop, data.mean, lighting_std=0).mean_image
     return torch.tensor(mean_image.transpose(2, 0, 1), device=device)
 
 
 def _num_threads(ranks: Ranks) -> int:
-    return min(ranks.num_threads, MOST_THREADS_A_GPU) if ranks.device.type == "cuda" else ranks.num_threads
+    if ranks.device.type == "cuda":
+        return min(ranks.num_threads, MOST_THREADS_A_GPU)
+    return ranks.num_threads
 
 
 def _batches(
-    images: ImageList, plan: Plan, appearance: Appearance, data: DataConfig, ranks: Ranks, batch_size: int, step: int
+    images: ImageList,
+    plan: Plan,
+    appearance: Appearance,
+    data: DataConfig,
+    ranks: Ranks,
+    batch_size: int,
+    step: int,
 ) -> Iterator[Batch]:
     loader = Loader(
         images,

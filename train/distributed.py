@@ -1,4 +1,6 @@
-"""Ranks: who holds which column and which part of a batch. The only reader of torchrun's environment."""
+"""Ranks: who holds which column and which part of a batch. The only reader of torchrun's
+environment.
+"""
 
 import os
 import sys
@@ -27,9 +29,9 @@ from train.config import ConfigError
 class Ranks:
     """This process among the others.
 
-    Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs are data parallel.
-    Every rank reads its own part of the global batch; a pair exchanges its two parts. Where each rank holds a whole
-    network, it is a pair by itself.
+    Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs
+    are data parallel. Every rank reads its own part of the global batch; a pair exchanges its two
+    parts. Where each rank holds a whole network, it is a pair by itself.
     """
 
     rank: int
@@ -37,8 +39,12 @@ class Ranks:
     device: torch.device
     num_threads: int  # cores of this machine for each of its ranks
     columns: Columns
-    data_group: dist.ProcessGroup | None = None  # the same column of every pair; None where there is one pair
-    exchange_group: dist.ProcessGroup | None = None  # the pair, for input alone, so that it can run under a step
+    data_group: dist.ProcessGroup | None = (
+        None  # the same column of every pair; None where there is one pair
+    )
+    exchange_group: dist.ProcessGroup | None = (
+        None  # the pair, for input alone, so that it can run under a step
+    )
     control_group: dist.ProcessGroup | None = None  # everyone, over the CPU
 
     @property
@@ -61,16 +67,21 @@ class Ranks:
         return self.columns.num_columns // len(self.columns.held)
 
     def share(self, batch_size: int) -> int:
-        """Images of a global batch that this rank reads; ConfigError where it can't be shared out evenly."""
+        """Images of a global batch that this rank reads; ConfigError where it can't be shared out
+        evenly.
+        """
         if batch_size < 1 or batch_size % self.world_size:
             raise ConfigError(
-                f"a batch of {batch_size} images can't be shared evenly by {self.world_size} ranks; "
-                f"expected a multiple of {self.world_size} (train.batch_size, or --batch-size)"
+                f"a batch of {batch_size} images can't be shared evenly by {self.world_size} "
+                f"ranks; expected a multiple of {self.world_size} (train.batch_size, or "
+                "--batch-size)"
             )
         return batch_size // self.world_size
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Both columns' parts of each batch, from own parts; each is sent while the batch before it is computed."""
+        """Both columns' parts of each batch, from own parts; each is sent while the batch before it
+        is computed.
+        """
         if self.columns.all_held:
             yield from batches
             return
@@ -114,9 +125,9 @@ class Ranks:
 class Averaging:
     """Averages each gradient of `model` over the pairs, `group`, as soon as backward has it.
 
-    Each is added up by itself, in an order that depends on its own shape alone. DistributedDataParallel puts gradients
-    into buckets, in its first step into others than later, so that from three pairs on a run in pieces would not
-    compute the bits of a run in one.
+    Each is added up by itself, in an order that depends on its own shape alone.
+    DistributedDataParallel puts gradients into buckets, in its first step into others than later,
+    so that from three pairs on a run in pieces would not compute the bits of a run in one.
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None) -> None:
@@ -129,7 +140,9 @@ class Averaging:
         assert parameter.grad is not None
         with record_function("gradient averaging"):
             parameter.grad /= dist.get_world_size(self._group)
-            in_memory = parameter.grad.as_strided((parameter.grad.numel(),), (1,))  # whichever dimension goes first
+            in_memory = parameter.grad.as_strided(
+                (parameter.grad.numel(),), (1,)
+            )  # whichever dimension goes first
             self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
 
     def wait(self) -> None:
@@ -144,7 +157,9 @@ class _Exchange:
 
     def __init__(self, batch: Batch, group: dist.ProcessGroup | None) -> None:
         self._sent = batch
-        self._received = Batch(*(part.new_empty(NUM_COLUMNS * len(part), *part.shape[1:]) for part in batch))
+        self._received = Batch(
+            *(part.new_empty(NUM_COLUMNS * len(part), *part.shape[1:]) for part in batch)
+        )
         with record_function("exchange: send ahead"):
             self._works = [
                 dist.all_gather_single(both, own, group=group, async_op=True)
@@ -162,16 +177,21 @@ class _Exchange:
 def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
-    `device` is cpu, cuda or auto (cuda where this machine has GPUs). Each rank holds one of `num_columns`: with 1, a
-    whole network. ConfigError where the ranks do not form pairs, or a rank can't have a GPU of its own; MachineError
-    where memory or a GPU fails inside. One of several ranks that fails inside says why, and the process ends.
+    `device` is cpu, cuda or auto (cuda where this machine has GPUs). Each rank holds one of
+    `num_columns`: with 1, a whole network. ConfigError where the ranks do not form pairs, or a rank
+    can't have a GPU of its own; MachineError where memory or a GPU fails inside. One of several
+    ranks that fails inside says why, and the process ends.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_rank, local_world_size = (
+        int(os.environ.get("LOCAL_RANK", 0)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    )
     if world_size > 1 and (world_size % num_columns or local_world_size % num_columns):
         raise ConfigError(
-            f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, or an even number on "
-            "each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
+            f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, "
+            "or an even number on each machine: two columns make a network (torchrun "
+            "--nproc_per_node=2 ...)"
         )
     where = _device(device, local_rank, local_world_size)
     num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
@@ -194,14 +214,24 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
             yield _in_pairs(rank, world_size, where, num_threads)
         else:
             everyone, control = dist.group.WORLD, dist.new_group(backend="gloo")
-            yield Ranks(rank, world_size, where, num_threads, Columns.whole(1), everyone, control_group=control)
+            yield Ranks(
+                rank,
+                world_size,
+                where,
+                num_threads,
+                Columns.whole(1),
+                everyone,
+                control_group=control,
+            )
     except BaseException as error:
         _leave_at_once(error)
     dist.destroy_process_group()
 
 
 def _leave_at_once(error: BaseException) -> NoReturn:
-    """End this rank, and so all of them: leaving in order would wait for the others, which wait for this one."""
+    """End this rank, and so all of them: leaving in order would wait for the others, which wait for
+    this one.
+    """
     error = machine_error(error) or error
     if isinstance(error, (ValueError, OSError)):
         status = report_error(error)
@@ -216,7 +246,9 @@ def _leave_at_once(error: BaseException) -> NoReturn:
 
 
 def _in_pairs(rank: int, world_size: int, where: torch.device, num_threads: int) -> Ranks:
-    mesh = init_device_mesh(where.type, (world_size // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("data", "column"))
+    mesh = init_device_mesh(
+        where.type, (world_size // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("data", "column")
+    )
     return Ranks(
         rank,
         world_size,
@@ -235,14 +267,17 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
         return torch.device("cpu")
     if found < local_world_size:
         raise ConfigError(
-            f"run.device is {asked} and {local_world_size} ranks run here, but {found} GPUs were found; expected one "
-            "for each rank: start fewer (one process holds both columns), or choose --run.device cpu"
+            f"run.device is {asked} and {local_world_size} ranks run here, but {found} GPUs were "
+            "found; expected one for each rank: start fewer (one process holds both columns), or "
+            "choose --run.device cpu"
         )
     return gpus.take(local_rank)
 
 
 def report_error(error: Exception) -> int:
-    """Print a message for people; returns the exit status. Where all ranks fail alike, the first one's is enough."""
+    """Print a message for people; returns the exit status. Where all ranks fail alike, the first
+    one's is enough.
+    """
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed too
     print(f"error: {error}", file=sys.stderr, flush=True)

@@ -6,25 +6,32 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from train.evaluate import ErrorRates, places_of_labels
+from train.validation import ErrorRates, label_ranks
 
 
-def mixture(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def mixture(
+    probabilities: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """[N, C] from [M, N, C] of M networks and their weights [M], which sum to 1."""
     return np.tensordot(weights, probabilities, axes=1)
 
 
-def search_weights(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def search_weights(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Weights [M], none negative, summing to 1, whose mixture makes the labels [N] most likely.
 
-    The logarithm of a mixture is concave in its weights: there is one best, wherever the search begins.
+    The logarithm of a mixture is concave in its weights: there is one best, wherever the search
+    begins.
     """
     own = probabilities[:, np.arange(len(labels)), labels]
 
     def loss(free: NDArray[np.float64]) -> float:
         return -float(np.log(np.maximum(softmax(free) @ own, 1e-300)).mean())
 
-    return softmax(minimize(loss, np.zeros(len(own)), method="L-BFGS-B", bounds=[(-12, 12)] * len(own)).x)
+    return softmax(
+        minimize(loss, np.zeros(len(own)), method="L-BFGS-B", bounds=[(-12, 12)] * len(own)).x
+    )
 
 
 def halves(labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -37,5 +44,5 @@ def halves(labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.boo
 
 def rates(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> ErrorRates:
     """Error rates of scores [N, C]."""
-    places = places_of_labels(torch.from_numpy(scores), torch.from_numpy(labels)).numpy()
+    places = label_ranks(torch.from_numpy(scores), torch.from_numpy(labels)).numpy()
     return ErrorRates(float((places >= 1).mean()), float((places >= 5).mean()), len(labels))

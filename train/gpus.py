@@ -8,15 +8,19 @@ import torch
 from train.config import ConfigError
 
 _NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}
-"""The oldest branch of NVIDIA's Linux driver for each major version of CUDA (CUDA's release notes)."""
+"""The oldest branch of NVIDIA's Linux driver for each major version of CUDA (CUDA's release
+notes).
+"""
 _OTHERWISE = (
-    "install a PyTorch that was built for an older CUDA (pytorch.org gives the command for each), or choose "
-    "--run.device cpu (--device cpu)"
+    "install a PyTorch that was built for an older CUDA (pytorch.org gives the command for "
+    "each), or choose --run.device cpu (--device cpu)"
 )
 
 
 def take(number: int) -> torch.device:
-    """GPU `number` of this machine, as this process's own; ConfigError where this PyTorch can't use it."""
+    """GPU `number` of this machine, as this process's own; ConfigError where this PyTorch can't use
+    it.
+    """
     try:
         torch.cuda.init()  # PyTorch counts GPUs without it, and so finds some that it can't use
         torch.cuda.set_device(number)
@@ -25,19 +29,20 @@ def take(number: int) -> torch.device:
     found, built_for = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
     if not runs_on(found, built_for):
         raise ConfigError(
-            f"GPU {number} is a {torch.cuda.get_device_name(number)} of compute capability {found[0]}.{found[1]}, for "
-            f"which PyTorch {torch.__version__} (CUDA {torch.version.cuda}) holds no code ({', '.join(built_for)}); "
-            + _OTHERWISE
+            f"GPU {number} is a {torch.cuda.get_device_name(number)} of compute capability "
+            f"{found[0]}.{found[1]}, for which PyTorch {torch.__version__} (CUDA "
+            f"{torch.version.cuda}) holds no code ({', '.join(built_for)}); " + _OTHERWISE
         )
     return torch.device("cuda", number)
 
 
 def runs_on(capability: tuple[int, int], built_for: list[str]) -> bool:
-    """Whether code for `built_for`, such as sm_80 and compute_90, runs on a GPU of this compute capability.
+    """Whether code for `built_for`, such as sm_80, runs on a GPU of this compute capability.
 
-    Machine code (sm) runs on later minor versions of its major version, portable code (compute) on all later versions.
+    Machine code (sm) runs on later minor versions of its major version, portable code (compute) on
+    all later versions.
     """
-    for kind, major, minor in (re.match(r"(sm|compute)_(\d+)(\d)", name).groups() for name in built_for):  # type: ignore[union-attr]
+    for kind, major, minor in re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(built_for)):
         version = int(major), int(minor)
         if version <= capability and (kind == "compute" or version[0] == capability[0]):
             return True
@@ -48,14 +53,16 @@ def _why_not(number: int, error: RuntimeError) -> str:
     said = str(error).splitlines()[0]
     if "driver" not in said:
         return (
-            f"GPU {number} of {torch.cuda.device_count()} can't be taken ({said}); nvidia-smi says in what state it is "
-            "and who uses it. Choose others with CUDA_VISIBLE_DEVICES, or --run.device cpu (--device cpu)"
+            f"GPU {number} of {torch.cuda.device_count()} can't be taken ({said}); nvidia-smi "
+            "says in what state it is and who uses it. Choose others with CUDA_VISIBLE_DEVICES, "
+            "or --run.device cpu (--device cpu)"
         )
     major = int((torch.version.cuda or "0").split(".")[0])
     needed = f"R{_NEEDED_DRIVER[major]} or newer" if major in _NEEDED_DRIVER else "a newer one"
     return (
-        f"{torch.cuda.device_count()} GPUs were found, but PyTorch {torch.__version__} (CUDA {torch.version.cuda}) "
-        f"can't use them: found driver {driver()}, expected {needed} ({said}). Update the driver, {_OTHERWISE}"
+        f"{torch.cuda.device_count()} GPUs were found, but PyTorch {torch.__version__} (CUDA "
+        f"{torch.version.cuda}) can't use them: found driver {driver()}, expected {needed} "
+        f"({said}). Update the driver, {_OTHERWISE}"
     )
 
 

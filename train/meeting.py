@@ -1,17 +1,22 @@
-"""What one rank alone knows, and all must do at the same step: stop at a signal, save when it is time."""
+"""What one rank alone knows, and all must do at the same step: stop at a signal, save when it is
+time.
+"""
 
 import time
 from collections.abc import Callable
 
 _INTERVAL = 0.25
-"""Seconds between two meetings, about: a signal is answered within a second even if steps get slower meanwhile."""
+"""Seconds between two meetings, about: a signal is answered within a second even if steps get
+slower meanwhile.
+"""
 
 
 class Meeting:
     """Lets all ranks know what one of them wishes, every few steps.
 
-    A meeting costs every rank a collective on the CPU, as much as a short step on a GPU. How many steps go by until the
-    next one is agreed in each, from the pace of the slowest rank, so that all ranks meet at the same steps.
+    A meeting costs every rank a collective on the CPU, as much as a short step on a GPU. How many
+    steps go by until the next one is agreed in each, from the pace of the slowest rank, so that all
+    ranks meet at the same steps.
     """
 
     def __init__(self, largest: Callable[[list[float]], list[float]]) -> None:
@@ -28,6 +33,8 @@ class Meeting:
         pace = (time.monotonic() - self._met_at) / self._steps
         *most, slowest = self._largest([*wishes, pace])
         # At most twice as many as before: the first steps after a start may be fast by chance.
-        self._steps = self._steps_left = max(1, min(2 * self._steps, int(_INTERVAL / max(slowest, 1e-9))))
+        self._steps = self._steps_left = max(
+            1, min(2 * self._steps, int(_INTERVAL / max(slowest, 1e-9)))
+        )
         self._met_at = time.monotonic()
         return most

@@ -17,9 +17,9 @@ from pipeline.files import atomic_write
 class Stopwatch:
     """Splits the time of training steps into waiting for data and computing, as the device sees it.
 
-    A GPU works through what the host has issued, some steps behind it: its marks are events in its own queue, and it
-    waits only where it has nothing left to do before the next batch is there. Evaluations and checkpoints are outside;
-    so is the first step, which warms everything up.
+    A GPU works through what the host has issued, some steps behind it: its marks are events in its
+    own queue, and it waits only where it has nothing left to do before the next batch is there.
+    Evaluations and checkpoints are outside; so is the first step, which warms everything up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,7 +53,8 @@ class Stopwatch:
         return before, self._mark
 
     def metrics(self, batch_size: int) -> dict[str, float]:
-        """Throughput over the interval, by TensorBoard's tags; empty where nothing but the warm-up was timed.
+        """Throughput over the interval, by TensorBoard's tags; empty where nothing but the warm-up
+        was timed.
 
         The host must have waited for the device to finish the last step.
         """
@@ -93,7 +94,9 @@ class Monitor:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Record `metrics`, a value for each TensorBoard tag; `epoch` counts the epochs completed."""
+        """Record `metrics`, a value for each TensorBoard tag; `epoch` counts the epochs
+        completed.
+        """
         self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
         self._file.flush()
         for tag, value in metrics.items():
@@ -108,12 +111,33 @@ class Monitor:
     def _forget_after(self, step: int) -> None:
         if not self._path.exists():
             return
-        kept = [line for line in self._path.read_bytes().splitlines(keepends=True) if _step_of(line) <= step]
+        kept = [
+            line
+            for line in self._path.read_bytes().splitlines(keepends=True)
+            if _step_of(line) <= step
+        ]
         with atomic_write(self._path) as file:
             file.writelines(kept)
 
 
-def progress_line(step: int, num_steps: int, epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+def read_metrics(folder: Path, tag: str) -> dict[int, float]:
+    """The values of a TensorBoard tag by step, from a run's metrics.jsonl; none where it has none.
+
+    ValueError where a line can't be read. A last line without an end was cut short by a crash: the
+    run writes it again when it resumes.
+    """
+    path = folder / "metrics.jsonl"
+    text = path.read_text() if path.is_file() else ""
+    try:
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        return {line["step"]: line[tag] for line in lines if tag in line}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); resuming its run mends it") from error
+
+
+def progress_line(
+    step: int, num_steps: int, epoch: int, epochs: int, metrics: dict[str, float]
+) -> str:
     """One line that says how training goes."""
     parts = [
         f"epoch {epoch}/{epochs}",

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from torch import nn
 
 
@@ -18,12 +24,15 @@ class OptimConfig:
         momentum: share of the last update that goes into the next.
         weight_decay: pull of every weight towards zero, a share of lr.
         decay_biases: whether biases are pulled towards zero, too (2012 code: they are not).
-        bias_lr: learning rate of all biases, whatever lr becomes (2012 code: 0.02); null: as the weights'.
-        lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight: 0}, or {bias: 2}.
-        later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code). Of one name the
-            latest holds; conv1.weight goes before conv1 and that before weight, and a later factor before lr_factors.
-        schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps, after `drop_epochs`;
-            exponential, evenly with every epoch, by `decay` in all.
+        bias_lr: learning rate of all biases, whatever lr becomes (2012 code: 0.02); null: as the
+            weights'.
+        lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight:
+            0}, or {bias: 2}.
+        later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
+            Of one name the latest holds; conv1.weight goes before conv1 and that before weight, and
+            a later factor before lr_factors.
+        schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps,
+            after `drop_epochs`; exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.
         patience: plateau: epochs without a lower validation error that count as a stall.
         drop_epochs: steps: epochs after which lr drops (2012 code: 25, 51, 79).
@@ -36,7 +45,9 @@ class OptimConfig:
     decay_biases: bool = True
     bias_lr: NonNegativeFloat | None = None
     lr_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    later_lr_factors: dict[str, list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(default_factory=dict)
+    later_lr_factors: dict[str, list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(
+        default_factory=dict
+    )
     schedule: Literal["plateau", "steps", "exponential"] = "plateau"
     lr_drops: NonNegativeInt = 3
     patience: PositiveInt = 5
@@ -47,25 +58,32 @@ class OptimConfig:
 class PaperSGD(torch.optim.SGD):
     """v <- momentum v - weight_decay lr w - lr g;  w <- w + v.
 
-    torch keeps the buffer b = -v / lr, which is the same rule until lr changes. Rescaling b then keeps v, and the
-    rule, exact. A parameter whose learning rate becomes 0 stops at once (2012 code).
+    torch keeps the buffer b = -v / lr, which is the same rule until lr changes. Rescaling b then
+    keeps v, and the rule, exact. A parameter whose learning rate becomes 0 stops at once (2012
+    code).
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
-        """`parameters` by name, such as conv1.weight behind any prefix. ValueError for a factor that fits none."""
+        """`parameters` by name, such as conv1.weight behind any prefix. ValueError for a factor
+        that fits none.
+        """
         self._config = config
         self.lr = float(config.lr)
         named = dict(parameters)
-        for option, factors in (("lr_factors", config.lr_factors), ("later_lr_factors", config.later_lr_factors)):
+        for option, factors in (
+            ("lr_factors", config.lr_factors),
+            ("later_lr_factors", config.later_lr_factors),
+        ):
             unused = factors.keys() - {key for name in named for key in _keys(name)}
             if unused:
                 raise ValueError(
-                    f"optim.{option}: no layer is named {', '.join(sorted(unused))}; expected names such as fc8, "
-                    "conv1.weight, or bias"
+                    f"optim.{option}: no layer is named {', '.join(sorted(unused))}; expected "
+                    "names such as fc8, conv1.weight, or bias"
                 )
         groups: dict[Any, dict[str, Any]] = {}
         for name, parameter in named.items():
-            # One group for all that are alike, for ever: each group costs the host as much as all of the others.
+            # One group for all that are alike, for ever: each group costs the host as much as all
+            # of the others.
             group = groups.setdefault(_treatment(name, config), {"name": name, "params": []})
             group["params"].append(parameter)
             group["lr"] = _rate(name, self.lr, 0, config)
@@ -73,7 +91,9 @@ class PaperSGD(torch.optim.SGD):
         super().__init__(list(groups.values()), momentum=float(config.momentum), fused=True)
 
     def set_lr(self, lr: float, epoch: int = 0) -> None:
-        """From now on `lr`, with the factors as they are after `epoch` epochs; what moves goes on moving."""
+        """From now on `lr`, with the factors as they are after `epoch` epochs; what moves goes on
+        moving.
+        """
         before = [group["lr"] for group in self.param_groups]
         self._set(lr, epoch)
         for group, old in zip(self.param_groups, before, strict=True):
@@ -89,19 +109,29 @@ class PaperSGD(torch.optim.SGD):
 
     def momentum(self, module: nn.Module) -> dict[str, torch.Tensor]:
         """The buffers of a module's parameters by name; zeros where there is no momentum."""
-        buffers = {name: self.state[parameter].get("momentum_buffer") for name, parameter in module.named_parameters()}
+        buffers = {
+            name: self.state[parameter].get("momentum_buffer")
+            for name, parameter in module.named_parameters()
+        }
         return {
             name: torch.zeros_like(parameter) if buffers[name] is None else buffers[name]
             for name, parameter in module.named_parameters()
         }
 
     @torch.no_grad()
-    def restore(self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float, epoch: int = 0) -> None:
-        """Go on from buffers that `momentum` gave, and the learning rate and epochs that they belong to."""
+    def restore(
+        self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float, epoch: int = 0
+    ) -> None:
+        """Go on from buffers that `momentum` gave, and the learning rate and epochs that they
+        belong to.
+        """
         self._set(lr, epoch)
         for name, parameter in module.named_parameters():
-            # The fused update walks parameter and buffer side by side in memory: their layouts must be the same.
-            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
+            # The fused update walks parameter and buffer side by side in memory: their layouts must
+            # be the same.
+            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(
+                buffers[name]
+            )
 
 
 def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
@@ -132,12 +162,17 @@ def _treatment(name: str, config: OptimConfig) -> tuple:
 
 def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
     """The later factors that hold after `epoch` epochs, by the names that they are listed under."""
-    begun = {key: [pair for pair in pairs if pair[0] <= epoch] for key, pairs in config.later_lr_factors.items()}
+    begun = {
+        key: [pair for pair in pairs if pair[0] <= epoch]
+        for key, pairs in config.later_lr_factors.items()
+    }
     return {key: max(pairs)[1] for key, pairs in begun.items() if pairs}
 
 
 def _keys(name: str) -> tuple[str, str, str]:
-    """What a factor for a parameter may be listed under, first things first: conv1.weight, conv1, weight."""
+    """What a factor for a parameter may be listed under, first things first: conv1.weight, conv1,
+    weight.
+    """
     layer, kind = name.split(".")[-2:] if "." in name else ("", name)
     return f"{layer}.{kind}", layer, kind
 
@@ -190,7 +225,9 @@ class EpochSchedule:
     def lr(self) -> float:
         """See Schedule."""
         if self._config.schedule == "steps":
-            return self._config.lr / 10 ** sum(self._completed >= epoch for epoch in self._config.drop_epochs)
+            return self._config.lr / 10 ** sum(
+                self._completed >= epoch for epoch in self._config.drop_epochs
+            )
         return self._config.lr * self._config.decay ** (-self._completed / self._epochs)
 
     @property
@@ -212,9 +249,11 @@ class EpochSchedule:
 
 
 class PlateauSchedule:
-    """Divide lr by 10 when the validation error stops falling; after `lr_drops` such stalls the next one ends training.
+    """Divide lr by 10 when the validation error stops falling; after `lr_drops` such stalls the
+    next one ends training.
 
-    The paper did this by hand: "divide the learning rate by 10 when the validation error rate stopped improving".
+    The paper did this by hand: "divide the learning rate by 10 when the validation error rate
+    stopped improving".
     """
 
     def __init__(self, config: OptimConfig) -> None:
@@ -246,7 +285,11 @@ class PlateauSchedule:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"drops": self.drops, "best_error": self.best_error, "stalled_epochs": self.stalled_epochs}
+        return {
+            "drops": self.drops,
+            "best_error": self.best_error,
+            "stalled_epochs": self.stalled_epochs,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""

@@ -1,7 +1,8 @@
-"""Where the time of a step goes: a Chrome trace of some steps on each rank, the decoder's threads included.
+"""Where the time of a step goes: a Chrome trace of some steps on each rank, the decoder's threads
+included.
 
-Look at it in chrome://tracing or ui.perfetto.dev. The ranges are: waiting for data, exchange, forward, column gathers,
-backward, gradient averaging, update.
+Look at it in chrome://tracing or ui.perfetto.dev. The ranges are: waiting for data, exchange,
+forward, column gathers, backward, gradient averaging, update.
 """
 
 import json
@@ -27,7 +28,9 @@ class Profile:
     """Records steps 4 to 3 + `num_steps` of this process; with 0 steps, nothing."""
 
     def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
-        """`path` is the trace to write once the steps have been recorded; on a GPU, it has the kernels, too."""
+        """`path` is the trace to write once the steps have been recorded; on a GPU, it has the
+        kernels, too.
+        """
         self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
         self._recording = num_steps > 0
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
@@ -59,7 +62,9 @@ class Profile:
 
 
 class _DecoderThreads:
-    """When DALI's threads were at work, by the kernel's account of them; torch's profiler does not see them."""
+    """When DALI's threads were at work, by the kernel's account of them; torch's profiler does not
+    see them.
+    """
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
@@ -73,10 +78,16 @@ class _DecoderThreads:
         self._thread.join()
         names = {event["tid"]: event["args"]["thread"] for event in self._events}
         about = {"ph": "M", "name": "thread_name", "pid": os.getpid(), "ts": 0}
-        return self._events + [about | {"tid": tid, "args": {"name": name}} for tid, name in names.items()]
+        return self._events + [
+            about | {"tid": tid, "args": {"name": name}} for tid, name in names.items()
+        ]
 
     def _sample(self) -> None:
-        threads = {tid: name for tid in os.listdir("/proc/self/task") if (name := _name(tid)).startswith(_DECODERS)}
+        threads = {
+            tid: name
+            for tid in os.listdir("/proc/self/task")
+            if (name := _name(tid)).startswith(_DECODERS)
+        }
         before, since = {tid: _ran(tid) for tid in threads}, time.time_ns()
         while not self._stopping.wait(_SAMPLE_EVERY):
             now = time.time_ns()
@@ -86,7 +97,12 @@ class _DecoderThreads:
                 before[tid] = ran
                 if busy > 0.1:
                     args = {"share of a core": round(busy, 2), "thread": name}
-                    event = {"ph": "X", "cat": "dali", "name": "decode and augment", "pid": os.getpid()}
+                    event = {
+                        "ph": "X",
+                        "cat": "dali",
+                        "name": "decode and augment",
+                        "pid": os.getpid(),
+                    }
                     times = {"ts": since / 1000, "dur": (now - since) / 1000}
                     self._events.append(event | times | {"tid": int(tid), "args": args})
             since = now

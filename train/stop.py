@@ -6,21 +6,29 @@ from types import FrameType, TracebackType
 from typing import Self
 
 _PATIENCE = 1.0
-"""Seconds in which a repetition is the same request: torchrun passes signals on that a rank may have got itself."""
+"""Seconds in which a repetition is the same request: torchrun passes signals on that a rank may
+have got itself.
+"""
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT is only noted; one that comes later does what it always does."""
+    """While entered, the first SIGTERM or SIGINT is only noted; one that comes later does what it
+    always does.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._noted = 0.0
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -7,10 +7,11 @@ from train import checkpoint
 
 
 def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[str], list[str]]:
-    """Copy into `model` what fits of the checkpoint at `path`, or a run's newest; (layers taken, layers afresh).
+    """Copy into `model` what fits of the checkpoint at `path`, or a run's newest; (layers taken,
+    layers afresh).
 
-    A layer fits if its weight and bias have the same shapes, the last one only if it told the same `classes` apart.
-    CheckpointError where nothing fits.
+    A layer fits if its weight and bias have the same shapes, the last one only if it told the same
+    `classes` apart. CheckpointError where nothing fits.
     """
     state = checkpoint.load(checkpoint.named(path))
     old, new = state["model"], model.full_state()
@@ -18,10 +19,18 @@ def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[st
     taken = [
         layer
         for layer in layers
-        if all(key in old and old[key].shape == new[key].shape for key in new if key.split(".")[0] == layer)
+        if all(
+            key in old and old[key].shape == new[key].shape
+            for key in new
+            if key.split(".")[0] == layer
+        )
         and (layer != layers[-1] or state["classes"] == classes)
     ]
     if not taken:
-        raise checkpoint.CheckpointError(f"{path}: none of its layers fits this network; train without train.init_from")
-    model.load_full_state({key: old[key] if key.split(".")[0] in taken else value for key, value in new.items()})
+        raise checkpoint.CheckpointError(
+            f"{path}: none of its layers fits this network; train without train.init_from"
+        )
+    model.load_full_state(
+        {key: old[key] if key.split(".")[0] in taken else value for key, value in new.items()}
+    )
     return taken, [layer for layer in layers if layer not in taken]

@@ -1,7 +1,8 @@
 """Every rank issues the same collectives in the same order, over all groups together.
 
-NCCL needs that: where two ranks meet in two groups in different orders, each waits for the other, without a message.
-Here each rank runs alone, with collectives that are noted down and answered as if all ranks had sent the same.
+NCCL needs that: where two ranks meet in two groups in different orders, each waits for the other,
+without a message. Here each rank runs alone, with collectives that are noted down and answered as
+if all ranks had sent the same.
 """
 
 import signal
@@ -20,11 +21,18 @@ from train.trainer import Trainer
 
 
 class Notes:
-    """Stands in for the collectives that the project uses; notes what is called, over which group, on what."""
+    """Stands in for the collectives that the project uses; notes what is called, over which group,
+    on what.
+    """
 
     def __init__(self, monkeypatch, stop_after):
         self.calls, self._groups, self._meetings, self._stop_after = [], {}, 0, stop_after
-        for name in ("all_gather_single", "reduce_scatter_single", "all_reduce", "all_gather_object"):
+        for name in (
+            "all_gather_single",
+            "reduce_scatter_single",
+            "all_reduce",
+            "all_gather_object",
+        ):
             monkeypatch.setattr(dist, name, getattr(self, name))
 
     def know(self, ranks: Ranks):
@@ -102,15 +110,31 @@ def options(prepared, tmp_path):
         "--run.checkpoint_every",
         "1",
     ]
-    return lambda rank: [str(tmp_path / "tiny.yaml"), *own, "--run.dir", str(tmp_path / f"run{rank}")]
+    return lambda rank: [
+        str(tmp_path / "tiny.yaml"),
+        *own,
+        "--run.dir",
+        str(tmp_path / f"run{rank}"),
+    ]
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 @pytest.mark.parametrize("stop_after", [None, 3])
-def test_all_ranks_issue_the_same_collectives_in_the_same_order(world_size, stop_after, options, monkeypatch):
-    """Training, evaluating after each epoch, saving after each step, logging, and stopping at a signal."""
-    calls = [run(rank, world_size, options(rank), monkeypatch, stop_after) for rank in range(world_size)]
-    assert {call[1] for call in calls[0]} == {"column", "exchange", "control", *(["data"] if world_size > 2 else [])}
+def test_all_ranks_issue_the_same_collectives_in_the_same_order(
+    world_size, stop_after, options, monkeypatch
+):
+    """Training, evaluating after each epoch, saving after each step, logging, and stopping at a
+    signal.
+    """
+    calls = [
+        run(rank, world_size, options(rank), monkeypatch, stop_after) for rank in range(world_size)
+    ]
+    assert {call[1] for call in calls[0]} == {
+        "column",
+        "exchange",
+        "control",
+        *(["data"] if world_size > 2 else []),
+    }
     assert all(own == calls[0] for own in calls)
 
 

@@ -1,4 +1,6 @@
-"""Memory that runs out and a GPU that is lost: no image is blamed or rejected, and one message says what happened."""
+"""Memory that runs out and a GPU that is lost: no image is blamed or rejected, and one message says
+what happened.
+"""
 
 import contextlib
 from concurrent.futures import Future
@@ -6,28 +8,49 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from pipeline import decode, examine, prepare
+from pipeline import decode
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError, machine_error
 from pipeline.loader import Appearance, Loader
 from pipeline.plan import TrainingPlan
+from pipeline.prepare import examine, preparation
 from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import prep_imagenet
 from train.__main__ import main
 from train.trainer import Trainer
 
-OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+)
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
 FAULTS = {
-    "host memory": (RuntimeError("Critical error in pipeline:\nencountered:\n\nstd::bad_alloc"), "out of memory"),
+    "host memory": (
+        RuntimeError("Critical error in pipeline:\nencountered:\n\nstd::bad_alloc"),
+        "out of memory",
+    ),
     "Python's memory": (MemoryError(), r"out of memory \(MemoryError\)"),
-    "torch's memory": (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory"),
+    "torch's memory": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        "out of memory",
+    ),
     "GPU memory": (torch.OutOfMemoryError(OUT_OF_MEMORY), "out of memory.*79.11 GiB"),
-    "DALI's GPU memory": (RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nno"), "out of memory"),
-    "lost GPU": (torch.AcceleratorError(LOST), "GPU or its driver failed.*unspecified launch failure"),
-    "DALI's lost GPU": (RuntimeError("CUDA driver API error CUDA_ERROR_LAUNCH_FAILED (719):\nx"), "GPU or its driver"),
-    "a forked GPU": (RuntimeError("CUDA runtime API error cudaErrorInitializationError (3):\nx"), "GPU or its driver"),
+    "DALI's GPU memory": (
+        RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nno"),
+        "out of memory",
+    ),
+    "lost GPU": (
+        torch.AcceleratorError(LOST),
+        "GPU or its driver failed.*unspecified launch failure",
+    ),
+    "DALI's lost GPU": (
+        RuntimeError("CUDA driver API error CUDA_ERROR_LAUNCH_FAILED (719):\nx"),
+        "GPU or its driver",
+    ),
+    "a forked GPU": (
+        RuntimeError("CUDA runtime API error cudaErrorInitializationError (3):\nx"),
+        "GPU or its driver",
+    ),
 }
 each_fault = pytest.mark.parametrize("error, message", FAULTS.values(), ids=FAULTS)
 
@@ -62,20 +85,34 @@ def no_workers():
 
 
 @each_fault
-def test_decoding_rejects_nothing_and_the_same_command_goes_on(error, message, monkeypatch, tmp_path):
+def test_decoding_rejects_nothing_and_the_same_command_goes_on(
+    error, message, monkeypatch, tmp_path
+):
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
-    monkeypatch.setattr(prepare, "workers", no_workers)
+    monkeypatch.setattr(preparation, "workers", no_workers)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    command = ["--train", str(tmp_path / "train"), "--hold-out", "0.4", "--out", str(tmp_path / "out")]
+    command = [
+        "--train",
+        str(tmp_path / "train"),
+        "--hold-out",
+        "0.4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     with monkeypatch.context() as planted:
         failing = lambda: Failing(error)  # noqa: E731 - with an attribute
         failing.cache_clear = lambda: None
         planted.setattr(decode, "_pipeline", failing)
-        with pytest.raises(MachineError, match=f"(?s){message}.*It happened at .*jpg; if it happens there again"):
+        with pytest.raises(
+            MachineError, match=f"(?s){message}.*It happened at .*jpg; if it happens there again"
+        ):
             prep_imagenet.main(command)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.unfinished").is_dir()
     prep_imagenet.main(command)
-    assert len(Dataset.open(tmp_path / "out").train) == 4 and not (tmp_path / "out/rejected.txt").read_text()
+    assert (
+        len(Dataset.open(tmp_path / "out").train) == 4
+        and not (tmp_path / "out/rejected.txt").read_text()
+    )
 
 
 def test_what_the_decoder_says_of_an_image_is_still_the_images_fault(monkeypatch, tmp_path):
@@ -83,20 +120,30 @@ def test_what_the_decoder_says_of_an_image_is_still_the_images_fault(monkeypatch
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
     victim = tmp_path / "train/a/001.jpg"
     victim.write_bytes(victim.read_bytes()[:400])
-    monkeypatch.setattr(prepare, "workers", no_workers)
+    monkeypatch.setattr(preparation, "workers", no_workers)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    prep_imagenet.main(["--train", str(tmp_path / "train"), "--hold-out", "0.4", "--out", str(tmp_path / "out")])
+    prep_imagenet.main(
+        ["--train", str(tmp_path / "train"), "--hold-out", "0.4", "--out", str(tmp_path / "out")]
+    )
     assert "a/001.jpg" in (tmp_path / "out/rejected.txt").read_text()
 
 
 def loader(dataset):
     plan = TrainingPlan(len(dataset.train), 12, margin=16, seed=3, num_steps=2)
     appearance = Appearance.of(dataset.stats, 96, 80, "image", 0.1)
-    arguments = {"part": 0, "num_parts": 1, "batch_size": 12, "device": torch.device("cpu"), "num_threads": 1}
+    arguments = {
+        "part": 0,
+        "num_parts": 1,
+        "batch_size": 12,
+        "device": torch.device("cpu"),
+        "num_threads": 1,
+    }
     return Loader(dataset.train, plan, appearance, **arguments)
 
 
-@pytest.mark.parametrize("error, message", [fault for fault in FAULTS.values() if isinstance(fault[0], RuntimeError)])
+@pytest.mark.parametrize(
+    "error, message", [fault for fault in FAULTS.values() if isinstance(fault[0], RuntimeError)]
+)
 def test_the_loader_blames_no_image(error, message, dataset, monkeypatch):
     feed = loader(dataset)
     monkeypatch.setattr(feed, "_pipeline", Failing(error))
@@ -105,16 +152,24 @@ def test_the_loader_blames_no_image(error, message, dataset, monkeypatch):
     assert ".jpg" not in str(caught.value)
 
 
-@pytest.mark.parametrize("said", ["Failed to decode sample #3 :", "nvImageCodec failure: '#4'", "something new"])
+@pytest.mark.parametrize(
+    "said", ["Failed to decode sample #3 :", "nvImageCodec failure: '#4'", "something new"]
+)
 def test_where_no_image_fails_alone_the_loader_blames_none(said, dataset, monkeypatch):
     """As where a GPU's decoder fails for a reason of its own."""
     feed = loader(dataset)
-    monkeypatch.setattr(feed, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}")))
-    with pytest.raises(MachineError, match=f"12 images, each of which can be decoded alone .*{said}"):
+    monkeypatch.setattr(
+        feed, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}"))
+    )
+    with pytest.raises(
+        MachineError, match=f"12 images, each of which can be decoded alone .*{said}"
+    ):
         next(iter(feed))
 
 
-def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(dataset, monkeypatch):
+def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(
+    dataset, monkeypatch
+):
     feed = loader(dataset)
     monkeypatch.setattr(feed, "_pipeline", Failing(RuntimeError("Failed to decode sample #3 :")))
     failing = lambda: Failing(RuntimeError("std::bad_alloc"))  # noqa: E731 - with an attribute
@@ -124,14 +179,24 @@ def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(d
         next(iter(feed))
 
 
-@pytest.mark.parametrize("error, message", [FAULTS[name] for name in ("host memory", "GPU memory", "lost GPU")])
-def test_a_step_ends_in_one_message_and_the_checkpoint_stands(error, message, prepared, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error, message", [FAULTS[name] for name in ("host memory", "GPU memory", "lost GPU")]
+)
+def test_a_step_ends_in_one_message_and_the_checkpoint_stands(
+    error, message, prepared, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared), "--run.dir", str(tmp_path / "run")]
+    command = [
+        str(tmp_path / "tiny.yaml"),
+        "--data.root",
+        str(prepared),
+        "--run.dir",
+        str(tmp_path / "run"),
+    ]
     train_step = Trainer.train_step
 
     def fail_in_the_fifth(self, batch):
-        if self.step == 4:
+        if self.state.step == 4:
             raise error
         train_step(self, batch)
 
@@ -139,9 +204,18 @@ def test_a_step_ends_in_one_message_and_the_checkpoint_stands(error, message, pr
         planted.setattr(Trainer, "train_step", fail_in_the_fifth)
         assert main(command) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: ") and sum("error:" in line.lower() for line in lines[:-1]) == 0
-    assert "Traceback" not in "".join(lines) and ".jpg" not in lines[-1] and "goes on from what is saved" in lines[-1]
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000000003.pt"]
+    assert (
+        lines[-1].startswith("error: ")
+        and sum("error:" in line.lower() for line in lines[:-1]) == 0
+    )
+    assert (
+        "Traceback" not in "".join(lines)
+        and ".jpg" not in lines[-1]
+        and "goes on from what is saved" in lines[-1]
+    )
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [
+        "step-0000000003.pt"
+    ]
     error.__traceback__ = None  # it holds the trainer, which holds its folder's lock
     assert main([*command, "--run.max_steps", "4"]) == 0
 

@@ -1,4 +1,6 @@
-"""The GPU form of the graph, as far as a machine without a GPU can check it: what DALI is told, word by word."""
+"""The GPU form of the graph, as far as a machine without a GPU can check it: what DALI is told,
+word by word.
+"""
 
 import numpy as np
 import pytest
@@ -13,11 +15,15 @@ def _message(pool, name, fields):
     """A message type of those fields of DALI's that are looked at here: name -> (number, type)."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package="dali", syntax="proto2")
-    file.dependency.extend(f"{kind}.proto" for _, kind in fields.values() if kind[0].isupper() and kind != name)
+    file.dependency.extend(
+        f"{kind}.proto" for _, kind in fields.values() if kind[0].isupper() and kind != name
+    )
     message = file.message_type.add(name=name)
     for field, (number, kind) in fields.items():
         one = message.field.add(name=field, number=number, label=kinds.LABEL_REPEATED)
-        one.type = kinds.TYPE_MESSAGE if kind[0].isupper() else getattr(kinds, f"TYPE_{kind.upper()}")
+        one.type = (
+            kinds.TYPE_MESSAGE if kind[0].isupper() else getattr(kinds, f"TYPE_{kind.upper()}")
+        )
         if kind[0].isupper():
             one.type_name = f".dali.{kind}"
     pool.Add(file)
@@ -26,8 +32,15 @@ def _message(pool, name, fields):
 def _pipeline_definition():
     """The format in which DALI serialises pipelines, as its bytes show it."""
     pool = descriptor_pool.DescriptorPool()
-    _message(pool, "Edge", {"name": (1, "string"), "device": (2, "string"), "argument": (4, "string")})
-    values = {"floats": (3, "float"), "ints": (4, "int64"), "strings": (5, "string"), "bools": (6, "bool")}
+    _message(
+        pool, "Edge", {"name": (1, "string"), "device": (2, "string"), "argument": (4, "string")}
+    )
+    values = {
+        "floats": (3, "float"),
+        "ints": (4, "int64"),
+        "strings": (5, "string"),
+        "bools": (6, "bool"),
+    }
     _message(pool, "Argument", {"name": (1, "string"), **values, "elements": (7, "Argument")})
     edges = {"input": (2, "Edge"), "output": (3, "Edge")}
     _message(pool, "Operator", {"name": (1, "string"), **edges, "args": (4, "Argument")})
@@ -50,7 +63,9 @@ def operators(**form):
     for operator in _Definition.FromString(serialize(**form)).operators:
         name = operator.name[0]
         arguments = {argument.name[0]: _value(argument) for argument in operator.args}
-        arguments |= {edge.argument[0]: makers[edge.name[0]] for edge in operator.input if edge.argument}
+        arguments |= {
+            edge.argument[0]: makers[edge.name[0]] for edge in operator.input if edge.argument
+        }
         arguments["inputs"] = [makers[edge.name[0]] for edge in operator.input if not edge.argument]
         makers[operator.output[0].name[0]] = arguments.get("expression_desc", name)
         found.setdefault(arguments.get("expression_desc", name), arguments)
@@ -68,36 +83,56 @@ BOTH = [False, True]
 @pytest.mark.parametrize("in_archives", BOTH)
 @pytest.mark.parametrize("resample", BOTH)
 @pytest.mark.parametrize("has_gain", BOTH)
-def test_every_argument_that_decides_pixels_is_what_it_should_be(on_gpu, in_archives, resample, has_gain):
+def test_every_argument_that_decides_pixels_is_what_it_should_be(
+    on_gpu, in_archives, resample, has_gain
+):
     """On a GPU and on a CPU alike, but for the device."""
-    graph_of = operators(on_gpu=on_gpu, in_archives=in_archives, resample=resample, has_gain=has_gain)
+    graph_of = operators(
+        on_gpu=on_gpu, in_archives=in_archives, resample=resample, has_gain=has_gain
+    )
     device, outside = ("gpu" if on_gpu else "cpu"), "ExternalSource"
     decoder = graph_of["decoders__ImageSlice"]
     assert decoder["inputs"] == [outside if in_archives else "io__file__Read"]
-    assert has(decoder, device="mixed" if on_gpu else "cpu", output_type=int(types.RGB), axis_names="HW")
+    assert has(
+        decoder, device="mixed" if on_gpu else "cpu", output_type=int(types.RGB), axis_names="HW"
+    )
     assert has(decoder, start=outside, end=outside, jpeg_fancy_upsampling=True, hw_decoder_load=0.0)
     # Left as they are: turned upright by EXIF, exact inverse cosine transform, no cache, 8 bits.
     assert decoder.keys().isdisjoint({"adjust_orientation", "use_fast_idct", "cache_size", "dtype"})
     if resample:
         resize = graph_of["Resize"]
-        assert has(resize, device=device, inputs=["decoders__ImageSlice"], size=[8.0, 8.0], antialias=True)
+        assert has(
+            resize, device=device, inputs=["decoders__ImageSlice"], size=[8.0, 8.0], antialias=True
+        )
         assert has(resize, interp_type=int(types.INTERP_LINEAR), roi_start=outside, roi_end=outside)
         assert resize.keys().isdisjoint(
             {"roi_relative", "mode", "subpixel_scale", "resize_shorter", "max_size", "dtype"}
         )
     normalise = graph_of["CropMirrorNormalize"]
-    assert has(normalise, device=device, mean="minus(&0)", dtype=int(types.FLOAT), output_layout="CHW")
-    assert has(normalise, inputs=["Resize" if resample else "decoders__ImageSlice"], mirror=0 if resample else outside)
-    assert normalise.keys().isdisjoint({"std", "scale", "shift", "crop", "fill_values", "pad_output"})
+    assert has(
+        normalise, device=device, mean="minus(&0)", dtype=int(types.FLOAT), output_layout="CHW"
+    )
+    assert has(
+        normalise,
+        inputs=["Resize" if resample else "decoders__ImageSlice"],
+        mirror=0 if resample else outside,
+    )
+    assert normalise.keys().isdisjoint(
+        {"std", "scale", "shift", "crop", "fill_values", "pad_output"}
+    )
     assert has(graph_of["sub(&0 &1)"], device=device, inputs=["CropMirrorNormalize", "Constant"])
     assert has(graph_of["Constant"], device=device, shape=[3, 8, 8], fdata=MEAN.ravel().tolist())
     assert ("mul(&0 &1)" in graph_of) == has_gain
 
 
-@pytest.mark.parametrize("argument, wrong", [("antialias", False), ("interp_type", types.INTERP_CUBIC)])
+@pytest.mark.parametrize(
+    "argument, wrong", [("antialias", False), ("interp_type", types.INTERP_CUBIC)]
+)
 def test_a_wrong_value_would_be_seen(argument, wrong, monkeypatch):
     right = fn.resize
-    monkeypatch.setattr(fn, "resize", lambda *inputs, **arguments: right(*inputs, **arguments | {argument: wrong}))
+    monkeypatch.setattr(
+        fn, "resize", lambda *inputs, **arguments: right(*inputs, **arguments | {argument: wrong})
+    )
     with pytest.raises(AssertionError):
         test_every_argument_that_decides_pixels_is_what_it_should_be(True, False, True, False)
 
@@ -136,7 +171,9 @@ def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu(in_archives, re
 def test_a_wrong_argument_would_be_caught(monkeypatch):
     """If this fails, the test above proves nothing."""
     right = fn.resize
-    monkeypatch.setattr(fn, "resize", lambda *inputs, **arguments: right(*inputs, **arguments, antialiased=True))
+    monkeypatch.setattr(
+        fn, "resize", lambda *inputs, **arguments: right(*inputs, **arguments, antialiased=True)
+    )
     with pytest.raises(Exception, match="antialiased"):
         serialize(on_gpu=True)
 

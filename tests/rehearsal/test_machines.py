@@ -1,4 +1,5 @@
-"""Machines that find GPUs: CUDA's rule about forks, and 1, 2 or 8 GPUs to choose from. See machine/sitecustomize.py.
+"""Machines that find GPUs: CUDA's rule about forks, and 1, 2 or 8 GPUs to choose from. See
+machine/sitecustomize.py.
 
 The ordinary tests run on such a machine, too:
 
@@ -17,9 +18,10 @@ import torch
 
 from tests.images import write_class_folders
 from tests.recipes import TINY
-from tools import bench, demo, gpu_check
-from tools.bench_pipeline import NEEDS, ways
-from tools.bench_ways import step_ways, train_ways
+from tools import demo, gpu_check
+from tools.bench import __main__ as bench
+from tools.bench.feeding import NEEDS, ways
+from tools.bench.steps import step_ways, train_ways
 from train import distributed, gpus
 from train.config import ConfigError
 
@@ -31,7 +33,11 @@ def on_a_machine(command, **emulated):
     """What a command says and does on an emulated machine."""
     environment = os.environ | {"PYTHONPATH": str(MACHINE)} | emulated
     return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -49,13 +55,17 @@ def prep(images, out):
 
 def test_preparing_rejects_nothing_under_the_fork_rule(images, tmp_path):
     result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1")
-    assert result.returncode == 0 and "64 training and 16 validation images" in result.stdout, result.stderr
+    assert result.returncode == 0 and "64 training and 16 validation images" in result.stdout, (
+        result.stderr
+    )
     assert "0 files rejected" in result.stdout
 
 
 def test_a_decoder_that_asks_for_gpus_before_the_fork_would_be_seen(images, tmp_path):
     """As DALI's dynamic mode does on import. No image is blamed for it, either."""
-    result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1", REHEARSE_DYNAMIC="1")
+    result = on_a_machine(
+        prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1", REHEARSE_DYNAMIC="1"
+    )
     assert result.returncode == 2 and "cudaErrorInitializationError" in result.stderr
     assert "the GPU or its driver failed" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
@@ -63,52 +73,95 @@ def test_a_decoder_that_asks_for_gpus_before_the_fork_would_be_seen(images, tmp_
 
 COMPARISON = """
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from tools.relu_vs_tanh import Curve, Settings, _start_worker, train
+from tools.paper import runs
+from tools.paper.relu_vs_tanh import Curve, Settings, train
 if __name__ == "__main__":
     settings = Settings(sys.argv[1], Path(sys.argv[2]), 1, 1, 1, ("--config", sys.argv[3]))
-    with ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (1,)) as pool:
+    with runs.workers(1) as pool:
         assert len(pool.submit(train, Curve("2012", "relu"), 0.001, 0, settings, 1).result()) == 1
 """
 
 
 def test_every_command_that_starts_processes_works_under_the_fork_rule(images, tmp_path):
-    """Decoding workers, a benchmark's process and its own child, ranks, and a comparison's trainings."""
+    """Decoding workers, a benchmark's process and its own child, ranks, and a comparison's
+    trainings.
+    """
     prepared, recipe = tmp_path / "prepared", tmp_path / "tiny.yaml"
     recipe.write_text(TINY)
     commands = [
-        ["-m", "tools.bench", "scale", "--data", prepared, "--rounds", "1", "--steps", "2", "--batch-size", "8"],
         [
-            *("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "train", recipe, "--data.root", prepared),
+            "-m",
+            "tools.bench",
+            "scale",
+            "--data",
+            prepared,
+            "--rounds",
+            "1",
+            "--steps",
+            "2",
+            "--batch-size",
+            "8",
+        ],
+        [
+            *(
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node=2",
+                "-m",
+                "train",
+                recipe,
+                "--data.root",
+                prepared,
+            ),
             *("--run.dir", tmp_path / "run", "--run.max_steps", "2"),
         ],
         ["-c", COMPARISON, prepared, tmp_path / "runs", recipe],
     ]
     assert on_a_machine(prep(images, prepared), REHEARSE_FORK_RULE="1").returncode == 0
     with ThreadPoolExecutor() as pool:
-        for command, result in zip(commands, pool.map(partial(on_a_machine, REHEARSE_FORK_RULE="1"), commands)):
+        for command, result in zip(
+            commands, pool.map(partial(on_a_machine, REHEARSE_FORK_RULE="1"), commands)
+        ):
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
 
 
 def test_a_test_that_takes_a_gpu_would_be_seen(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
-        "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n        pass\n"
+        "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n      "
+        "  pass\n"
     )
     result = on_a_machine(
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "test_greedy.py"], REHEARSE_GPUS="2"
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "test_greedy.py"],
+        REHEARSE_GPUS="2",
     )
     assert result.returncode == 1 and "a GPU was taken" in result.stdout
 
 
-ORDINARY = ["tests/test_figures.py", "tests/test_golden.py", "tests/test_bench.py", "tests/test_train.py"]
+ORDINARY = [
+    "tests/paper/test_figures.py",
+    "tests/bench/test_golden.py",
+    "tests/bench/test_bench.py",
+    "tests/train/test_train.py",
+]
 QUICK = "drawn or medians or golden or predictions or bad_input or claims_nothing"
 
 
 def test_ordinary_tests_that_choose_a_device_pass_and_take_no_gpu():
     """All of them take minutes; these run commands whose device is `auto` unless they are told."""
-    command = ["-m", "pytest", "-q", "-x", "-m", "not gpu", "-p", "no:cacheprovider", "-k", QUICK, *ORDINARY]
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-m",
+        "not gpu",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        QUICK,
+        *ORDINARY,
+    ]
     result = on_a_machine(command, REHEARSE_GPUS="8")
     assert result.returncode == 0, result.stdout[-3000:]
 
@@ -122,13 +175,17 @@ def num_gpus(request, monkeypatch):
 
 def ranks_of(command):
     """How many ranks a command starts on this machine."""
-    counts = [int(word.split("=")[1]) for word in map(str, command) if word.startswith("--nproc_per_node=")]
+    counts = [
+        int(word.split("=")[1])
+        for word in map(str, command)
+        if word.startswith("--nproc_per_node=")
+    ]
     return counts[0] if counts else 1
 
 
 def test_the_demo_asks_for_no_more_gpus_than_there_are(num_gpus, monkeypatch):
     typed = []
-    monkeypatch.setattr(demo, "_command", lambda start, *words: typed.append([*start.split(), *words]))
+    monkeypatch.setattr(demo, "_command", lambda *words: typed.append(list(words)))
     demo.main([])
     (training,) = [command for command in typed if "train" in command]
     assert ranks_of(training) == min(2, num_gpus)
@@ -147,7 +204,9 @@ def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty
         return {"gflops": 1000.0} if name.startswith("peak") else figures
 
     monkeypatch.setattr(bench, "_measure", measure)
-    monkeypatch.setattr(bench, "stores", lambda data, folder, names: dict.fromkeys(names, str(data)))
+    monkeypatch.setattr(
+        bench, "stores", lambda data, folder, names: dict.fromkeys(names, str(data))
+    )
     reports = {}
     for name, (command, report) in gpu_check.commands(str(prepared), tmp_path).items():
         bench.main(command[2:])
@@ -158,8 +217,13 @@ def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty
     assert all("cuda" in arguments for _, _, arguments in started)
     measured = {name for name, _, _ in started}
     precisions = {"fp32", "tf32", "bf16"}
-    assert measured >= {f"one-process-{precision}" for precision in precisions} | {"ours-engine-65", "ours-engine-100"}
-    assert measured >= {f"{name}-data-{precision}" for name in ("with", "without") for precision in ("fp32", "bf16")}
+    assert measured >= {f"one-process-{precision}" for precision in precisions} | {
+        "ours-engine-65",
+        "ours-engine-100",
+    }
+    assert measured >= {
+        f"{name}-data-{precision}" for name in ("with", "without") for precision in ("fp32", "bf16")
+    }
     assert ("columns-bf16" in measured) == (num_gpus > 1)
     tests = [gpu_check.Test("a test", "passed", "")]
     page = gpu_check.summary(tests, reports, {})
@@ -180,7 +244,9 @@ def test_a_way_for_more_gpus_than_there_are_would_be_seen(prepared, monkeypatch,
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
     monkeypatch.setattr(bench, "train_ways", lambda num_gpus: train_ways(2))
     with pytest.raises(AssertionError, match="ranks <= num_gpus"):
-        test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(1, prepared, monkeypatch, tmp_path)
+        test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
+            1, prepared, monkeypatch, tmp_path
+        )
 
 
 def test_each_rank_takes_a_gpu_of_its_own_and_one_rank_more_is_refused(num_gpus, monkeypatch):
@@ -188,20 +254,24 @@ def test_each_rank_takes_a_gpu_of_its_own_and_one_rank_more_is_refused(num_gpus,
     for asked in ("auto", "cuda"):
         taken = [distributed._device(asked, rank, num_gpus) for rank in range(num_gpus)]
         assert [device.index for device in taken] == list(range(num_gpus))
-        with pytest.raises(ConfigError, match=f"{num_gpus + 1} ranks run here, but {num_gpus} GPUs were found"):
+        with pytest.raises(
+            ConfigError, match=f"{num_gpus + 1} ranks run here, but {num_gpus} GPUs were found"
+        ):
             distributed._device(asked, 0, num_gpus + 1)
     assert distributed._device("cpu", 0, 1) == torch.device("cpu")
 
 
 def test_tools_leave_the_choice_of_a_device_to_one_place():
-    """`auto` is resolved in train/distributed.py, and in the benchmark, which tells its processes what it found."""
+    """`auto` is resolved in train/distributed.py, and in the benchmark, which tells its processes
+    what it found.
+    """
     asking = [
         str(path.relative_to(ROOT))
         for room in ("pipeline", "model", "train", "tools")
-        for path in (ROOT / room).glob("*.py")
+        for path in (ROOT / room).rglob("*.py")
         if "cuda.device_count" in path.read_text() or "cuda.is_available" in path.read_text()
     ]
     assert sorted(asking) == [
-        *("tools/bench.py", "tools/bench_ways.py", "tools/demo.py", "tools/gpu_check.py"),
-        *("train/distributed.py", "train/gpus.py"),
+        *("tools/bench/__main__.py", "tools/bench/machine.py", "tools/bench/steps.py"),
+        *("tools/demo.py", "tools/gpu_check.py", "train/distributed.py", "train/gpus.py"),
     ]

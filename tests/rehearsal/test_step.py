@@ -1,7 +1,7 @@
 """The training step on the meta device: what would stop or slow down a GPU shows without one.
 
-A meta tensor has no values: whoever asks for one (a host that waits for its device) fails, and so does whoever mixes it
-with a tensor of the CPU.
+A meta tensor has no values: whoever asks for one (a host that waits for its device) fails, and so
+does whoever mixes it with a tensor of the CPU.
 """
 
 import contextlib
@@ -22,19 +22,25 @@ from pipeline.loader import Batch
 from train import trainer as trainer_module
 from train.config import load
 from train.distributed import Ranks
-from train.evaluate import centre_view, error_rates, probabilities
 from train.optim import OptimConfig, PaperSGD
 from train.trainer import Trainer
+from train.validation import centre_view, error_rates, probabilities
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
-_META_KERNELS.impl("_fused_sgd_", lambda *arguments, **options: None)  # writes to its inputs alone: no shapes to tell
+_META_KERNELS.impl(
+    "_fused_sgd_", lambda *arguments, **options: None
+)  # writes to its inputs alone: no shapes to tell
 KERNELS = 165
-"""Ceiling for a step of the paper's network in one process, with a response norm that is compiled."""
+"""Ceiling for a step of the paper's network in one process, with a response norm that is
+compiled.
+"""
 
 
 class Watch(TorchDispatchMode):
-    """Counts what would be kernels, and refuses tensors of the CPU but as the source of a copy to the device."""
+    """Counts what would be kernels, and refuses tensors of the CPU but as the source of a copy to
+    the device.
+    """
 
     def __init__(self):
         super().__init__()
@@ -43,10 +49,16 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        devices = {x.device.type for x in torch.utils._pytree.tree_leaves((args, result)) if torch.is_tensor(x)}
+        devices = {
+            x.device.type
+            for x in torch.utils._pytree.tree_leaves((args, result))
+            if torch.is_tensor(x)
+        }
         if name not in ("copy_", "_to_copy") and "cpu" in devices:
             raise AssertionError(f"{name} on the CPU, in a step of a GPU")
-        views = any(value.alias_info and not value.alias_info.is_write for value in function._schema.returns)
+        views = any(
+            value.alias_info and not value.alias_info.is_write for value in function._schema.returns
+        )
         if devices and not views and not name.startswith(("empty", "new_empty", "detach")):
             self.kernels[name] += 1
         return result
@@ -65,10 +77,16 @@ class _OneKernel(torch.autograd.Function):
 
 @pytest.fixture
 def trainer(prepared, tmp_path, monkeypatch):
-    """A trainer whose device is meta, with as much of the paper's network as its few images allow."""
+    """A trainer whose device is meta, with as much of the paper's network as its few images
+    allow.
+    """
     # Neither autocast nor the fused update knows of meta; both know GPUs.
-    monkeypatch.setattr(trainer_module, "set_up", lambda precision, device: contextlib.nullcontext())
-    monkeypatch.setattr(sys.modules["torch.optim.sgd"], "_device_dtype_check_for_fused", lambda parameter: None)
+    monkeypatch.setattr(
+        trainer_module, "autocast", lambda precision, device: contextlib.nullcontext()
+    )
+    monkeypatch.setattr(
+        sys.modules["torch.optim.sgd"], "_device_dtype_check_for_fused", lambda parameter: None
+    )
     monkeypatch.setattr(trainer_module, "response_norm", lambda x, alpha: _OneKernel.apply(x))
     options = ["--data.root", str(prepared), "--train.batch_size", "6", "--train.compile", "false"]
     config = load(["configs/alexnet.yaml", *options, "--run.dir", str(tmp_path / "run")])
@@ -76,7 +94,9 @@ def trainer(prepared, tmp_path, monkeypatch):
 
 
 def batch():
-    return Batch(torch.empty(6, 3, 224, 224, device=META), torch.empty(6, dtype=torch.int64, device=META))
+    return Batch(
+        torch.empty(6, 3, 224, 224, device=META), torch.empty(6, dtype=torch.int64, device=META)
+    )
 
 
 def test_a_step_never_leaves_the_device_and_has_few_kernels(trainer):
@@ -95,9 +115,11 @@ def test_a_mask_that_is_drawn_on_the_host_would_be_seen(trainer, monkeypatch):
 
 
 def test_a_host_that_waits_for_the_device_would_be_seen(trainer, monkeypatch):
-    labels_places = trainer_module.places_of_labels
+    labels_places = trainer_module.label_ranks
     monkeypatch.setattr(
-        trainer_module, "places_of_labels", lambda *arguments: print(labels_places(*arguments).sum().item())
+        trainer_module,
+        "label_ranks",
+        lambda *arguments: print(labels_places(*arguments).sum().item()),
     )
     with pytest.raises(RuntimeError, match=r"meta"):
         trainer.train_step(batch())
@@ -105,7 +127,7 @@ def test_a_host_that_waits_for_the_device_would_be_seen(trainer, monkeypatch):
 
 def test_a_group_for_each_weight_would_be_seen(trainer, monkeypatch):
     monkeypatch.setattr("train.optim._treatment", lambda name, config: name)
-    trainer.optimizer = PaperSGD(trainer.model.named_parameters(), OptimConfig())
+    trainer.state.optimizer = PaperSGD(trainer.state.model.named_parameters(), OptimConfig())
     with Watch() as watch:
         trainer.train_step(batch())
     assert watch.kernels["_fused_sgd_"] == 32
@@ -121,7 +143,9 @@ def gradients_in_other_layouts(model):
 
 @pytest.mark.parametrize("device", [META, torch.device("cpu")])
 def test_gradients_lie_in_memory_as_their_weights_do(device):
-    """The fused update walks both side by side; where they differ it copies, or adds to the wrong weights."""
+    """The fused update walks both side by side; where they differ it copies, or adds to the wrong
+    weights.
+    """
     config = replace(ModelConfig(), fc_width=64)
     model = AlexNet(config, 10, 64, norm=lambda x, alpha: _OneKernel.apply(x)).to(device)
     images = torch.zeros(2, 3, 64, 64, device=device)
@@ -135,16 +159,22 @@ def test_gradients_lie_in_memory_as_their_weights_do(device):
 @pytest.mark.filterwarnings("ignore:for .*no-op")
 def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(trainer):
     trainer.train_step(batch())
-    model, optimizer = trainer.model, trainer.optimizer
-    model.load_full_state(AlexNet(trainer.config.model, 3, 224).full_state())  # as from a file: on the CPU
+    model, optimizer = trainer.state.model, trainer.state.optimizer
+    model.load_full_state(
+        AlexNet(trainer.config.model, 3, 224).full_state()
+    )  # as from a file: on the CPU
     for column in model.own_columns:
-        buffers = {name: torch.zeros(parameter.shape) for name, parameter in column.named_parameters()}
+        buffers = {
+            name: torch.zeros(parameter.shape) for name, parameter in column.named_parameters()
+        }
         optimizer.restore(column, buffers, 0.001, epoch=2)
     with Watch():
         trainer.train_step(batch())
         mean = torch.empty(3, 224, 224, device=META)
         squares = Batch(torch.empty(6, 3, 256, 256, device=META), batch().labels)
-        with pytest.raises(RuntimeError, match="meta"):  # when all is added up, and no sooner, the host waits
+        with pytest.raises(
+            RuntimeError, match="meta"
+        ):  # when all is added up, and no sooner, the host waits
             error_rates(model, [squares, squares], mean, added_up)
         for num_views in (1, 10):
             assert probabilities(model, squares.images, mean, num_views).shape == (6, 3)

@@ -1,8 +1,10 @@
-"""Makes Python processes believe in GPUs, as far as a machine without any can: put this folder on PYTHONPATH.
+"""Makes Python processes believe in GPUs, as far as a machine without any can: put this folder on
+PYTHONPATH.
 
-REHEARSE_GPUS=N       PyTorch finds N GPUs; whoever takes one is stopped.
-REHEARSE_FORK_RULE=1  DALI finds a GPU; CUDA, as ever, fails in children that a process forks once it has asked for it.
-REHEARSE_DYNAMIC=1    a planted fault: files are decoded with DALI's dynamic mode, which asks for GPUs on import.
+REHEARSE_GPUS=N       PyTorch finds N GPUs; whoever takes one is stopped. REHEARSE_FORK_RULE=1  DALI
+finds a GPU; CUDA, as ever, fails in children that a process forks once it has asked for it.
+REHEARSE_DYNAMIC=1    a planted fault: files are decoded with DALI's dynamic mode, which asks for
+GPUs on import.
 """
 
 import importlib.abc
@@ -31,7 +33,9 @@ def _apply_fork_rule(backend):
     def call(result):
         def function(*arguments):
             if asked_by and asked_by[0] != os.getpid():
-                raise RuntimeError("CUDA runtime API error cudaErrorInitializationError (3):\ninitialization error")
+                raise RuntimeError(
+                    "CUDA runtime API error cudaErrorInitializationError (3):\ninitialization error"
+                )
             asked_by[:] = [os.getpid()]
             return result
 
@@ -49,7 +53,9 @@ def _decode_in_dynamic_mode(decode):
 
     def decode_together(contents):
         try:
-            decoded = dali.decoders.image(dali.batch(contents), device="cpu", output_type=types.RGB).evaluate()
+            decoded = dali.decoders.image(
+                dali.batch(contents), device="cpu", output_type=types.RGB
+            ).evaluate()
             return [np.asarray(pixels) for pixels in decoded.tensors]
         except RuntimeError as error:
             raise decode.machine_error(error) or error from error
@@ -85,6 +91,9 @@ class _ChangeAfterImport(importlib.abc.MetaPathFinder):
 
 
 _wanted = {
-    name: change for variable in _CHANGES if variable in os.environ for name, change in _CHANGES[variable].items()
+    name: change
+    for variable in _CHANGES
+    if variable in os.environ
+    for name, change in _CHANGES[variable].items()
 }
 sys.meta_path.insert(0, _ChangeAfterImport(_wanted))

@@ -1,0 +1,90 @@
+"""What is known of each file so far, kept on disk, so that a preparation that was killed goes on
+where it was.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.files import atomic_write
+from pipeline.prepare.store import Span
+from pipeline.stats import PixelSums
+
+_SAVE_EVERY = 10.0  # seconds
+
+
+class Entry(NamedTuple):
+    """One file: either its `size` or the `reason` that it can't be used; `mended` says what was odd
+    about it.
+    """
+
+    name: str  # as the list will have it
+    size: tuple[int, int] | None
+    reason: str = ""
+    mended: str = ""
+    span: Span | None = None
+
+
+class Ledger:
+    """Entries in the order of the files, and the sums over their pixels, saved every few
+    seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go on from what `path` and the state beside it hold; from nothing where they are not
+        there.
+        """
+        self._state = path.with_suffix(".npz")
+        self.done = 0
+        self.position = (0, 0)  # of the store
+        self.sums = PixelSums()
+        size = self._read_state() if self._state.exists() else 0
+        self._file = open(path, "r+b" if size else "wb")  # noqa: SIM115 - open over many calls of add
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._saved_at = time.monotonic()
+
+    def add(self, entry: Entry) -> None:
+        """Note the next file."""
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self.done += 1
+
+    def is_due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._saved_at > _SAVE_EVERY
+
+    def save(self, position: tuple[int, int]) -> None:
+        """Everything noted so far is safe on disk when this returns; `position` is how far the
+        store has come.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        with atomic_write(self._state) as file:
+            np.savez(
+                file,
+                done=self.done,
+                size=self._file.tell(),
+                position=position,
+                count=self.sums.count,
+                total=self.sums.total,
+                moments=self.sums.moments,
+            )
+        self._saved_at = time.monotonic()
+
+    def entries(self) -> list[Entry]:
+        """All files noted so far."""
+        self._file.flush()
+        with open(self._file.name, "rb") as file:
+            return [Entry(*json.loads(line)) for line in file]
+
+    def _read_state(self) -> int:
+        with np.load(self._state) as state:
+            self.done = int(state["done"])
+            number, size = state["position"].tolist()
+            self.position = (number, size)
+            self.sums = PixelSums(int(state["count"]), state["total"], state["moments"])
+            return int(state["size"])

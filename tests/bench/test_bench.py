@@ -1,0 +1,124 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.alexnet import AlexNet
+from model.config import ModelConfig
+from pipeline.dataset import Dataset
+from tools.bench import __main__ as bench
+from tools.bench.feeding import stores
+from tools.bench.steps import Way, plain_network
+
+
+def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
+    plain, ours = plain_network(), AlexNet(ModelConfig(), 1000, 224).full_state()
+    found = sorted(tuple(parameter.shape) for parameter in plain.parameters())
+    assert found == sorted(tuple(value.shape) for value in ours.values())
+    assert plain(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, capsys):
+    speeds = iter([10.0, 100.0, 30.0, 300.0, 20.0, 200.0])
+    names = ("slow-fp32", "fast-fp32", "peak-fp32", "peak-bf16")
+    monkeypatch.setattr(
+        bench, "step_ways", lambda num_gpus: {name: Way(1, None, "fp32") for name in names}
+    )
+    monkeypatch.setattr(bench, "flops_per_image", lambda: 2e9)
+
+    def measure(name, command):
+        return {"gflops": 800.0} if name.startswith("peak") else {"images_per_second": next(speeds)}
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    bench.main(
+        [
+            "step",
+            "--device",
+            "cpu",
+            "--json",
+            str(tmp_path / "b.json"),
+            "--plot",
+            str(tmp_path / "b.png"),
+        ]
+    )
+    report = json.loads((tmp_path / "b.json").read_text())
+    slow = {
+        "name": "slow-fp32",
+        "images_per_second": 20.0,
+        "share_of_peak": 0.05,
+        "times_plain_fp32": 1.0,
+    }
+    fast = {
+        "name": "fast-fp32",
+        "images_per_second": 200.0,
+        "share_of_peak": 0.5,
+        "times_plain_fp32": 10.0,
+    }
+    assert report["rows"] == [slow, fast] and report["machine"]["torch"] == torch.__version__
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert "| fast" in capsys.readouterr().out
+
+
+def test_ways_of_feeding_are_measured_on_real_files_and_compared_with_decoding(
+    prepared, tmp_path, capsys
+):
+    arguments = [
+        "pipeline",
+        "--data",
+        str(prepared),
+        "--rounds",
+        "1",
+        "--steps",
+        "40",
+        "--batch-size",
+        "8",
+    ]
+    bench.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "b.json")])
+    report = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows.keys() >= {"decode", "naive", "ours", "ours-store", "ours-shards"}
+    assert all(row["images_per_second"] > 0 and row["peak_rss_mb"] > 50 for row in rows.values())
+    assert (
+        rows["decode"]["cpu_ratio_to_decode"] == 1 and report["verdict"] in capsys.readouterr().out
+    )
+
+
+def test_a_list_as_long_as_imagenets(prepared, tmp_path):
+    arguments = [
+        "scale",
+        "--data",
+        str(prepared),
+        "--rounds",
+        "1",
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+    ]
+    bench.main([*arguments, "--json", str(tmp_path / "b.json")])
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # its paths alone
+
+
+def test_a_step_takes_three_times_the_forward_pass_less_the_gradient_of_the_images():
+    """The paper's layers by hand, a multiplication and an addition for each weight that an output
+    reads.
+    """
+    macs = [
+        55**2 * 96 * 363,
+        27**2 * 256 * 48 * 25,
+        13**2 * 384 * 256 * 9,
+        13**2 * 384 * 192 * 9,
+        13**2 * 256 * 192 * 9,
+    ]
+    macs += [9216 * 4096, 4096 * 4096, 4096 * 1000]
+    assert bench.flops_per_image() == 2 * (3 * sum(macs) - macs[0])
+
+
+def test_what_is_not_loose_originals_is_refused_before_any_work(dataset, monkeypatch, tmp_path):
+    resized = replace(dataset, train=replace(dataset.train, sizes=dataset.train.sizes * 0 + 256))
+    monkeypatch.setattr(Dataset, "open", lambda folder: resized)
+    with pytest.raises(ValueError, match="expected one prepared from loose originals"):
+        stores(tmp_path / "data", tmp_path, ["ours"])
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,82 @@
+"""The formulas of train/traffic.py against what the collectives of a real step are given."""
+
+import json
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
+from pipeline.loader import Batch
+from tests.ranks import run_ranks
+from tests.reference import CLASSES, CROP, TINY
+from tools.bench.traffic import bytes_per_step, column_parameters
+from train.distributed import Averaging, join
+from train.precision import autocast
+
+BATCH = 8
+
+
+def count(received):
+    """Wrap the collectives so that each adds to `received` what this rank gets from others, at the
+    least.
+    """
+    gather, scatter, reduce = dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce
+
+    def all_gather(output, own, **options):
+        received["gathered"] += output.nbytes - own.nbytes
+        return gather(output, own, **options)
+
+    def reduce_scatter(own, parts, **options):
+        received["gathered"] += parts.nbytes - own.nbytes
+        return scatter(own, parts, **options)
+
+    def all_reduce(tensor, *arguments, **options):
+        others = dist.get_world_size(options.get("group")) - 1
+        received["reduced"] += (
+            2 * others / (others + 1) * tensor.nbytes
+        )  # a ring passes each part twice
+        return reduce(tensor, *arguments, **options)
+
+    dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce = (
+        all_gather,
+        reduce_scatter,
+        all_reduce,
+    )
+
+
+def step(folder, precision):
+    with join("cpu") as ranks:
+        model = AlexNet(TINY, CLASSES, CROP, ranks.columns)
+        averaging = Averaging(model, ranks.data_group)
+        rows = ranks.share(BATCH)
+        own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
+        received = {"gathered": 0, "reduced": 0}
+        count(received)
+        (batch,) = ranks.exchange([own])
+        inputs = received["gathered"]
+        with autocast(precision, ranks.device):
+            logits = model(batch.images, Masks(0, 0, ranks.pair, ranks.num_pairs)).float()
+        F.cross_entropy(logits, batch.labels).backward()
+        averaging.wait()
+        found = [inputs, received["gathered"] - inputs, received["reduced"]]
+        (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("world_size, precision", [(2, "fp32"), (2, "bf16"), (4, "fp32")])
+def test_the_formulas_are_what_a_step_receives(world_size, precision, tmp_path):
+    run_ranks(world_size, step, tmp_path, precision)
+    expected = bytes_per_step(TINY, CLASSES, CROP, BATCH, world_size // 2, precision)
+    for rank in range(world_size):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected)
+
+
+def test_the_papers_network_has_61_million_parameters():
+    whole = sum(parameter.numel() for parameter in AlexNet(ModelConfig(), 1000, 224).parameters())
+    assert 2 * column_parameters(ModelConfig(), 1000, 224) == whole == 60_965_224
+
+
+def test_one_process_receives_nothing():
+    assert bytes_per_step(TINY, CLASSES, CROP, BATCH, 0, "fp32").total == 0

@@ -1,0 +1,128 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from model.alexnet import AlexNet
+from model.columns import Columns
+from model.config import ModelConfig, PerLayer
+from model.layers import PAPER, layers
+from tests import reference
+from tests.reference import CLASSES, CROP, TINY
+
+LAYERS = [line.name for line in PAPER]
+
+
+def test_the_table_is_that_of_the_paper_unless_it_is_edited():
+    assert layers(ModelConfig(), 1000) == list(PAPER)
+
+
+def test_the_papers_sizes(monkeypatch):
+    """Figure 2, drawn and captioned, and the kernels' shapes of section 3.5.
+
+    The caption's 253,440 neurons of layer 1 do not fit the 55 x 55 x 96 of its drawing, 290,400;
+    the others do.
+    """
+    model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
+    names = {column.get_submodule(name): name for column in model.own_columns for name in LAYERS}
+    shapes = {name: [] for name in LAYERS}
+    for kind in (nn.Conv2d, nn.Linear):
+
+        def spy(module, x, forward=kind.forward):
+            output = forward(module, x)
+            shapes[names[module]].append(tuple(output.shape[1:]))
+            return output
+
+        monkeypatch.setattr(kind, "forward", spy)
+    assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+    halves = [
+        (48, 55, 55),
+        (128, 27, 27),
+        (192, 13, 13),
+        (192, 13, 13),
+        (128, 13, 13),
+        (2048,),
+        (2048,),
+        (500,),
+    ]
+    assert [shapes[name] for name in LAYERS] == [[half, half] for half in halves]
+    neurons = [2 * math.prod(half) for half in halves]
+    assert neurons[1:] == [186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
+    assert round(sum(neurons), -4) == 660_000  # "650,000 neurons"
+    full = model.full_state()
+    kernels = [tuple(full[f"{name}.weight"].shape) for name in LAYERS[:5]]
+    assert kernels == [
+        (96, 3, 11, 11),
+        (256, 48, 5, 5),
+        (384, 256, 3, 3),
+        (384, 192, 3, 3),
+        (256, 192, 3, 3),
+    ]
+    assert sum(p.numel() for p in model.parameters()) == 60_965_224  # "60 million parameters"
+
+
+def test_logits_are_not_rounded_to_bfloat16():
+    """Of a thousand, many would be equal, and ties count as errors."""
+    model, images = AlexNet(TINY, CLASSES, CROP), torch.randn(4, 3, CROP, CROP)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits, hidden = model(images), model.last_hidden(images)
+    assert hidden.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    full = model.full_state()
+    expected = hidden.double() @ full["fc8.weight"].double().T + full["fc8.bias"].double()
+    torch.testing.assert_close(logits.double(), expected[:, :CLASSES], rtol=1e-5, atol=1e-6)
+
+
+def test_initial_weights_and_biases():
+    """Section 5: N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6 and fc7, 0 elsewhere."""
+    state = AlexNet(ModelConfig(), 1000, 224).full_state()
+    for name in LAYERS:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        assert weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert abs(weight.mean().item()) < 5 * 0.01 / weight.numel() ** 0.5
+        assert (bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
+
+
+def test_columns_start_as_halves_of_the_whole():
+    whole = AlexNet(TINY, CLASSES, CROP, seed=3).full_state()
+    halves = [
+        AlexNet(TINY, CLASSES, CROP, Columns(held=(c,)), seed=3).own_columns[0].state_dict()
+        for c in (0, 1)
+    ]
+    for key, value in whole.items():
+        assert torch.equal(torch.cat([half[key] for half in halves]), value)
+    assert not torch.equal(
+        AlexNet(TINY, CLASSES, CROP, seed=4).full_state()["fc6.weight"], whole["fc6.weight"]
+    )
+
+
+def test_evaluation_halves_the_hidden_neurons_and_drops_none():
+    model = AlexNet(TINY, CLASSES, CROP, seed=3).double()
+    images = torch.randn(4, 3, CROP, CROP, dtype=torch.float64)
+    expected = reference.forward(model.full_state(), images, CLASSES, None)
+    torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"conv1_size": 57}, "leaves nothing of the maps at conv1"),
+        ({"kernels": (95, 256, 384, 384, 256)}, "found 95.*conv1.*multiple of 2"),
+        ({"kernels": (96, 256)}, "expected five numbers"),
+        ({"kernels": (96, 256, 384, 384, 256, 256)}, "model.sixth_convolution: true"),
+        ({"init_std": PerLayer(0.01, conv3=-0.03)}, "conv3 -0.03"),
+        ({"half_kernels": ("conv1",), "kernels": (98, 256, 384, 384, 256)}, "98.*conv1.*4.*halved"),
+        ({"leave_out": ("conv3", "conv4", "conv5"), "cross_talk": ()}, "keep one of conv3"),
+        ({"norm_alpha": -1.0}, "norm_alpha -1"),
+        ({"dropout": 1.0}, "less than 1"),
+        ({"leave_out": ("conv3",)}, "cross_talk names conv3"),
+    ],
+)
+def test_networks_that_can_not_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AlexNet(ModelConfig(**changes), 10, crop=56 if "conv1_size" in changes else 224)
+
+
+def test_crops_that_pooling_would_leave_nothing_of_are_refused():
+    with pytest.raises(ValueError, match="at conv5"):
+        AlexNet(ModelConfig(), 10, crop=56)

@@ -1,0 +1,96 @@
+"""Dropout's numbers are SplitMix64's, and as good as random: by every split, row, column, step and
+layer.
+"""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, norm
+
+from model.alexnet import Masks
+from model.layers import Full
+from model.randomness import chances
+from tests.reference import mask, split_mix
+
+CPU = torch.device("cpu")
+WHOLE = (range(512), range(4096), 4096, CPU)
+
+
+def test_the_reference_is_the_published_generator():
+    """The first outputs for seed 1234567, as Rosetta Code lists them."""
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert split_mix(1234567, 5).tolist() == expected
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5, 0.9])
+def test_masks_are_those_of_the_reference_on_any_split(dropout):
+    whole = mask(12, 10, dropout, 3, "dropout", 7, 6).bool()
+    for num_parts in (1, 2, 3):
+        for column in range(2):
+            rows = 12 // num_parts
+            neurons = range(5 * column, 5 * column + 5)
+            own = [
+                Masks(3, 7, part, num_parts).kept(rows, neurons, 10, Full("fc6", 10, dropout), CPU)
+                for part in range(num_parts)
+            ]
+            assert torch.equal(torch.cat(own), whole[:, neurons.start : neurons.stop])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_shares_are_right_in_all_and_in_every_row_and_column(share):
+    """Row and column counts are binomial: their squared deviations sum to a chi-square with as many
+    degrees.
+    """
+    draws = chances(share, *WHOLE, "shares").numpy()
+    deviation = (draws.mean() - share) / np.sqrt(share * (1 - share) / draws.size)
+    assert abs(deviation) < 4
+    for axis in (0, 1):
+        length = draws.shape[axis]
+        z = (draws.sum(axis) - length * share) / np.sqrt(length * share * (1 - share))
+        assert abs((z**2).sum() - len(z)) < 4 * np.sqrt(2 * len(z))
+
+
+def test_neighbours_rows_steps_layers_and_seeds_have_nothing_to_do_with_each_other():
+    """The share of equal entries is one half, within four standard deviations."""
+    draws = chances(0.5, *WHOLE, 0, "dropout", 5, 6)
+    pairs = {
+        "next neuron": (draws[:, 1:], draws[:, :-1]),
+        "other column's neuron": (draws[:, :2048], draws[:, 2048:]),
+        "next row": (draws[1:], draws[:-1]),
+        "row of another pair": (draws[:256], draws[256:]),
+        "diagonal": (draws[1:, 1:], draws[:-1, :-1]),
+        **{
+            name: (draws, chances(0.5, *WHOLE, *purpose))
+            for name, purpose in {
+                "next step": (0, "dropout", 6, 6),
+                "next layer": (0, "dropout", 5, 7),
+                "next seed": (1, "dropout", 5, 6),
+            }.items()
+        },
+    }
+    for name, (one, other) in pairs.items():
+        equal = (one == other).double().mean().item()
+        assert abs(equal - 0.5) < 4 * 0.5 / np.sqrt(one.numel()), name
+
+
+def test_words_of_eight_neighbours_are_equally_frequent():
+    """Chi-square over all 256 words, along rows and along columns."""
+    draws = chances(0.5, *WHOLE, "words").numpy()
+    for table in (draws, draws.T):
+        words = np.packbits(table.reshape(-1, 8), axis=1).ravel()
+        assert chisquare(np.bincount(words, minlength=256)).pvalue > norm.sf(4)
+
+
+def test_one_neuron_over_many_steps_is_a_fair_coin():
+    steps = [
+        chances(0.5, range(3, 4), range(17, 18), 4096, CPU, 0, "dropout", step, 6).item()
+        for step in range(4000)
+    ]
+    runs = np.count_nonzero(np.diff(steps))
+    assert abs(sum(steps) - 2000) < 4 * np.sqrt(1000) and abs(runs - 2000) < 4 * np.sqrt(1000)

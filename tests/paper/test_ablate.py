@@ -1,0 +1,203 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset import Dataset
+from tests.recipes import TINY
+from tools.paper import ablate
+from tools.paper.ablate import Claim, compare, verdict
+
+
+def test_differences_are_paired_and_their_intervals_cover_what_made_them():
+    """Three networks on 2,000 images that are all hard or easy: errors vary widely, paired
+    differences little.
+    """
+    rng = np.random.default_rng(0)
+    hard = rng.random((1, 2000)) < 0.3
+    whole = hard ^ (rng.random((3, 2000)) < 0.02)
+    worse = whole | (rng.random((3, 2000)) < 0.05)
+    same = hard ^ (rng.random((3, 2000)) < 0.02)
+    wrong = {"whole": whole, "worse": worse, "same": same}
+    rows = {row.variant: row for row in compare(wrong, dict.fromkeys(wrong, 0.1))}
+    assert rows["whole"].error == whole.mean() and rows["whole"].difference == 0
+    assert rows["worse"].difference == pytest.approx(worse.mean() - whole.mean())
+    low, high = rows["worse"].difference_range
+    assert 0 < low < rows["worse"].difference < high and high - low < 0.04
+    low, high = rows[
+        "whole"
+    ].error_range  # by images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04
+    assert low < 0.3 < high and 0.03 < high - low < 0.06
+    low, high = rows["same"].difference_range
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    "seeds, images, seed_deviation", [(3, 4000, 0.02), (3, 400, 0.002), (5, 1000, 0.01)]
+)
+def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, seed_deviation):
+    """No true difference, but each run is off by a deviation of its own: 190 of 200, less three
+    standard errors.
+    """
+    rng = np.random.default_rng(0)
+    covered, widths = 0, []
+    for _ in range(200):
+        rates = 0.3 + seed_deviation * rng.normal(size=(2, seeds, 1))
+        whole, other = rng.random((2, seeds, images)) < rates
+        _, row = compare({"whole": whole, "other": other}, {"whole": 0.1, "other": 0.1})
+        covered += row.difference_range[0] <= 0 <= row.difference_range[1]
+        widths.append(row.difference_range[1] - row.difference_range[0])
+    assert covered >= 181
+    true_deviation = np.sqrt(2 * (seed_deviation**2 + 0.3 * 0.7 / images) / seeds)
+    assert (
+        np.median(widths) < 12 * true_deviation
+    )  # Student's factor for three seeds is 4.3 to either side
+
+
+@pytest.mark.parametrize(
+    "difference, ends, expected",
+    [
+        (0.02, (0.01, 0.03), "yes"),
+        (-0.02, (-0.03, -0.01), "no"),
+        (0.01, (-0.01, 0.03), "yes, within noise"),
+    ],
+)
+def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends, expected):
+    row = ablate.Row("x", 0.1, 0.5, (0.4, 0.6), difference, ends)
+    assert verdict(row, Claim(1, "+1"), num_seeds=3) == expected
+    assert verdict(row, Claim(1, "+1"), num_seeds=1) == f"{expected.split(',')[0]}, one seed"
+
+
+def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = [
+        "--data",
+        prepared,
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--out",
+        tmp_path / "out",
+        "--seeds",
+        "2",
+    ]
+    command += ["--variants", "no-dropout", "--at-once", "2", "--run.max_steps", "2"]
+    ablate.main([str(part) for part in command])
+    lines = (tmp_path / "out/ablation.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["whole", "no-dropout"]
+    assert "substantial overfitting" in lines[3] and "2 seeds, 15 validation images" in lines[-1]
+    assert (tmp_path / "out/ablation.png").stat().st_size > 5000 and (
+        tmp_path / "out/ablation.svg"
+    ).is_file()
+    checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
+    assert len(checkpoints) == 4
+    ablate.main([str(part) for part in command])
+    assert checkpoints == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")
+    }
+    with pytest.raises(ValueError, match="was trained otherwise"):
+        ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
+    ablate.main([str(part) for part in [*command[:-1], "3"]])
+    assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 4, (
+        "stopped early, and taken for finished"
+    )
+
+
+def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(prepared, tmp_path):
+    """First a run is ended early by its options; then it is to be trained for longer, and SIGTERM
+    comes.
+    """
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 2000"))
+    command = [
+        sys.executable,
+        "-m",
+        "tools.paper.ablate",
+        "--data",
+        prepared,
+        "--config",
+        tmp_path / "tiny.yaml",
+    ]
+    command += ["--out", tmp_path / "out", "--seeds", "1", "--variants", "no-dropout", "no-dropout"]
+    command = [str(part) for part in command]
+    subprocess.run([*command, "--run.max_steps", "2"], check=True, capture_output=True)
+    folder = tmp_path / "out/whole-seed0"
+    begun = len((folder / "metrics.jsonl").read_text().splitlines())
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len((folder / "metrics.jsonl").read_text().splitlines()) == begun:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert max(folder.glob("checkpoints/*.pt")).name > "step-0000000002.pt", (
+        "what was trained is saved"
+    )
+    args, more = ablate._arguments(command[3:])
+    assert not ablate._is_finished(
+        ablate._run("whole", 0, args, more), Dataset.open(Path(prepared))
+    )
+
+
+def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
+    """40 images in batches of 12: 3 steps an epoch, of which the last logs are at steps 10 and 12,
+    not 8.
+    """
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    lines = [
+        {"step": step, "epoch": step // 3, "train/top1_error": step / 100}
+        for step in (2, 4, 6, 8, 10, 12)
+    ]
+    lines.insert(3, {"step": 6, "epoch": 2, "val/top1_error": 0.9})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared)]
+    dataset = Dataset.open(Path(prepared))
+    assert len(dataset.train) // 12 == 3
+    assert ablate._train_error(ablate.Run("whole", 0, tmp_path, options), dataset) == pytest.approx(
+        0.11
+    )
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--train.seed", "5"], "chosen for each run"),
+        (["--nproc", "2", "--at-once", "2"], "one after another"),
+    ],
+)
+def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = [
+        "--data",
+        prepared,
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--out",
+        tmp_path / "out",
+        *more,
+    ]
+    with pytest.raises(ValueError, match=message):
+        ablate.main([str(part) for part in command])
+
+
+def test_a_run_that_fails_says_why(prepared, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = [
+        "--data",
+        prepared,
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--out",
+        tmp_path / "out",
+        "--seeds",
+        "1",
+    ]
+    with pytest.raises(ValueError, match=r"whole-seed0: .*42 training images"):
+        ablate.main(
+            [
+                str(part)
+                for part in [*command, "--variants", "no-dropout", "--train.batch_size", "400"]
+            ]
+        )

@@ -1,0 +1,217 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.alexnet import AlexNet, Masks
+from model.config import ModelConfig
+from tests.processes import running, workers
+from tests.recipes import TINY
+from tools.paper import figures, relu_vs_tanh
+from tools.paper.relu_vs_tanh import Curve, Result, epochs_to, factor
+from train.config import load
+from train.optim import PaperSGD
+
+
+def test_epochs_to_a_target_are_read_off_a_straight_line_between_epochs():
+    assert epochs_to(0.25, [0.6, 0.4, 0.2]) == pytest.approx(2.75)
+    assert epochs_to(0.25, [0.1]) == pytest.approx(5 / 6)  # from 100 % before the first epoch
+    assert epochs_to(0.25, [0.6, 0.4]) == math.inf
+
+
+def test_the_factor_is_that_of_the_mean_epochs_or_a_bound():
+    def text(*tanh_errors, relu_errors=([0.5, 0.25], [0.5, 0.4, 0.25])):
+        relu = Result(Curve("2012", "relu"), 0.1, list(relu_errors))
+        return factor([relu, Result(Curve("2012", "tanh"), 0.1, list(tanh_errors))], "2012")
+
+    assert text([0.5] * 4 + [0.25], [0.5] * 4 + [0.25]) == "tanh takes 2.0 times as long"
+    # One seed took 5 epochs, the other more than 10: more than 7.5 on average, and 2.5 with ReLUs.
+    assert text([0.5] * 4 + [0.25], [0.5] * 10) == "tanh takes more than 3.0 times as long"
+    assert text([0.5] * 4 + [0.25], []) == "no factor, as a run diverged"
+    assert text([0.5] * 3, relu_errors=[[0.5] * 3]) == "no factor, as ReLUs did not come to 25%"
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
+    """Two networks in float64, one with scaled weights and rate, one with scaled pixels: the same
+    losses.
+    """
+    data = ["--data.root", "x"]
+    options = [str(relu_vs_tanh.CONFIG), *data, "--model.activation", activation]
+    scaled = load([*options, *relu_vs_tanh._weights(Curve("modern", activation))])
+    assert scaled.model.init_std.of("conv1") == pytest.approx(
+        math.sqrt((2 if activation == "relu" else 1) / 75) / 64
+    )
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        (64 * torch.randn(4, 3, 32, 32, generator=draw).double(), torch.randint(10, (4,)))
+        for _ in range(4)
+    ]
+    losses = []
+    for divisor in (1, 64):
+        model = AlexNet(scaled.model, 10, 32).double()
+        with torch.no_grad():
+            model.own_columns[0].conv1.weight.mul_(divisor)
+        optim = scaled.optim if divisor == 1 else load(options).optim
+        optimizer = PaperSGD(model.named_parameters(), optim)
+        losses.append([])
+        for step, (images, labels) in enumerate(batches):
+            loss = F.cross_entropy(model(images / divisor, Masks(0, step)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    assert losses[0][0] != losses[0][-1]
+
+
+def test_four_layers():
+    config = load([str(relu_vs_tanh.CONFIG), "--data.root", "x"]).model
+    assert isinstance(config, ModelConfig)
+    names = {name.split(".")[0] for name in AlexNet(config, 10, 32).full_state()}
+    assert names == {"conv1", "conv2", "conv3", "fc8"}
+    fan_in = {
+        name: value[0].numel()
+        for name, value in AlexNet(config, 10, 32).full_state().items()
+        if "weight" in name
+    }
+    assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
+
+
+class Pool(Executor):
+    """Runs one after another, in this process."""
+
+    def map(self, function, *columns):
+        return map(function, *columns)
+
+
+@pytest.mark.parametrize("best, expected", [(0.01, 0.01), (0.0001, 0.0001)])
+def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(
+    best, expected, monkeypatch
+):
+    """It takes 4 epochs at the best rate, 2 more for every step of the grid away from it, and
+    begins about 0.001.
+    """
+    tried = {}
+
+    def train(curve, lr, seed, settings, epochs):
+        tried[lr] = epochs
+        needed = 4 + round(4 * abs(math.log10(lr / best)))
+        return ([0.5] * (needed - 1) + [0.25])[:epochs]
+
+    monkeypatch.setattr(relu_vs_tanh, "train", train)
+    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 30, 1)
+    assert relu_vs_tanh._search(Curve("modern", "relu"), settings, Pool()) == pytest.approx(
+        expected
+    )
+    rates = sorted(tried)
+    assert rates[0] < expected * 0.9 and rates[-1] > expected * 1.1
+    assert max(tried.values()) <= 8, "once one is at the target, nobody is trained longer"
+
+
+def test_where_no_rate_comes_to_the_target_the_nearest_is_taken_and_divergence_never(monkeypatch):
+    errors = {0.001: [0.5, 0.4], 0.0032: [0.5, 0.35], 0.01: []}
+    trained = []
+
+    def train(curve, lr, seed, settings, epochs):
+        trained.append(round(lr, 4))
+        return errors[round(lr, 4)][:epochs]
+
+    monkeypatch.setattr(relu_vs_tanh, "train", train)
+    settings = relu_vs_tanh.Settings("x", Path("y"), 1, 2, 1)
+    assert relu_vs_tanh._search(Curve("modern", "tanh"), settings, Pool()) == pytest.approx(
+        0.00316, rel=0.01
+    )
+    assert trained.count(0.0032) == 2 and trained.count(0.01) == 1, (
+        "a run that diverged is not tried again"
+    )
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from tools import cli
+from tools.paper.relu_vs_tanh import Settings, compare
+data, work, recipe, cap = sys.argv[1:]
+cli.run(lambda _: print(compare(Settings(data, Path(work), 1, int(cap), 2, ("--config", recipe)))))
+"""
+
+
+def test_a_comparison_that_is_told_to_stop_stops_and_goes_on(prepared, tmp_path):
+    """SIGTERM to the command alone while two runs train; then the whole comparison to a cap, in the
+    same folder.
+    """
+    recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
+    recipe.write_text(TINY)
+    command = [sys.executable, "-c", _PROGRAM, str(prepared), str(work), str(recipe)]
+    process = subprocess.Popen([*command, "1000"], stderr=subprocess.PIPE, text=True)
+    while not all(
+        len(relu_vs_tanh.training_errors(work / f"2012-relu-lr{lr}-seed0"))
+        for lr in ("0.001", "0.0032")
+    ):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    both = workers(process.pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143 and process.stderr.read() == ""
+    assert len(both) == 2 and not any(map(running, both))
+    before = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
+    result = subprocess.run([*command, "2"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [result.stdout.count(f"| {weights} ") for weights in ("2012", "modern")] == [2, 2]
+    after = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
+    assert after[: len(before)] == before and len(after) >= 2
+
+
+def test_a_run_that_is_killed_ends_the_comparison(prepared, tmp_path):
+    """SIGKILL to a worker, as where memory runs out."""
+    recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
+    recipe.write_text(TINY)
+    command = [sys.executable, "-c", _PROGRAM, str(prepared), str(work), str(recipe), "1000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0"):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
+    assert process.wait(60) == 2
+    assert "error: a training was killed" in process.stderr.read()
+
+
+@pytest.mark.parametrize("option", ["--optim.lr", "--train.seed=5", "--run.dir"])
+def test_what_the_comparison_chooses_itself_is_refused(option, tmp_path):
+    with pytest.raises(ValueError, match=f"{option}.*chosen for each run"):
+        figures.main(["relu-vs-tanh", "--data", "x", "--out", str(tmp_path / "x.png"), option, "1"])
+
+
+def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.setattr(relu_vs_tanh, "CONFIG", tmp_path / "tiny.yaml")
+    monkeypatch.setattr(relu_vs_tanh, "_FAN_IN", {"conv1": 75})
+    settings = relu_vs_tanh.Settings(str(prepared), tmp_path / "runs", 1, 2, 1)
+    curve = Curve("2012", "relu")
+    first = relu_vs_tanh.train(curve, 0.001, 0, settings, 1)
+    more = relu_vs_tanh.train(curve, 0.001, 0, settings, 2)
+    assert (
+        len(first) == 1
+        and len(more) == 2
+        and more[0] == first[0]
+        and all(0 < error <= 1 for error in more)
+    )
+    assert relu_vs_tanh.train(curve, 1e30, 0, settings, 1) == []
+    results = [
+        Result(Curve(weights, activation), 0.01, [[0.5, 0.3, 0.2], [0.5, 0.4, 0.3]])
+        for weights in ("2012", "modern")
+        for activation in ("relu", "tanh")
+    ]
+    monkeypatch.setattr(relu_vs_tanh, "compare", lambda settings: results)
+    figures.main(["relu-vs-tanh", "--data", str(prepared), "--out", str(tmp_path / "figure.png")])
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert "2.5, not reached" in capsys.readouterr().out

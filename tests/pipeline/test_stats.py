@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.stats import PixelSums
+
+
+def test_statistics_against_numpy_over_all_pixels():
+    rng = np.random.default_rng(0)
+    mixing = rng.uniform(0, 1, (3, 3))
+    images = (rng.integers(0, 256, (4, 256, 256, 3)) @ mixing / mixing.sum(0)).astype(np.uint8)
+    parts = [PixelSums(), PixelSums()]
+    for number, image in enumerate(images):
+        parts[number // 3].add(image)
+    parts[0].merge(parts[1])
+    stats = parts[0].stats()
+    pixels = images.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(stats.mean_image, images.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats.channel_mean, pixels.mean(0), rtol=1e-12)
+    covariance = np.cov(pixels.T, bias=True)
+    np.testing.assert_allclose(
+        covariance @ stats.eigenvectors, stats.eigenvectors * stats.eigenvalues, atol=1e-3
+    )
+    np.testing.assert_allclose(stats.eigenvectors.T @ stats.eigenvectors, np.eye(3), atol=1e-12)
+    assert (np.diff(stats.eigenvalues) <= 0).all()
+    directions = stats.lighting_directions()
+    np.testing.assert_allclose(
+        directions @ directions.T, covariance, rtol=1e-4
+    )  # noise has the pixels' own colours
+
+
+def test_statistics_survive_a_file(tmp_path, dataset):
+    with open(tmp_path / "stats.npz", "wb") as file:
+        dataset.stats.save(file)
+    again = type(dataset.stats).load(tmp_path / "stats.npz")
+    for key, value in vars(dataset.stats).items():
+        np.testing.assert_array_equal(getattr(again, key), value)
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_the_mean_at_another_size_is_an_area_average(dataset, size):
+    expected = [
+        np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BOX))
+        for channel in dataset.stats.mean_image.transpose(2, 0, 1)
+    ]
+    tolerance = 1e-3 if 256 % size == 0 else 1.5  # Pillow's box filter takes whole pixels only
+    np.testing.assert_allclose(
+        dataset.stats.mean_at(size), np.stack(expected, axis=2), atol=tolerance
+    )

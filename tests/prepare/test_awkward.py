@@ -1,0 +1,158 @@
+"""Whatever people have in their folders: each file is either usable and right, or rejected with its
+reason.
+"""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from pipeline.dataset import Dataset
+from pipeline.loader import NOT_COUNTED, Appearance, Loader
+from pipeline.plan import EvaluationPlan
+from pipeline.prepare.store import stored_name
+from tests.images import smooth_image, write_class_folders
+from tools import prep_imagenet
+
+SIDE = 64
+_EXIF_TURNED = Image.Exif()
+_EXIF_TURNED[274] = 6
+
+
+def awkward_images(folder):
+    """Images that a person would call fine; all are coloured or grey pictures of 90 x 130 pixels
+    unless named so.
+    """
+    picture = smooth_image(np.random.default_rng(0), 130, 90)
+    grey = np.asarray(picture.convert("L"))
+    picture.convert("CMYK").save(folder / "cmyk.JPEG", quality=95)
+    picture.convert("L").save(folder / "grey.JPEG", quality=95)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen.png")
+    picture.save(folder / "progressive.JPEG", progressive=True, quality=95)
+    for kind in ("PNG", "WEBP", "BMP", "TIFF"):
+        picture.save(folder / f"{kind.lower()}.JPEG", kind)
+    picture.save(folder / "turned.JPEG", exif=_EXIF_TURNED, quality=95)
+    picture.crop((0, 0, 1, 1)).save(folder / "one pixel.JPEG")
+    picture.resize((60_000, 2)).save(folder / "flat.JPEG", quality=95)
+    for name in (
+        "two words.JPEG",
+        "tab\tin.JPEG",
+        "quote'\".JPEG",
+        "naïve 图.JPEG",
+        "number 7.JPEG",
+    ):
+        picture.save(folder / name, quality=95)
+
+
+def awkward_files(folder):
+    """(name, part of the reason) of files that can't be used."""
+    good = (folder / "progressive.JPEG").read_bytes()
+    plain = (folder / "two words.JPEG").read_bytes()
+    contents = {
+        "half.JPEG": (plain[: len(plain) // 2], "cut short"),
+        "less 200 bytes.JPEG": (plain[:-200], "cut short"),
+        "half progressive.JPEG": (good[: len(good) // 2], "cut short"),
+        "zero.JPEG": (b"", "empty"),
+        "text.JPEG": (b"This is no image.", "not an image"),
+        "header.JPEG": (plain[:20], "cut short"),
+        "line\nbreak.JPEG": (plain, "line break"),
+    }
+    for name, (data, _) in contents.items():
+        (folder / name).write_bytes(data)
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    (folder / "unreadable.JPEG").symlink_to("unreadable.JPEG")  # even for root
+    os.mkfifo(folder / "pipe.JPEG")
+    (folder / "directory.JPEG").mkdir()
+    reasons = {name: reason for name, (_, reason) in contents.items()}
+    return reasons | {
+        "bomb.png": "20000x20000 pixels",
+        "unreadable.JPEG": "symbolic links",
+        "pipe.JPEG": "regular",
+    }
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """(folder of the pack, names that must be rejected with their reasons)."""
+    folder = tmp_path_factory.mktemp("pack")
+    write_class_folders(folder, {"a": 1, "b": 3})
+    awkward_images(folder / "a")
+    reasons = awkward_files(folder / "a")
+    smooth_image(np.random.default_rng(1), 130, 90).save(folder / "a/gif.JPEG", "GIF")
+    return folder, reasons
+
+
+def prep(pack, out, *more):
+    prep_imagenet.main(["--train", str(pack), "--val", str(pack), "--out", str(out), *more])
+    return Dataset.open(out)
+
+
+def told(path):
+    """Remarks by file name."""
+    lines = path.read_text().splitlines()
+    return {line.split("\t")[0].split("/a/")[-1]: line.split("\t")[1] for line in lines}
+
+
+def central_squares(images):
+    appearance = Appearance(SIDE, SIDE, np.zeros((SIDE, SIDE, 3), np.float32), np.zeros((3, 3)))
+    arguments = {
+        "part": 0,
+        "num_parts": 1,
+        "batch_size": 5,
+        "device": torch.device("cpu"),
+        "num_threads": 2,
+    }
+    batches = list(Loader(images, EvaluationPlan(len(images), 5), appearance, **arguments))
+    return torch.cat([batch.images[batch.labels != NOT_COUNTED] for batch in batches]).numpy()
+
+
+def pillows(path):
+    """The central square by Pillow: upright, RGB, the upper eight of 16 bits."""
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode == "I;16":
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(
+        image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.float64
+    ).transpose(2, 0, 1)
+
+
+def test_in_place_each_is_right_or_rejected_with_its_reason(pack, tmp_path):
+    folder, reasons = pack
+    dataset = prep(folder, tmp_path / "out")
+    rejected = told(tmp_path / "out/rejected.txt")
+    assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | {"gif.JPEG"}
+    for name, reason in reasons.items():
+        assert reason in rejected[name.replace("\n", "\\n")]
+    assert "--resize" in rejected["gif.JPEG"]
+    for index, square in enumerate(central_squares(dataset.val)):
+        difference = np.abs(square - pillows(dataset.val.path(index)))
+        assert difference.max() <= 4 and difference.mean() < 0.5, dataset.val.path(index)
+    assert len(dataset.train) == 20
+
+
+@pytest.mark.parametrize("form", [[], ["--shards"]], ids=["loose", "shards"])
+def test_in_the_store_oddities_are_mended_and_recorded(pack, tmp_path, form):
+    folder, reasons = pack
+    dataset = prep(folder, tmp_path / "out", "--resize", str(SIDE), "--quality", "98", *form)
+    rejected = told(tmp_path / "out/rejected.txt")
+    assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | {"flat.JPEG"}
+    assert "JPEG has 65500 at most" in rejected["flat.JPEG"]
+    mended = told(tmp_path / "out/mended.txt")
+    assert mended["cmyk.JPEG"] == "CMYK" and mended["grey.JPEG"] == "greyscale"
+    assert mended["png.JPEG"] == "a PNG file" and mended["webp.JPEG"] == "a WEBP file"
+    assert mended["gif.JPEG"] == "a GIF file, palette" and mended["turned.JPEG"] == "turned by EXIF"
+    assert mended["sixteen.png"] == "16 bits" and "progressive.JPEG" not in mended
+    originals = {stored_name(path.name): path for path in (folder / "a").iterdir()}
+    for index, square in enumerate(central_squares(dataset.val)):
+        stored = Image.open(io.BytesIO(dataset.val.content(index).tobytes()))
+        assert stored.format == "JPEG" and stored.mode == "RGB" and not stored.getexif()
+        head, _, name = dataset.val.path(index).rpartition("/")
+        if head.endswith("/a"):
+            assert np.abs(square - pillows(originals[name])).mean() < 4, name

@@ -1,0 +1,284 @@
+"""tools/prep_imagenet.py, from folders to a prepared folder, and what it says of bad input."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.dataset import Dataset, DatasetError
+from tests.images import smooth_image, write_class_folders
+from tools import prep_imagenet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_class_folders(tmp_path / "train", {"cat": 4, "dog": 3}, seed=1)
+    write_class_folders(tmp_path / "val", {"cat": 2, "dog": 1}, seed=2)
+    return tmp_path
+
+
+def prep(folder, *more, val=True):
+    arguments = [
+        "--train",
+        folder / "train",
+        *(["--val", folder / "val"] if val else []),
+        "--out",
+        folder / "out",
+    ]
+    prep_imagenet.main([str(argument) for argument in [*arguments, *more]])
+    return Dataset.open(folder / "out")
+
+
+def test_lists_sizes_and_classes(images):
+    dataset = prep(images)
+    assert dataset.classes == ["cat", "dog"]
+    lines = (images / "out/train.txt").read_text().splitlines()
+    assert lines == [f"cat/{i:03d}.jpg 0" for i in range(4)] + [
+        f"dog/{i:03d}.jpg 1" for i in range(3)
+    ]
+    for part in (dataset.train, dataset.val):
+        for index in range(len(part)):
+            with Image.open(part.path(index)) as image:
+                assert part.sizes[index].tolist() == [image.height, image.width]
+    about = yaml.safe_load((images / "out/dataset.yaml").read_text())
+    assert about["train_images"] == 7 and about["val_images"] == 3 and about["rejected"] == 0
+
+
+def test_statistics_are_pillows(images):
+    """The mean over the central squares, resized to 256, within a grey level of Pillow's on
+    average.
+    """
+    dataset = prep(images)
+    squares = []
+    for index in range(len(dataset.train)):
+        image = Image.open(dataset.train.path(index))
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        squares.append(
+            np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR, box=box), np.float64)
+        )
+    assert np.abs(dataset.stats.mean_image - np.mean(squares, 0)).mean() < 0.3
+    np.testing.assert_allclose(dataset.stats.channel_mean, np.mean(squares, (0, 1, 2)), atol=0.3)
+
+
+def test_bad_files_are_listed_and_the_rest_is_used(images):
+    good = (images / "train/cat/000.jpg").read_bytes()
+    broken = {
+        "text.jpg": b"not an image",
+        "empty.jpg": b"",
+        "half.jpg": good[: len(good) // 2],
+        "cut.jpg": good[:-200],
+        "line\nbreak.jpg": good,
+    }
+    for name, data in broken.items():
+        (images / "train/cat" / name).write_bytes(data)
+    (images / "train/cat/dangling.jpg").symlink_to("nowhere")
+    usable = {"two words.jpg": good, "name 7.jpg": good, "naïve.jpg": good}
+    for name, data in usable.items():
+        (images / "train/dog" / name).write_bytes(data)
+    dataset = prep(images)
+    rejected = dict(
+        line.split("\t") for line in (images / "out/rejected.txt").read_text().splitlines()
+    )
+    names = {Path(path).name for path in rejected}
+    assert names == {
+        "text.jpg",
+        "empty.jpg",
+        "half.jpg",
+        "cut.jpg",
+        "line\\nbreak.jpg",
+        "dangling.jpg",
+    }
+    assert all(rejected.values())
+    listed = {dataset.train.path(i) for i in range(len(dataset.train))}
+    assert {str(images / "train/dog" / name) for name in usable} <= listed
+    assert len(dataset.train) == 7 + 3
+
+
+def test_a_jpeg_that_is_something_else_is_taken_for_what_it_is(images):
+    """PNG, greyscale and CMYK files under a .jpg name decode to RGB; EXIF rotation is undone."""
+    rng = np.random.default_rng(0)
+    picture = smooth_image(rng, 90, 60)
+    for name, image, kind in [
+        ("png.jpg", picture, "PNG"),
+        ("grey.jpg", picture.convert("L"), "JPEG"),
+        ("cmyk.jpg", picture.convert("CMYK"), "JPEG"),
+    ]:
+        image.save(images / "train/cat" / name, kind)
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.save(images / "train/cat/turned.jpg", exif=exif)
+    dataset = prep(images)
+    sizes = {
+        Path(dataset.train.path(i)).name: dataset.train.sizes[i].tolist()
+        for i in range(len(dataset.train))
+    }
+    assert sizes["png.jpg"] == sizes["grey.jpg"] == sizes["cmyk.jpg"] == [90, 60]
+    assert sizes["turned.jpg"] == [60, 90]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0}\tcat\t0\t0\t9\t9\n{1}\tdog\t1\t1\t5\t5\n",
+        "{0} cat\n{1} dog\n",
+        "\ufeff{0} cat\r\n{1} dog\r\n",
+        "{0} 0\n{1} 1\n",
+        "filename,label\n{0},cat\n{1},dog\n",
+        "ImageId,PredictionString\n{0.stem},cat 1 2 3 4 dog 5 6 7 8\n{1.stem},dog 1 2 3 4 \n",
+    ],
+    ids=["tiny-imagenet", "names", "windows", "numbers", "csv", "kaggle"],
+)
+def test_flat_validation_with_a_label_file(images, text):
+    shutil.rmtree(images / "val")
+    (images / "val").mkdir()
+    names = [Path("val one.JPEG"), Path("two.JPEG")]
+    for name in names:
+        shutil.copy(images / "train/cat/000.jpg", images / "val" / name)
+    (images / "labels").write_text(text.format(*names))
+    dataset = prep(images, "--val-labels", str(images / "labels"))
+    labels = {
+        Path(dataset.val.path(i)): int(dataset.val.labels[i]) for i in range(len(dataset.val))
+    }
+    assert labels == {images / "val/val one.JPEG": 0, images / "val/two.JPEG": 1}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{0} cat\n", "no label for 1 of 2"),
+        ("{0} cat\n{1} dog\nother.JPEG dog\n", "labels 1 files that are not in"),
+        ("{0} cat\n{1} cow\n", "cow"),
+        ("{0} 0\n{1} 2\n", "number below 2"),
+        ("{0} cat\n{1} 1\n", "on every line"),
+        ("typo.JPEG cat\n{0} cat\n{1} dog\n", "labels 1 files that are not in"),
+        ("{0} cat\n{1}\n", "expected 'name label'"),
+        ("{0} cat\n{0} dog\n{1} dog\n", "labelled twice"),
+    ],
+)
+def test_a_label_file_that_does_not_match_is_an_error(images, text, message):
+    shutil.rmtree(images / "val")
+    (images / "val").mkdir()
+    for name in ("a.JPEG", "b.JPEG"):
+        shutil.copy(images / "train/cat/000.jpg", images / "val" / name)
+    (images / "labels").write_text(text.format("a.JPEG", "b.JPEG"))
+    with pytest.raises(DatasetError, match=message):
+        prep(images, "--val-labels", str(images / "labels"))
+    assert not (images / "out").exists()
+
+
+def test_held_out_images_are_not_trained_on(images):
+    dataset = prep(images, "--hold-out", "0.3", val=False)
+    train = {dataset.train.path(i) for i in range(len(dataset.train))}
+    val = {dataset.val.path(i) for i in range(len(dataset.val))}
+    assert not train & val and len(train | val) == 7
+    assert np.bincount(dataset.val.labels).tolist() == [1, 1]
+
+
+def test_a_class_that_loses_all_its_files_is_an_error(images):
+    for path in (images / "train/dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"class folder dog(.|\n)*the file is empty"):
+        prep(images)
+
+
+def test_folders_that_are_not_there_or_empty_are_errors(images):
+    shutil.rmtree(images / "val/cat")
+    shutil.rmtree(images / "val/dog")
+    with pytest.raises(DatasetError, match="no folder at all"):
+        prep(images)
+    shutil.rmtree(images / "train")
+    with pytest.raises(DatasetError, match="no such folder"):
+        prep(images)
+
+
+def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
+    """Labels 0 and 1 for classes named 1 and 2: reading word by word would call the second file a
+    1.
+    """
+    for old, new in (("cat", "1"), ("dog", "2")):
+        (images / "train" / old).rename(images / "train" / new)
+    shutil.rmtree(images / "val")
+    (images / "val").mkdir()
+    for name in ("a.JPEG", "b.JPEG"):
+        shutil.copy(images / "train/1/000.jpg", images / "val" / name)
+    (images / "labels").write_text("a.JPEG 0\nb.JPEG 1\n")
+    with pytest.raises(DatasetError, match="on every line"):
+        prep(images, "--val-labels", str(images / "labels"))
+    (images / "labels").write_text("a.JPEG 2\nb.JPEG 1\n")
+    assert prep(images, "--val-labels", str(images / "labels")).val.labels.tolist() == [1, 0]
+
+
+def test_what_is_no_file_does_not_hold_it_up(images):
+    os.mkfifo(images / "train/cat/pipe.jpg")
+    (images / "train/cat/loop").symlink_to(images / "train/cat")
+    assert len(prep(images).train) == 7
+    assert (
+        images / "out/rejected.txt"
+    ).read_text() == f"{images}/train/cat/pipe.jpg\tnot a regular file\n"
+
+
+def test_validation_may_lack_a_class(images):
+    shutil.rmtree(images / "val/cat")
+    assert prep(images).val.labels.tolist() == [1]
+
+
+def test_folders_of_splits_are_not_taken_for_classes(images):
+    with pytest.raises(DatasetError, match="which are no classes"):
+        prep_imagenet.main(
+            ["--train", str(images), "--hold-out", "0.5", "--out", str(images / "out")]
+        )
+
+
+def test_validation_classes_must_be_training_classes(images):
+    os.rename(images / "val/dog", images / "val/wolf")
+    with pytest.raises(DatasetError, match="wolf"):
+        prep(images)
+
+
+def test_nothing_is_overwritten(images):
+    (images / "out").mkdir()
+    (images / "out/precious").write_text("data")
+    with pytest.raises(DatasetError, match="not empty"):
+        prep(images)
+    assert [path.name for path in (images / "out").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("damage", ["dataset.yaml", "train.txt", "stats.npz", "edit", "all"])
+def test_a_half_written_or_edited_folder_is_an_error(images, damage):
+    prep(images)
+    if damage == "edit":
+        with open(images / "out/train.txt", "a") as file:
+            file.write("cat/000.jpg 1\n")
+    elif damage == "all":
+        shutil.rmtree(images / "out")
+    else:
+        (images / "out" / damage).unlink()
+    with pytest.raises(DatasetError, match=r"prep_imagenet"):
+        Dataset.open(images / "out")
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
+    command = [
+        sys.executable,
+        "tools/prep_imagenet.py",
+        "--train",
+        tmp_path / "no",
+        "--val",
+        tmp_path,
+        "--out",
+        "x",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,256 @@
+"""Images that are re-encoded: loose or in shards, against the originals and against other readers
+of the same files.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+from PIL import Image
+
+from pipeline import geometry, loader
+from pipeline.dataset import Dataset, DatasetError
+from pipeline.loader import Appearance, Loader
+from pipeline.plan import TrainingPlan
+from pipeline.prepare import examine, preparation, store
+from pipeline.prepare.ledger import Ledger
+from tests.images import write_class_folders
+from tools import prep_imagenet
+
+ROOT = Path(__file__).parents[2]
+SIDE, CROP = 48, 40
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("originals")
+    write_class_folders(folder, {"cat": 20, "dog": 15}, sides=(50, 140))
+    return folder
+
+
+def prep(originals, out, *more):
+    arguments = ["--train", originals, "--hold-out", "0.2", "--out", out, *more]
+    prep_imagenet.main([str(argument) for argument in arguments])
+    return Dataset.open(out)
+
+
+@pytest.fixture(scope="module")
+def prepared(originals, tmp_path_factory):
+    """The same images in place, in loose files, and in shards."""
+    folder = tmp_path_factory.mktemp("prepared")
+    small = ["--resize", SIDE, "--quality", "98"]
+    return {
+        "originals": prep(originals, folder / "originals"),
+        "loose": prep(originals, folder / "loose", *small),
+        "shards": prep(originals, folder / "shards", *small, "--shards"),
+    }
+
+
+def load(images, first_step=0, part=0, num_parts=1):
+    plan = TrainingPlan(len(images), batch_size=4, margin=SIDE - CROP, seed=1, num_steps=12)
+    plain = Appearance(SIDE, CROP, np.zeros((CROP, CROP, 3), np.float32), np.zeros((3, 3)))
+    arguments = {"batch_size": 4 // num_parts, "device": torch.device("cpu"), "num_threads": 2}
+    return list(
+        Loader(
+            images, plan, plain, part=part, num_parts=num_parts, first_step=first_step, **arguments
+        )
+    )
+
+
+def test_the_store_has_the_originals_order_and_nearly_their_pixels(prepared):
+    batches = {name: load(dataset.train) for name, dataset in prepared.items()}
+    for one, loose, shards in zip(*batches.values(), strict=True):
+        assert torch.equal(one.labels, loose.labels) and torch.equal(one.labels, shards.labels)
+        assert torch.equal(loose.images, shards.images)
+        assert (one.images - loose.images).abs().mean() < 2.5  # JPEG, twice, of strong colours
+
+
+def test_stored_pixels_are_pillows_resize_from_the_same_region(originals, tmp_path):
+    image = np.asarray(Image.open(next((originals / "cat").iterdir())).convert("RGB"))
+    tall = np.ascontiguousarray(image[:, :49])
+    stored = store.resize_on_the_grid(tall, SIDE)
+    assert stored.shape[1] == SIDE and (stored.shape[0] - SIDE) % 2 == 0
+    scale = 49 / SIDE
+    top = (tall.shape[0] - 49) / 2
+    square = Image.fromarray(tall).resize(
+        (SIDE, SIDE), Image.Resampling.BILINEAR, box=(0, top, 49, top + 49)
+    )
+    first = (stored.shape[0] - SIDE) // 2
+    difference = np.abs(
+        stored[first : first + SIDE].astype(int)[2:-2] - np.asarray(square).astype(int)[2:-2]
+    )
+    assert (
+        difference.max() <= 1
+    )  # the rows at the square's ends see beyond it in the one and not in the other
+    assert stored.shape[0] * scale <= tall.shape[0] < (stored.shape[0] + 2) * scale
+
+
+def test_crops_of_stored_images_need_no_resampling(prepared, monkeypatch):
+    assert geometry.on_the_grid(prepared["loose"].train.sizes, SIDE)
+    assert not geometry.on_the_grid(prepared["originals"].train.sizes, SIDE)
+    cut = load(prepared["shards"].train)
+    monkeypatch.setattr(loader, "on_the_grid", lambda sizes, resize: False)
+    for one, other in zip(cut, load(prepared["shards"].train), strict=True):
+        assert torch.equal(one.images, other.images)  # resampling at scale 1 is the identity
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_shards_give_the_same_batches_from_any_step_and_on_any_ranks(prepared, num_parts):
+    whole = load(prepared["shards"].train)
+    parts = [load(prepared["shards"].train, 5, part, num_parts) for part in range(num_parts)]
+    for step, batch in enumerate(whole[5:]):
+        assert torch.equal(batch.images, torch.cat([part[step].images for part in parts]))
+
+
+def test_any_tool_can_read_the_shards(prepared):
+    folder = prepared["shards"].folder / "shards"
+    with tarfile.open(folder / "train-000000.tar") as tar:
+        names = tar.getnames()
+        first = Image.open(tar.extractfile(names[0]))
+        first.load()
+    train = prepared["shards"].train
+    assert (
+        names[0].endswith(".jpg")
+        and names[1] == names[0][:-3] + "cls"
+        and len(names) == 2 * len(train)
+    )
+    assert [first.height, first.width] == train.sizes[0].tolist()
+    pipeline = Pipeline(batch_size=len(train), num_threads=1, device_id=None, exec_dynamic=True)
+    with pipeline:
+        jpg, label = fn.readers.webdataset(
+            paths=[str(folder / "train-000000.tar")], ext=["jpg", "cls"]
+        )
+        pipeline.set_outputs(fn.decoders.image(jpg, output_type=types.RGB).shape(), label)
+    shapes, labels = pipeline.run()
+    assert [int(bytes(np.asarray(label))) for label in labels] == train.labels.tolist()
+    np.testing.assert_array_equal(
+        np.stack([np.asarray(shape)[:2] for shape in shapes]), train.sizes
+    )
+
+
+def test_a_moved_store_still_opens(prepared, tmp_path):
+    moved = tmp_path / "moved"
+    os.rename(prepared["loose"].folder, moved)
+    try:
+        assert len(load(Dataset.open(moved).train)) == 12
+    finally:
+        os.rename(moved, prepared["loose"].folder)
+
+
+def test_a_damaged_shard_is_named(originals, tmp_path):
+    dataset = prep(originals, tmp_path / "out", "--resize", SIDE, "--shards")
+    os.truncate(tmp_path / "out/shards/train-000000.tar", 4000)
+    with pytest.raises(DatasetError, match=r"train-000000\.tar/.*can't be used any more"):
+        load(dataset.train)
+
+
+def test_two_files_under_one_stored_name_are_an_error(tmp_path):
+    write_class_folders(tmp_path / "images", {"cat": 3, "dog": 3})
+    for number in range(3):
+        os.link(tmp_path / f"images/cat/00{number}.jpg", tmp_path / f"images/cat/00{number}.JPEG")
+    with pytest.raises(DatasetError, match=r"stored as cat/00\d\.jpg"):
+        prep(tmp_path / "images", tmp_path / "out", "--resize", SIDE)
+
+
+def test_a_preparation_that_was_killed_goes_on(tmp_path):
+    """Killed twice, with the ledger saved after every chunk: the same folder as in one go."""
+    write_class_folders(tmp_path / "images", dict.fromkeys("abc", 300), sides=(60, 90))
+    (tmp_path / "images/a/bad.jpg").write_text("no image")
+    code = (
+        "import sys, pipeline.prepare.ledger as l, pipeline.prepare.store as s; l._SAVE_EVERY = "
+        "0; s.SHARD_BYTES = 300_000;from tools.prep_imagenet import main; from tools.cli import "
+        "run; run(main)"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--train",
+        tmp_path / "images",
+        "--hold-out",
+        "0.1",
+        "--resize",
+        "48",
+        "--shards",
+        "--out",
+    ]
+    subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True, capture_output=True)
+    state, kills = tmp_path / ".killed.unfinished/notes/train.npz", 0
+    while not (tmp_path / "killed").exists():
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = subprocess.Popen(
+            [*command, tmp_path / "killed"], cwd=ROOT, start_new_session=True
+        )
+        while process.poll() is None and kills < 2:
+            if state.exists() and state.stat().st_mtime_ns != before:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert kills == 2 and not (tmp_path / ".killed.unfinished").exists()
+    whole, killed = Dataset.open(tmp_path / "whole"), Dataset.open(tmp_path / "killed")
+    assert whole.fingerprint == killed.fingerprint
+    for index in range(len(whole.train)):
+        np.testing.assert_array_equal(whole.train.content(index), killed.train.content(index))
+    assert (tmp_path / "whole/rejected.txt").read_bytes() == (
+        tmp_path / "killed/rejected.txt"
+    ).read_bytes()
+
+
+def test_an_unfinished_folder_of_something_else_is_left_alone(originals, tmp_path):
+    unfinished = tmp_path / ".out.unfinished"
+    unfinished.mkdir()
+    (unfinished / "identity").write_text("other files")
+    with pytest.raises(ValueError, match="begun with other files or options"):
+        prep(originals, tmp_path / "out")
+    assert (unfinished / "identity").read_text() == "other files"
+
+
+def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monkeypatch):
+    """As the kernel does to the one that takes the most memory; a failure would throw away
+    hours.
+    """
+    monkeypatch.setattr(preparation, "examine", killed)
+    with pytest.raises(OSError, match="the same command goes on"):
+        prep(originals, tmp_path / "out", "--resize", SIDE, "--shards")
+    assert (tmp_path / ".out.unfinished/identity").exists()
+    monkeypatch.undo()
+    assert len(prep(originals, tmp_path / "out", "--resize", SIDE, "--shards").train) == 28
+
+
+def test_notes_without_the_images_that_they_tell_of_are_not_believed(
+    originals, tmp_path, monkeypatch
+):
+    """Whoever removed them, or a kill in the last moment: lists without images would pass for a
+    finished folder.
+    """
+    monkeypatch.setattr(preparation, "examine", killed)
+    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    with pytest.raises(OSError):
+        prep(originals, tmp_path / "out", "--resize", SIDE)
+    monkeypatch.undo()
+    assert (tmp_path / ".out.unfinished/notes").is_dir()
+    shutil.rmtree(tmp_path / ".out.unfinished/folder")
+    dataset = prep(originals, tmp_path / "out", "--resize", SIDE)
+    assert len(dataset.train) == 28 and all(
+        dataset.train.content(index).size for index in range(28)
+    )
+
+
+def killed(pool, source, with_sums, store):
+    os.kill(
+        next(iter(pool._processes)) if pool._processes else pool.submit(os.getpid).result(),
+        signal.SIGKILL,
+    )
+    yield from examine.examine(pool, source, with_sums, store)

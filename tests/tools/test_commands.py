@@ -1,0 +1,148 @@
+"""Every command answers --help, and nothing is imported that the install does not bring."""
+
+import ast
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from configparser import ConfigParser
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tools.paper import figures
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("pipeline", "model", "train", "tools")
+TOOLS = ROOT / "tools"
+
+
+def module(path):
+    """The module that `python -m` runs for this file."""
+    words = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(words).removesuffix(".__main__")
+
+
+COMMANDS = {module(path): path for path in TOOLS.rglob("*.py") if "prog=" in path.read_text()}
+MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in path.read_text()}
+
+
+def test_the_commands_are_those_that_users_know():
+    tools = "demo evaluate gpu_check make_images prep_imagenet show_batch bench"
+    beside = ("paper.ablate", "paper.figures", "bench.cost_model", "bench.golden")
+    assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_does(command, capsys):
+    path = COMMANDS[command].relative_to(ROOT).with_suffix("")
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(".".join(path.parts)).main(["--help"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0 and f"usage: python -m {command}" in printed
+    assert "%%" not in printed and len(printed) > 200
+
+
+def test_commands_that_have_moved_say_where_to(capsys):
+    assert {
+        f"tools.{name}" for name in ("ablate", "figures", "golden", "cost_model")
+    } == MOVED.keys()
+    for command in MOVED:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(command)
+        assert ended.value.code == 2
+        new = re.search(r"this command is now: python -m (\S+)", capsys.readouterr().err)[1]
+        assert new in COMMANDS
+
+
+@pytest.mark.parametrize(
+    "figure", ["kernels", "curves", "predictions", "neighbors", "codes", "relu-vs-tanh"]
+)
+def test_every_figure_has_help_of_its_own(figure, capsys):
+    with pytest.raises(SystemExit) as ended:
+        figures.main([figure, "--help"])
+    assert ended.value.code == 0 and "--out FILE.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
+)
+def test_training_and_preparing_answer_from_a_shell(command):
+    """`python -m train`, and the script by its path."""
+    result = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
+
+
+def requirements(section):
+    """Names of distributions in setup.cfg, without versions and extras."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    text = (
+        config["options"]["install_requires"]
+        if section is None
+        else config["options.extras_require"][section]
+    )
+    return {line.split("[")[0].split(">")[0].strip().lower() for line in text.split()}
+
+
+PROVIDED_BY = {
+    "nvidia": "nvidia-dali-cuda120",
+    "cv2": "opencv-python-headless",
+    "torchvision": "torchvision",
+}
+"""What packages_distributions can't tell: namespaces of several distributions, and what may not be
+installed.
+"""
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
+        yield from (name.split(".")[0] for name in names)
+
+
+installed = cache(packages_distributions)
+
+
+def distributions(path):
+    """Distributions that a file imports from."""
+    own = {*ROOMS, "tests"}
+    known = installed()
+    for name in sorted(set(imports(path)) - own - set(sys.stdlib_module_names)):
+        yield PROVIDED_BY.get(name) or next(iter(known.get(name, [name]))).lower()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_import_comes_with_the_install(room):
+    """What an extra brings, the benchmark's rivals alone import; without it they are left out, with
+    a message.
+    """
+    for path in (ROOT / room).rglob("*.py"):
+        allowed = requirements(None) | (
+            requirements("bench") if path.name == "feeding.py" else set()
+        )
+        missing = set(distributions(path)) - allowed
+        assert not missing, (
+            f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"
+        )
+
+
+def test_the_tests_need_the_dev_extra_alone():
+    for path in (ROOT / "tests").rglob("*.py"):
+        missing = (
+            set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}
+        )  # asked for, skipped
+        assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
+
+
+def test_a_missing_requirement_would_be_seen(tmp_path):
+    (tmp_path / "new.py").write_text(
+        "import json\nfrom lightning.pytorch import Trainer\nfrom model import alexnet\n"
+    )
+    assert set(distributions(tmp_path / "new.py")) - requirements(None) == {"lightning"}

@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.loader import NOT_COUNTED, Batch
+from tools import evaluate
+from train.ensemble import halves, mixture, search_weights
+from train.validation import centre_view, error_rates, label_ranks, probabilities, ten_views
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_ranks_against_sorting():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 12)), rng.integers(0, 12, 50)
+    expected = [list(np.argsort(-row)).index(label) for row, label in zip(logits, labels)]
+    assert label_ranks(torch.from_numpy(logits), torch.from_numpy(labels)).tolist() == expected
+
+
+def test_ties_and_nans_count_against_the_network():
+    assert label_ranks(torch.zeros(1, 10), torch.tensor([3])).tolist() == [9]
+    assert label_ranks(torch.full((1, 10), float("nan")), torch.tensor([3])).tolist() == [9]
+    assert label_ranks(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([2])).tolist() == [1]
+
+
+class Oracle(torch.nn.Module):
+    """Scores class k by the k-th pixel of the first row."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return images[:, 0, 0, :8]
+
+
+def test_error_rates_count_each_image_once():
+    """Ranks of the labels: 0, 4, 5, 7 and one row that only fills up the batch."""
+    images = torch.zeros(5, 3, 12, 12)
+    images[:, 0, 2, 2:10] = torch.arange(8.0).flip(0)
+    labels = torch.tensor([0, 4, 5, 7, NOT_COUNTED])
+    batches = [Batch(images[:3], labels[:3]), Batch(images[3:], labels[3:])]
+    errors = error_rates(Oracle(), batches, torch.zeros(3, 8, 8), lambda counts: counts)
+    assert (errors.top1_error, errors.top5_error, errors.num_images) == (3 / 4, 2 / 4, 4)
+
+
+@pytest.mark.parametrize("size, crop, edge", [(256, 224, 16), (64, 56, 4), (9, 4, 2)])
+def test_centre_view(size, crop, edge):
+    images = torch.arange(size * size).view(1, 1, size, size)
+    assert torch.equal(
+        centre_view(images, crop), images[:, :, edge : edge + crop, edge : edge + crop]
+    )
+
+
+def test_ten_views_are_corners_centre_and_their_mirror_images():
+    """A pixel's value says where it was: the views' first pixels are the places that the paper
+    names.
+    """
+    images = torch.arange(2 * 3 * 64 * 64).view(2, 3, 64, 64).float()
+    views = ten_views(images, 56)
+    assert views.shape == (10, 2, 3, 56, 56)
+    for number, (top, left) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]):
+        expected = images.numpy()[:, :, top : top + 56, left : left + 56]
+        np.testing.assert_array_equal(views[number], expected)
+        np.testing.assert_array_equal(views[5 + number], expected[..., ::-1])
+
+
+def test_probabilities_are_the_mean_of_each_views_softmax_after_the_mean_is_taken_away():
+    rng = np.random.default_rng(0)
+    images, mean = rng.normal(size=(4, 3, 12, 12)), rng.normal(size=(3, 8, 8))
+    found = probabilities(Oracle(), torch.from_numpy(images), torch.from_numpy(mean), 10)
+    expected = np.zeros((4, 8))
+    for top, left in [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]:
+        view = images[:, :, top : top + 8, left : left + 8]
+        for one in (view, view[..., ::-1]):
+            scores = np.exp((one - mean)[:, 0, 0])
+            expected += scores / scores.sum(1, keepdims=True) / 10
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    centre = probabilities(Oracle(), torch.from_numpy(images), torch.from_numpy(mean), 1)
+    scores = np.exp((images[:, :, 2:10, 2:10] - mean)[:, 0, 0])
+    np.testing.assert_allclose(centre, scores / scores.sum(1, keepdims=True), rtol=1e-12)
+
+
+def test_searched_weights_are_the_best_of_a_fine_grid():
+    """Two networks of different worth and a third that is noise."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 5, 400)
+    scores = np.stack(
+        [rng.normal(size=(400, 5)) + skill * np.eye(5)[labels] for skill in (2.0, 1.5, 0.0)]
+    )
+    probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    own = probs[:, np.arange(400), labels]
+
+    def likelihood(weights):
+        return np.log(np.asarray(weights) @ own).mean()
+
+    grid = [
+        (a, b, 1 - a - b)
+        for a in np.linspace(0, 1, 41)
+        for b in np.linspace(0, 1, 41)
+        if a + b <= 1
+    ]
+    weights = search_weights(probs, labels)
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+    assert likelihood(weights) >= max(map(likelihood, grid)) - 1e-6
+    np.testing.assert_allclose(mixture(probs, weights), sum(w * p for w, p in zip(weights, probs)))
+
+
+def test_weights_are_judged_on_other_images_of_every_class():
+    labels = np.array([0, 0, 0, 1, 1, 2, 0, 2])
+    first, second = halves(labels)
+    assert (first ^ second).all()
+    assert np.bincount(labels[first]).tolist() == [2, 1, 1] and np.bincount(
+        labels[second]
+    ).tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_any_number_of_ranks_counts_every_image_once_and_finds_the_same(
+    num_ranks, trained, prepared, tmp_path
+):
+    arguments = [
+        "-m",
+        "tools.evaluate",
+        trained,
+        trained,
+        "--data",
+        prepared,
+        "--views",
+        "10",
+        "--json",
+    ]
+    found = []
+    for launch in ([], ["-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"]):
+        options = [
+            "--device",
+            "cpu",
+            "--batch-size",
+            "4",
+            "--save",
+            tmp_path / f"{'many' if launch else 'one'}.npz",
+        ]
+        command = [sys.executable, *launch, *map(str, [*arguments, *options])]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found.append(
+            json.loads([line for line in result.stdout.splitlines() if line.startswith("{")][-1])
+        )
+    assert found[0]["num_images"] == found[1]["num_images"] == 15 and len(found[0]["networks"]) == 2
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "many.npz") as many:
+        np.testing.assert_allclose(one["probabilities"], many["probabilities"], atol=1e-5)
+        np.testing.assert_array_equal(one["labels"], many["labels"])
+        assert one["probabilities"].shape == (2, 15, 3)
+        np.testing.assert_allclose(one["probabilities"].sum(-1), 1)
+    assert sum(row["num_images"] for row in found[0]["per_class"]) == 15
+
+
+def test_searching_weights_takes_two_networks_(trained, prepared):
+    with pytest.raises(ValueError, match="two checkpoints or more"):
+        evaluate.main([str(trained), "--data", str(prepared), "--weights", "search"])

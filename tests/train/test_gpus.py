@@ -1,0 +1,166 @@
+"""Which device a command takes, and what it says where it can't have one; no GPU is needed to see
+that.
+"""
+
+import pytest
+import torch
+
+from model.columns import Columns
+from train import data, gpus
+from train.config import ConfigError, DataConfig
+from train.distributed import Ranks, join
+from train.gpus import runs_on
+from train.monitor import Stopwatch
+
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 12020). "
+    "Please update your GPU driver\nmore"
+)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine with two GPUs of compute capability 7.0 and a PyTorch for CUDA 13.0."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (7, 0))
+    monkeypatch.setattr(
+        torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "compute_120"]
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Tesla V100-SXM2-16GB")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpus, "driver", lambda: "535.104.05")
+    return monkeypatch
+
+
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_a_driver_that_is_too_old_is_one_message_with_the_way_out(asked, cuda):
+    def fail():
+        raise RuntimeError(TOO_OLD)
+
+    cuda.setattr(torch.cuda, "init", fail)
+    with pytest.raises(ConfigError) as caught, join(asked):
+        pass
+    message = str(caught.value)
+    assert (
+        "2 GPUs were found" in message
+        and "found driver 535.104.05, expected R580 or newer" in message
+    )
+    assert (
+        "built for an older CUDA" in message
+        and "--run.device cpu" in message
+        and "\n" not in message
+    )
+
+
+def test_a_gpu_that_others_hold_is_not_blamed_on_the_driver(cuda):
+    def fail(number):
+        raise torch.AcceleratorError(
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore"
+        )
+
+    cuda.setattr(torch.cuda, "set_device", fail)
+    with (
+        pytest.raises(
+            ConfigError, match=r"GPU 0 of 2 can't be taken \(.*busy or unavailable\)"
+        ) as caught,
+        join("cuda"),
+    ):
+        pass
+    assert "driver" not in str(caught.value)
+
+
+def test_a_gpu_that_is_too_old_is_one_message_with_the_way_out(cuda):
+    with (
+        pytest.raises(
+            ConfigError, match=r"GPU 0 is a Tesla V100.*capability 7\.0.*CUDA 13\.0.*older CUDA"
+        ),
+        join("auto"),
+    ):
+        pass
+
+
+def test_a_gpu_that_fits_is_taken(cuda):
+    cuda.setattr(torch.cuda, "get_device_capability", lambda number: (8, 6))
+    with join("auto") as ranks:
+        assert ranks.device == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    "capability, built_for, runs",
+    [
+        ((8, 0), ["sm_80"], True),
+        ((8, 9), ["sm_80"], True),  # machine code of the same major version
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_80", "sm_86"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),  # compiled by the driver
+        ((7, 0), ["sm_75", "compute_90"], False),
+        ((12, 0), ["sm_90", "sm_100", "sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+    ],
+)
+def test_which_code_runs_on_which_gpu(capability, built_for, runs):
+    """CUDA's rules of binary and of virtual architectures."""
+    assert runs_on(capability, built_for) == runs
+
+
+def test_the_driver_is_read_from_what_the_kernel_says(monkeypatch, tmp_path):
+    text = (
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:15:47 UTC 2025\n"
+        "GCC version: 12.2.0"
+    )
+    (tmp_path / "version").write_text(text)
+    monkeypatch.setattr(gpus, "Path", lambda path: tmp_path / "version")
+    assert gpus.driver() == "580.65.06"
+    (tmp_path / "version").unlink()
+    assert gpus.driver() == "unknown"
+
+
+@pytest.mark.parametrize(
+    "device, cores, threads", [("cpu", 64, 64), ("cuda", 64, 16), ("cuda", 4, 4)]
+)
+def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, monkeypatch):
+    """DALI reserves memory on the GPU for each."""
+    taken = []
+    monkeypatch.setattr(
+        data, "Loader", lambda *arguments, num_threads, **options: taken.append(num_threads) or []
+    )
+    ranks = Ranks(0, 1, torch.device(device), cores, Columns.whole(2))
+    list(data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5))
+    assert taken == [threads]
+
+
+class Event:
+    """A mark in the queue of a GPU, which the host is ahead of."""
+
+    host, device = 0.0, 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        Event.device = max(Event.device, Event.host)  # it can't be reached before it is issued
+        self.at = Event.device
+
+    def elapsed_time(self, other):
+        return 1000 * (other.at - self.at)
+
+
+@pytest.mark.parametrize("host_waits, fraction", [(0.5, 0.0), (3.0, 1 / 3)])
+def test_a_gpu_waits_for_data_only_where_it_has_nothing_left_to_do(
+    host_waits, fraction, monkeypatch
+):
+    """The host runs ahead: what it waits itself means nothing as long as the GPU is still busy."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    Event.host = Event.device = 0.0
+    stopwatch = Stopwatch(torch.device("cuda"))
+    for _ in range(41):
+        stopwatch.resume()
+        Event.host += host_waits
+        stopwatch.got_batch()
+        Event.device = max(Event.device, Event.host) + 2.0
+        stopwatch.end_step()
+    found = stopwatch.metrics(batch_size=128)
+    assert found["throughput/data_wait_fraction"] == pytest.approx(fraction)
+    assert found["throughput/step_ms"] == pytest.approx(1000 * max(2.0, host_waits))

@@ -1,0 +1,80 @@
+"""Ranks ask each other for signals and checkpoints now and then, all after the same steps, and soon
+enough.
+"""
+
+import itertools
+
+import pytest
+
+from train import meeting
+from train.meeting import Meeting
+
+
+class Clock:
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(meeting.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def meetings(clock, paces):
+    """At which times ranks of one pace met, that pace being given step by step."""
+    times = []
+    ranks = Meeting(lambda wishes: times.append(clock.now) or wishes)
+    for pace in paces:
+        clock.now += pace
+        ranks.after_step(0.0)
+    return times
+
+
+@pytest.mark.parametrize("pace", [0.0005, 0.004, 0.1, 0.9, 5.0])
+def test_a_second_never_passes_without_a_meeting_and_short_steps_seldom_have_one(pace, clock):
+    times = meetings(clock, [pace] * 4000)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert max(gaps) <= max(1.0, 1.001 * pace)
+    if pace < 0.1:
+        assert len(times) < 20 + 4000 * pace / 0.2
+    else:
+        assert min(gaps) >= 0.99 * min(pace, 0.2)
+
+
+def test_steps_that_become_four_times_slower_are_met_within_a_second(clock):
+    times = meetings(clock, [0.004] * 1000 + [0.0155] * 1000)
+    assert max(after - before for before, after in itertools.pairwise(times)) <= 1.0
+
+
+def test_ranks_of_different_paces_meet_after_the_same_steps_and_hear_the_largest_wish(monkeypatch):
+    """Each has a clock of its own; the slowest decides."""
+    now, met, asked = [0.0, 0.0], [[], []], {}
+
+    def run(rank, pace, others_pace):
+        monkeypatch.setattr(meeting.time, "monotonic", lambda: now[rank])
+
+        def largest(values):
+            met[rank].append(step)
+            *wishes, own = values
+            return [
+                max(*wishes, 15.0 if step >= 30 and rank == 0 else 0.0),
+                max(own, own / pace * others_pace),
+            ]
+
+        ranks = Meeting(largest)
+        for step in range(60):
+            now[rank] += pace
+            wishes = ranks.after_step(15.0 if step >= 30 and rank == 1 else 0.0)
+            if wishes[0]:
+                asked.setdefault(rank, step)
+
+    run(0, 0.01, 0.03)
+    run(1, 0.03, 0.01)
+    assert met[0] == met[1] and len(met[0]) < 20
+    assert asked[0] == asked[1] and 30 <= asked[0] < 39
+
+
+def test_one_process_alone_is_asked_too(clock):
+    alone = Meeting(lambda wishes: wishes)
+    assert alone.after_step(2.0, 0.0) == [2.0, 0.0]

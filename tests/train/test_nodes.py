@@ -1,0 +1,80 @@
+"""torchrun on several machines: two nodes of two ranks over loopback, and a checkpoint that moves
+between all forms.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.files import atomic_write
+from tests import reference
+from tests.model.test_columns import LRS, SEED, batches, largest_difference, train_from
+from tests.ranks import free_port
+from train.distributed import join
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(nodes: int, ranks: int, folder: Path, first: int, last: int):
+    """Run `main` below on `nodes` torchruns of `ranks` ranks each; without torchrun where that is
+    one process.
+    """
+    arguments = ["-m", "tests.train.test_nodes", str(folder), str(first), str(last)]
+    if nodes * ranks == 1:
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+        return
+    torchrun = ["-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={ranks}"]
+    torchrun += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *torchrun, f"--node_rank={node}", *arguments],
+            cwd=ROOT,
+            env=environment,
+        )
+        for node in range(nodes)
+    ]
+    assert [process.wait() for process in running] == [0] * nodes
+
+
+def main(folder: Path, first: int, last: int) -> None:
+    """Updates `first` to `last` from the checkpoint of the ones before."""
+    with join("cpu") as ranks:
+        state = torch.load(folder / f"{first}.pt", weights_only=True) if first else None
+        losses, state = train_from(state, ranks, first, last)
+        if ranks.is_main:
+            with atomic_write(folder / f"{last}.pt") as file:
+                torch.save(state | {"losses": losses, "num_pairs": ranks.num_pairs}, file)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return reference.expected(SEED, batches(), LRS)
+
+
+def test_two_nodes_of_two_ranks_train_like_the_plain_network(expected, tmp_path):
+    launch(2, 2, tmp_path, 0, 5)
+    found = torch.load(tmp_path / "5.pt", weights_only=True)
+    assert found["num_pairs"] == 2 and found["losses"] == pytest.approx(expected[0], abs=1e-12)
+    assert largest_difference(found["model"], expected[1]) < 1e-12
+
+
+def test_a_checkpoint_moves_between_one_process_two_ranks_and_two_nodes(expected, tmp_path):
+    """Each form writes what another reads; the learning rate drops after the third update."""
+    forms = [(1, 1, 0, 1), (2, 2, 1, 2), (1, 2, 2, 4), (1, 1, 4, 5)]
+    for nodes, ranks, first, last in forms:
+        launch(nodes, ranks, tmp_path, first, last)
+    states = [torch.load(tmp_path / f"{last}.pt", weights_only=True) for _, _, _, last in forms]
+    assert [loss for state in states for loss in state["losses"]] == pytest.approx(
+        expected[0], abs=1e-12
+    )
+    assert largest_difference(states[-1]["model"], expected[1]) < 1e-12
+    assert states[1]["lr"] == 10 * states[2]["lr"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,172 @@
+import pytest
+import torch
+
+from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
+
+
+def test_updates_are_the_papers_across_changes_of_the_learning_rate():
+    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, with lr dropped and raised again."""
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+    w, v = parameter.detach().clone(), torch.zeros(7, dtype=torch.float64)
+    optimizer = PaperSGD([("fc6.weight", parameter)], OptimConfig())
+    for lr in (0.01, 0.01, 0.001, 0.001, 0.02, 0.02):
+        if optimizer.lr != lr:
+            optimizer.set_lr(lr)
+        optimizer.zero_grad()
+        (parameter.sin() * torch.arange(7)).sum().backward()
+        gradient = w.cos() * torch.arange(7)
+        optimizer.step()
+        v = 0.9 * v - 0.0005 * lr * w - lr * gradient
+        w = w + v
+        torch.testing.assert_close(parameter.detach(), w, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimizer_goes_on_exactly(layout):
+    """A buffer in another memory layout than its parameter would be added to the wrong weights."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(5, 2, 3).to(memory_format=layout) for _ in range(2)]
+    optimizers = [PaperSGD(layer.named_parameters(), OptimConfig()) for layer in layers]
+    for _ in range(3):
+        step(optimizers[0], layers[0])
+    layers[1].load_state_dict(layers[0].state_dict())
+    buffers = {
+        name: buffer.contiguous() for name, buffer in optimizers[0].momentum(layers[0]).items()
+    }
+    optimizers[1].restore(layers[1], buffers, optimizers[0].lr)
+    for optimizer, layer in zip(optimizers, layers):
+        optimizer.set_lr(0.003)
+        step(optimizer, layer)
+    assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(
+        layers[0].bias, layers[1].bias
+    )
+
+
+def step(optimizer, layer):
+    optimizer.zero_grad()
+    (layer(torch.arange(3 * 5 * 9.0).view(3, 5, 3, 3).sin()) ** 3).sum().backward()
+    optimizer.step()
+
+
+def test_lr_drops_by_ten_at_each_stall_and_the_stall_after_the_last_drop_ends_training():
+    schedule = PlateauSchedule(OptimConfig(lr=0.01, lr_drops=3, patience=2))
+    errors = [0.9, 0.8, 0.8, 0.9, 0.7, 0.7, 0.7, 0.6, 0.6, 0.6, 0.6, 0.6]
+    lrs, finished = [], []
+    for error in errors:
+        schedule.end_epoch(error)
+        lrs.append(schedule.lr)
+        finished.append(schedule.finished)
+    assert lrs[:11] == pytest.approx([0.01] * 3 + [0.001] * 3 + [1e-4] * 3 + [1e-5] * 2)
+    assert finished == [False] * 11 + [True]
+
+
+def test_a_schedule_remembers():
+    config = OptimConfig(patience=2)
+    first, second = PlateauSchedule(config), PlateauSchedule(config)
+    for error in (0.5, 0.6):
+        first.end_epoch(error)
+    second.restore(first.state())
+    second.end_epoch(0.5)
+    assert second.lr == pytest.approx(0.001)
+
+
+def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it():
+    """A factor for one tensor goes before one for its layer, and that before one for all biases; 0
+    freezes.
+    """
+    names = ["0.conv1.weight", "0.conv1.bias", "0.fc8.weight", "0.fc8.bias", "0.fc7.bias"]
+    factors = {"conv1": 0.0, "fc8.weight": 10.0, "bias": 2.0}
+    own = [0.0, 0.0, 10.0, 2.0, 2.0]
+    parameters = [
+        torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64) + i) for i in range(5)
+    ]
+    w, v = (
+        [p.detach().clone() for p in parameters],
+        [torch.zeros(5, dtype=torch.float64) for _ in parameters],
+    )
+    optimizer = PaperSGD(zip(names, parameters), OptimConfig(lr_factors=factors))
+    for lr in (0.01, 0.01, 0.001, 0.02):
+        if optimizer.lr != lr:
+            optimizer.set_lr(lr)
+        optimizer.zero_grad()
+        sum(p.sin().sum() for p in parameters).backward()
+        optimizer.step()
+        for i, factor in enumerate(own):
+            v[i] = 0.9 * v[i] - 0.0005 * factor * lr * w[i] - factor * lr * w[i].cos()
+            w[i] = w[i] + v[i]
+            torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
+
+
+def test_biases_and_later_epochs_follow_the_rule_of_2012():
+    """Biases at a rate of their own, not decayed; conv1 slower after one epoch and still, at once,
+    after two.
+    """
+    names = ["conv1.weight", "conv1.bias", "fc8.weight", "fc8.bias"]
+    later = {"conv1": [(2, 0.0)], "conv1.weight": [(1, 0.1), (2, 0.0)]}
+    config = OptimConfig(decay_biases=False, bias_lr=0.02, later_lr_factors=later)
+    parameters = [
+        torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64) + i) for i in range(4)
+    ]
+    w, v = (
+        [p.detach().clone() for p in parameters],
+        [torch.zeros(5, dtype=torch.float64) for _ in parameters],
+    )
+    optimizer = PaperSGD(zip(names, parameters), config)
+    rates = {
+        0: [0.01, 0.02, 0.01, 0.02],
+        1: [0.0001, 0.02, 0.001, 0.02],
+        2: [0.0, 0.0, 0.001, 0.02],
+    }
+    for epoch, lr in [(0, 0.01), (1, 0.001), (1, 0.001), (2, 0.001), (2, 0.001)]:
+        optimizer.set_lr(lr, epoch)
+        optimizer.zero_grad()
+        sum(p.sin().sum() for p in parameters).backward()
+        optimizer.step()
+        for i, rate in enumerate(rates[epoch]):
+            if rate:
+                v[i] = 0.9 * v[i] - (0.0005 * rate * w[i] if i % 2 == 0 else 0) - rate * w[i].cos()
+                w[i] = w[i] + v[i]
+            torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
+
+
+def test_a_restored_optimizer_knows_the_factors_of_its_epoch():
+    config = OptimConfig(later_lr_factors={"weight": [(3, 0.5)]})
+    layer = torch.nn.Linear(2, 1)
+    optimizer = PaperSGD(layer.named_parameters(), config)
+    optimizer.restore(
+        layer, {name: torch.ones_like(p) for name, p in layer.named_parameters()}, 0.1, epoch=3
+    )
+    before = layer.weight.detach().clone()
+    layer(
+        torch.zeros(1, 2)
+    ).sum().backward()  # no gradient for the weight: it moves by its momentum
+    optimizer.step()
+    decayed = 0.9 + 0.0005 * before
+    torch.testing.assert_close(layer.weight.detach(), before - 0.05 * decayed)
+
+
+def test_a_factor_for_a_layer_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="no layer is named fc9"):
+        PaperSGD(torch.nn.Linear(2, 2).named_parameters(), OptimConfig(lr_factors={"fc9": 2.0}))
+
+
+def test_steps_drop_after_the_epochs_that_they_name():
+    steps = schedule(OptimConfig(schedule="steps", drop_epochs=(2, 3)), epochs=5)
+    rates = [steps.lr]
+    for _ in range(4):
+        steps.end_epoch(0.5)
+        rates.append(steps.lr)
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001, 0.0001]) and not steps.finished
+
+
+def test_exponential_decay_ends_at_the_share_that_it_names():
+    """lr_e = lr_0 * decay^(-e/E), and it goes on after a checkpoint."""
+    config = OptimConfig(schedule="exponential", decay=250.0)
+    whole, half = schedule(config, epochs=10), schedule(config, epochs=10)
+    for epoch in range(1, 11):
+        whole.end_epoch(0.5)
+        assert whole.lr == pytest.approx(0.01 * 250 ** (-epoch / 10))
+        if epoch == 4:
+            half.restore(whole.state())
+            assert half.lr == whole.lr
+    assert whole.lr == pytest.approx(0.01 / 250)

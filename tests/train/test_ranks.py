@@ -1,0 +1,135 @@
+"""Ranks that are told different things, fail, or are told to stop: nobody waits for ever, and
+everybody is told why.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing as mp
+
+from pipeline.files import resumable_folder
+from tests.ranks import free_port, run_ranks
+from tests.recipes import TINY
+from tests.train.test_train import ROOT
+from train import stop
+from train.config import ConfigError
+from train.distributed import join
+from train.run_folder import claim
+from train.stop import StopRequest
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--optim.lr", "0.5"], "optim.lr: 0.02 and 0.5"),
+        (["--run.log_every", "3", "--model.cross_talk", "[conv4]"], "run.log_every: 2 and 3"),
+    ],
+)
+def test_ranks_that_were_started_with_different_options_say_which(
+    more, message, prepared, tmp_path
+):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    port, ranks = str(free_port()), []
+    for rank, own in enumerate(([], more)):
+        command = [
+            sys.executable,
+            "-m",
+            "train",
+            str(tmp_path / "tiny.yaml"),
+            "--data.root",
+            str(prepared),
+        ]
+        command += ["--run.dir", str(tmp_path / "run"), *own]
+        group = {
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        group |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+        ranks.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=os.environ | group, stderr=subprocess.PIPE, text=True
+            )
+        )
+    errors = [rank.communicate(timeout=100)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert message in errors[0] and "Traceback" not in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def fail_while_the_other_waits(error):
+    # NCCL does not leave while another rank waits in a collective.
+    with (
+        mock.patch.object(dist, "destroy_process_group", lambda: time.sleep(1000)),
+        join("cpu") as ranks,
+    ):
+        if ranks.is_main:
+            raise error
+        ranks.largest([0])
+
+
+@pytest.mark.parametrize(
+    "error, status", [(ValueError("too bad"), 2), (KeyError("a mistake"), 1), (SystemExit(7), 7)]
+)
+def test_a_rank_that_fails_does_not_wait_for_the_others(error, status):
+    with pytest.raises(mp.ProcessExitedException) as caught:
+        run_ranks(2, fail_while_the_other_waits, error)
+    assert caught.value.exit_code == status
+
+
+@pytest.mark.parametrize("asked, gpus", [("auto", 1), ("cuda", 1), ("cuda", 0)])
+def test_fewer_gpus_than_ranks_are_refused_and_none_at_all_means_the_cpu(asked, gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with (
+        pytest.raises(
+            ConfigError, match=f"run.device is {asked} and 2 ranks run here, but {gpus} GPUs"
+        ),
+        join(asked),
+    ):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with join("auto") as ranks:
+        assert ranks.device.type == "cpu"
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_another(monkeypatch):
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs ignore it
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            assert request.signal == signal.SIGTERM
+            monkeypatch.setattr(stop, "_PATIENCE", -1)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "number, message", [(errno.EAGAIN, "in use|being made"), (errno.ENOLCK, "can't be locked")]
+)
+def test_a_lock_that_is_held_is_told_from_a_file_system_without_locks(
+    number, message, monkeypatch, tmp_path
+):
+    def flock(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=message):
+        claim(tmp_path / "run", config=None)
+    with pytest.raises(ValueError, match=message), resumable_folder(tmp_path / "prepared", "x"):
+        pass

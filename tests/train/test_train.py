@@ -1,0 +1,381 @@
+"""The run as a whole: stop, kill, go on, and what it writes. One process where two would show no
+more.
+"""
+
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.images import prepare
+from tests.recipes import TINY
+from tools import evaluate
+from train import checkpoint
+from train.__main__ import main
+from train.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12  # 42 images make 3 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def train(recipe, prepared):
+    """Runs `python -m train` in this process; returns its exit status."""
+
+    def run(folder, *more):
+        return main([str(recipe), "--data.root", str(prepared), "--run.dir", str(folder), *more])
+
+    return run
+
+
+def command(recipe, prepared, folder, *more, ranks=1):
+    launcher = (
+        ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "-m", "train"]
+        if ranks > 1
+        else ["-m", "train"]
+    )
+    arguments = [recipe, "--data.root", prepared, "--run.dir", folder, *more]
+    return [sys.executable, *launcher, *map(str, arguments)]
+
+
+def final_state(folder):
+    return checkpoint.load(checkpoint.newest(folder / "checkpoints"))
+
+
+def metrics(folder):
+    """Every line of metrics.jsonl, without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if not key.startswith("throughput/")}
+        for line in lines
+    ]
+
+
+def assert_same_run(one, other):
+    first, second = final_state(one), final_state(other)
+    assert (
+        first["step"] == second["step"]
+        and first["lr"] == second["lr"]
+        and first["schedule"] == second["schedule"]
+    )
+    for part in ("model", "momentum"):
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), f"{part} {key}"
+    assert metrics(one) == metrics(other)
+
+
+def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
+    """What it writes, what it prints, and that the error it reports is the one that
+    tools/evaluate.py finds.
+    """
+    folder = tmp_path / "run"
+    assert train(folder) == 0
+    printed = capsys.readouterr().out
+    pattern = (
+        r"epoch 1/4  step 2/12  loss \d\.\d{5}  top-1 error [\d.]+%"
+        r"(  \d+ images/s  waiting for data [\d.]+%)?"
+    )
+    assert re.search(pattern, printed) and "validation top-1 error" in printed
+    lines = metrics(folder)
+    training = [line for line in lines if "train/loss" in line]
+    validation = [line for line in lines if "val/top1_error" in line]
+    assert [line["step"] for line in training] == list(range(2, STEPS + 1, 2))
+    assert [(line["step"], line["epoch"]) for line in validation] == [
+        (3, 1),
+        (6, 2),
+        (9, 3),
+        (12, 4),
+    ]
+    assert all(0 <= line["val/top5_error"] <= line["val/top1_error"] <= 1 for line in validation)
+    events = EventAccumulator(str(folder)).Reload()
+    wanted = {"train/loss", "train/top1_error", "train/lr", "val/top1_error", "val/top5_error"}
+    wanted |= {
+        f"throughput/{name}" for name in ("images_per_second", "data_wait_fraction", "step_ms")
+    }
+    assert wanted <= set(events.Tags()["scalars"])
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(
+        training[-1]["train/loss"], rel=1e-6
+    )
+    assert events.Scalars("val/top1_error")[-1].step == STEPS
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    evaluate.main(
+        [str(folder), "--data", str(prepared), "--json", "--batch-size", "4", "--device", "cpu"]
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_images"] == 15 and found["networks"][0]["step"] == STEPS
+    assert found["top1_error"] == pytest.approx(validation[-1]["val/top1_error"])
+
+
+def test_a_run_in_pieces_is_the_run_in_one(train, tmp_path, capsys):
+    """Pieces that end inside and at the end of epochs and of log intervals; weights, momentum,
+    schedule and metrics.
+    """
+    assert train(tmp_path / "whole") == 0
+    for stop in (1, 5, 6, 9, STEPS):
+        assert train(tmp_path / "pieces", "--run.max_steps", str(stop)) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+    assert "resuming from step 9" in capsys.readouterr().out
+    assert train(tmp_path / "pieces") == 0  # nothing is left to do
+    assert final_state(tmp_path / "pieces")["step"] == STEPS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prepared, tmp_path):
+    arguments = command(
+        recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1"
+    )
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step 4/" in line:
+            break
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 128 + number, rest
+    step = final_state(tmp_path / "run")["step"]
+    assert (
+        f"stopped by a signal after step {step}" in rest and step >= 4 and "Traceback" not in rest
+    )
+    options = ["--train.epochs", "300", "--run.log_every", "1", "--run.max_steps", str(step + 2)]
+    assert train(tmp_path / "run", *options) == 0
+    assert train(tmp_path / "whole", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def assert_traced(folder):
+    """Every part of a step by name, on either rank, as often as four steps have it."""
+    for rank in range(2):
+        events = json.loads((folder / f"trace-rank{rank}.json").read_text())["traceEvents"]
+        names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+        for name in ("waiting for data", "forward", "backward", "update"):
+            assert names.count(name) == 4, name
+        assert names.count("exchange: wait") >= 4 and names.count("exchange: send ahead") >= 4
+        assert names.count("column gathers") >= 4 * 9  # four forward and back, the logits forward
+
+
+def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
+    """SIGKILL to either rank, then on with two ranks; all of it in one process with a rank's
+    threads: the same bits.
+
+    With other numbers of threads oneDNN adds up the gradients of conv1 and conv2 in another order.
+    """
+    options = ["--run.checkpoint_every", "2"]
+    whole = command(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4", ranks=2)
+    subprocess.run(whole, cwd=ROOT, check=True)
+    assert_traced(tmp_path / "whole")
+    killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
+    process = subprocess.Popen(
+        killed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step 6/" in line:
+            break
+    os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
+    process.stdout.read()
+    assert process.wait(timeout=60) != 0
+    assert final_state(tmp_path / "killed")["step"] < STEPS
+    subprocess.run(killed, cwd=ROOT, check=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert train(tmp_path / "alone") == 0
+    torch.set_num_threads(threads)
+    assert_same_run(tmp_path / "whole", tmp_path / "alone")
+
+
+def workers_of(launcher):
+    """Process ids of torchrun's ranks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == launcher:
+            found.append(int(path.parent.name))
+    assert len(found) == 2, found
+    return found
+
+
+def test_metrics_after_the_checkpoint_are_taken_back(train, tmp_path):
+    """A killed run has written of steps that the next one takes again; a line may be cut short."""
+    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "run", "--run.max_steps", "6") == 0
+    with open(tmp_path / "run/metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "epoch": 2, "train/loss": 99.0}\n{"step": 9, "ep')
+    assert train(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_log_line_is_the_mean_over_its_steps_however_the_run_was_cut(train, tmp_path):
+    assert train(tmp_path / "each", "--run.log_every", "1", "--run.max_steps", "7") == 0
+    assert train(tmp_path / "cut", "--run.log_every", "4", "--run.max_steps", "6") == 0
+    assert train(tmp_path / "cut", "--run.log_every", "7", "--run.max_steps", "7") == 0
+    losses = [line["train/loss"] for line in metrics(tmp_path / "each") if "train/loss" in line]
+    cut = [line["train/loss"] for line in metrics(tmp_path / "cut") if "train/loss" in line]
+    assert cut == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:7]) / 3], rel=1e-12)
+
+
+def test_a_run_folder_serves_one_training_at_a_time(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "1") == 0
+    with open(tmp_path / "run/.lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "in use by another training" in fails(capsys, train(tmp_path / "run"))
+    assert train(tmp_path / "run") == 0
+
+
+def test_a_start_that_failed_claims_nothing_and_leftovers_of_a_kill_go(train, tmp_path, capsys):
+    fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30"))
+    (tmp_path / "run/checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "run/checkpoints/.step-0000000003.pt.99.tmp").write_bytes(b"half")
+    assert train(tmp_path / "run", "--run.max_steps", "1") == 0
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [
+        "step-0000000001.pt"
+    ]
+
+
+def fails(capsys, status):
+    """The message of a run that could not start."""
+    assert status == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    return message
+
+
+def test_bad_input_gets_a_message_and_changes_nothing(
+    train, recipe, tmp_path, prepared, capsys, monkeypatch
+):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "0.5", "--train.seed", "3"))
+    assert "optim.lr: 0.02 -> 0.5" in message and "train.seed: 0 -> 3" in message
+    message = fails(
+        capsys,
+        main([str(recipe), "--data.root", str(tmp_path / "no"), "--run.dir", str(tmp_path / "x")]),
+    )
+    assert "no dataset.yaml" in message
+    message = fails(capsys, train(tmp_path / "x", "--train.batch_size", "43"))
+    assert "42 training images" in message
+    message = fails(capsys, train(tmp_path / "x", "--data.crop", "20"))
+    assert "leaves nothing of the maps" in message
+    message = fails(capsys, train(tmp_path, "--train.epochs", "1"))
+    assert "no run" in message
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "0 GPUs were found" in fails(capsys, train(tmp_path / "x", "--run.device", "cuda"))
+    assert not (tmp_path / "x").exists()
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
+    } == before
+
+
+def test_a_checkpoint_of_another_network_or_other_images_is_refused(
+    train, recipe, tmp_path, capsys
+):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    assert train(tmp_path / "wide", "--run.max_steps", "1", "--model.fc_width", "32") == 0
+    newest = checkpoint.newest(tmp_path / "wide/checkpoints")
+    newest.rename(tmp_path / "run/checkpoints/step-0000000009.pt")
+    assert "another network: fc6.bias" in fails(capsys, train(tmp_path / "run"))
+    (tmp_path / "run/checkpoints/step-0000000009.pt").unlink()
+    other = prepare(tmp_path, dict.fromkeys("abcd", 12))
+    state = checkpoint.newest(tmp_path / "run/checkpoints")
+    (tmp_path / "moved/checkpoints").mkdir(parents=True)
+    state.rename(tmp_path / "moved/checkpoints" / state.name)
+    arguments = [str(recipe), "--data.root", str(other), "--run.dir", str(tmp_path / "moved")]
+    (tmp_path / "moved/config.yaml").write_text(
+        (tmp_path / "run/config.yaml")
+        .read_text()
+        .replace(str(Path(final_root(tmp_path))), str(other))
+    )
+    assert "other images" in fails(capsys, main(arguments))
+    with pytest.raises(ValueError, match="classes"):
+        evaluate.main([str(tmp_path / "moved"), "--data", str(other), "--device", "cpu"])
+
+
+def final_root(folder):
+    """data.root of the run in `folder`/run."""
+    return re.search(r"root: (.*)", (folder / "run/config.yaml").read_text())[1]
+
+
+def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(
+    recipe, prepared, tmp_path, monkeypatch, capsys
+):
+    arguments = [str(recipe), "--data.root", str(prepared), "--run.dir", str(tmp_path / "x")]
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    assert "an even number" in fails(capsys, main(arguments))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    result = subprocess.run(
+        command(recipe, prepared, tmp_path / "x", "--train.batch_size", "13", ranks=2),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("a batch of 13 images can't be shared evenly by 2 ranks") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(train, tmp_path, capsys):
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
+    assert "the loss is no longer a number at step" in message and "smaller --optim.lr" in message
+
+
+def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, capsys):
+    """With no log line before the epoch's end, the checkpoint is where it must be noticed."""
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "100"))
+    assert "at step 3" in message and not (tmp_path / "run/checkpoints").exists()
+
+
+def test_time_is_told_apart(monkeypatch):
+    """Two steps of 0.3 s waiting and 0.7 s computing, after a first one that does not count."""
+    from train import monitor
+
+    clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    stopwatch = monitor.Stopwatch(torch.device("cpu"))
+    for _ in range(3):
+        stopwatch.got_batch()
+        stopwatch.end_step()
+    found = stopwatch.metrics(batch_size=128)
+    assert found["throughput/images_per_second"] == pytest.approx(128)
+    assert found["throughput/data_wait_fraction"] == pytest.approx(0.3)
+    assert found["throughput/step_ms"] == pytest.approx(1000)
+
+
+def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path, monkeypatch):
+    """Who runs many trainings after one another, as figure 1 does, would go on with the next."""
+    train_step = Trainer.train_step
+
+    def signalled(self, batch):
+        train_step(self, batch)
+        if self.state.step == STEPS - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", signalled)
+    monkeypatch.setattr("train.meeting._INTERVAL", 1000.0)  # after steps 1, 3, 7, 15, ...
+    assert train(tmp_path / "run") == 128 + signal.SIGTERM
+    assert final_state(tmp_path / "run")["step"] == STEPS

@@ -1,0 +1,273 @@
+"""Measure ways of doing the same work, in turn, round after round, and report medians.
+
+python -m tools.bench pipeline --data prepared/imagenet    feeding a network
+python -m tools.bench scale --data prepared/imagenet       a list as long as ImageNet's
+python -m tools.bench step                                 a training step on random input
+python -m tools.bench train --data prepared/imagenet       training, with data and without
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from pipeline.dataset import Dataset
+from pipeline.files import atomic_write
+from tools.bench.feeding import NEEDS, stores, ways
+from tools.bench.machine import machine
+from tools.bench.steps import flops_per_image, step_ways, train_ways
+from tools.cli import run
+from tools.launch import launcher
+
+_BUSY = 0.7
+_DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
+
+
+def main(argv: list[str]) -> None:
+    """Run a benchmark as the arguments say, print its table, and write JSON and a plot where asked
+    for.
+    """
+    args = _arguments(argv)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.device_count() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        commands = _commands(args, Path(folder))
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+        for number in range(args.rounds):
+            for name, command in commands.items():
+                print(f"round {number + 1}/{args.rounds}: {name}", file=sys.stderr, flush=True)
+                rounds[name].append(_measure(name, command))
+    report = {
+        "benchmark": args.what,
+        "rows": [{"name": name, **_medians(measured)} for name, measured in rounds.items()],
+        "rounds": args.rounds,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "machine": machine(),
+    }
+    if args.what == "pipeline" and args.device == "cuda":
+        _compare_with_decoding_on_a_gpu(report)
+    elif args.what == "pipeline":
+        _compare_with_decoding(report)
+    if args.what == "step":
+        _compare_with_peak(report)
+    print(tabulate(report["rows"], headers="keys", floatfmt=".4g", tablefmt="github"))
+    print(report.get("verdict", ""))
+    print(json.dumps(report["machine"]))
+    if args.json:
+        with atomic_write(Path(args.json)) as file:
+            file.write(json.dumps(report, indent=2).encode())
+    if args.plot:
+        _plot(report, Path(args.plot))
+
+
+Command = tuple[list[str], dict[str, str]]
+"""What to run, and the environment that it needs beyond ours."""
+
+
+def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
+    if args.data:
+        Dataset.open(
+            Path(args.data)
+        )  # what is wrong with it is better said here than by a process of each way
+    if args.what == "pipeline":
+        return _pipeline_commands(args, folder)
+    if args.what == "scale":
+        return {
+            "scale": (
+                ["-m", "tools.bench.scale", str(args.batch_size), str(args.steps), args.data],
+                {},
+            )
+        }
+    return _step_commands(args)
+
+
+def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
+    commands: dict[str, Command] = {}
+    num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
+    for name, way in (step_ways if args.what == "step" else train_ways)(num_gpus).items():
+        command = [*launcher(way.num_ranks), "-m", "tools.bench.steps", name]
+        # One process gets all cores, as it would without torchrun.
+        threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // way.num_ranks))}
+        commands[name] = (
+            [*command, args.device, str(args.batch_size), str(args.steps), args.data or ""],
+            threads,
+        )
+    return commands
+
+
+def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
+    commands: dict[str, Command] = {}
+    for name, data in stores(Path(args.data), folder, ways(args.device)).items():
+        if find_spec(NEEDS.get(name, "torch")) is None:
+            print(
+                f"{name} is left out: {NEEDS[name]} is not installed (pip install '.[bench]')",
+                file=sys.stderr,
+            )
+            continue
+        command = [
+            "-m",
+            "tools.bench.feeding",
+            name,
+            args.device,
+            str(args.batch_size),
+            str(args.steps),
+            data,
+        ]
+        commands[name] = (command, {})
+    return commands
+
+
+def _measure(name: str, command: Command) -> dict[str, float]:
+    """One round of one way, in processes of its own."""
+    arguments, environment = command
+    result = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment
+    )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    if result.returncode or not lines:
+        raise ValueError(f"{name} failed:\n{result.stderr[-3000:]}")
+    return json.loads(lines[-1])
+
+
+def _busy(row: dict[str, Any], cores: int) -> float:
+    """The share of all cores' time that a way of feeding takes."""
+    return row["images_per_second"] * row["cpu_ms_per_image"] / 1000 / cores
+
+
+def _compare_with_decoding(report: dict[str, Any]) -> None:
+    """Add each row's processor time as a multiple of decoding's, and a verdict on what limits
+    ours.
+    """
+    rows = {row["name"]: row for row in report["rows"]}
+    for row in report["rows"]:
+        row["cpu_ratio_to_decode"] = row["cpu_ms_per_image"] / rows["decode"]["cpu_ms_per_image"]
+    ours, busy = rows["ours"], _busy(rows["ours"], report["machine"]["cores"])
+    if busy < _BUSY:
+        report["verdict"] = (
+            f"Ours keeps the cores {busy:.0%} busy: reading the files is the bottleneck."
+        )
+        return
+    gain = rows["ours-store"]["images_per_second"] / ours["images_per_second"]
+    report["verdict"] = (
+        f"Ours keeps the cores {busy:.0%} busy; decoding whole images alone costs "
+        f"{1 / ours['cpu_ratio_to_decode']:.0%} of its processor time: JPEG decoding is the "
+        f"bottleneck. Preparing with --resize 256 makes it {gain:.1f} times as fast."
+    )
+
+
+def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
+    """Add each row's images/s as a share of decoding's, and a verdict on what limits ours."""
+    rows = {row["name"]: row for row in report["rows"]}
+    for row in report["rows"]:
+        row["share_of_decode"] = row["images_per_second"] / rows["decode"]["images_per_second"]
+    ours, busy = rows["ours"], _busy(rows["ours"], report["machine"]["cores"])
+    store, engine = (
+        rows[name]["images_per_second"] / ours["images_per_second"]
+        for name in ("ours-store", "ours-engine-100")
+    )
+    report["verdict"] = (
+        f"Ours feeds {ours['images_per_second']:.0f} images/s, {ours['share_of_decode']:.0%} of "
+        f"what decoding whole images alone does on this GPU, and keeps the CPU's cores {busy:.0%} "
+        f"busy. Preparing with --resize 256 makes it {store:.1f} times as fast, the GPU's JPEG "
+        f"engine for all files {engine:.1f} times."
+    )
+
+
+def _compare_with_peak(report: dict[str, Any]) -> None:
+    """Add to each row its share of what the machine can compute at that precision, and how it
+    compares with plain.
+    """
+    peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
+    report["peak_gflops"] = peaks
+    report["rows"] = [row for row in report["rows"] if row["name"] not in peaks]
+    plain, flops = report["rows"][0]["images_per_second"], flops_per_image()
+    for row in report["rows"]:
+        peak = peaks["peak-" + row["name"].rsplit("-", 1)[1]]
+        row["share_of_peak"] = row["images_per_second"] * flops / 1e9 / peak
+        row["times_plain_fp32"] = row["images_per_second"] / plain
+    report["verdict"] = (
+        f"Measured peak: {peaks['peak-fp32']:.0f} GFLOP/s in fp32, {peaks['peak-bf16']:.0f} in "
+        f"bf16; a step takes {flops / 1e9:.2f} GFLOP an image."
+    )
+
+
+def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+
+
+def _plot(report: dict[str, Any], path: Path) -> None:
+    """Bars of images/s, a way each."""
+    from matplotlib.figure import Figure
+
+    rows = report["rows"][::-1]
+    figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(
+        [row["name"] for row in rows], [row["images_per_second"] for row in rows], color="#4c72b0"
+    )
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.set_xlabel("images per second")
+    axes.set_title(
+        f"{report['benchmark']}, batch {report['batch_size']}, {report['machine']['cores']} cores"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=list(_DEFAULT_STEPS))
+    parser.add_argument("--data", metavar="DIR", help="prepared folder (all but step)")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="cuda where there is a GPU",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="rounds over all ways (3)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="timed steps a round and way (5; pipeline: 60, scale: 100)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="images a step over all ranks (128)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the rows and the machine's description"
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the rows")
+    args = parser.parse_args(argv)
+    if args.what != "step" and not args.data:
+        raise ValueError(
+            f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py"
+        )
+    if args.what == "scale" and args.plot:
+        raise ValueError("--plot draws images per second, which scale does not measure")
+    args.steps = args.steps or _DEFAULT_STEPS[args.what]
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,158 @@
+"""What a training step should cost on machines that this project has not run on.
+
+    python -m tools.bench.cost_model
+
+It prints the tables of DESIGN.md. The bytes are exact: tests/bench/test_traffic.py counts them. The
+times rest on the assumptions below.
+"""
+
+import argparse
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from model.config import ModelConfig
+from model.layers import layers, shapes
+from tools.bench.steps import flops_per_image
+from tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
+from tools.cli import run
+
+NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
+PAIR_BATCH = 128
+GATHERS = 9
+"""Collectives between columns in a step: four forward and back, the logits forward."""
+GPU_FLOPS = 0.2 * 312e12
+"""A fifth of an A100's bf16 peak: small convolutions, pooling and response norm are far from a
+matrix product.
+"""
+DECODE_MS = {"originals": 1.9, "a 256 store": 0.58}
+"""Processor milliseconds for an image, as `tools.bench pipeline` measured them on one core of an
+AMD EPYC.
+"""
+
+
+class Link(NamedTuple):
+    """What connects the GPUs: bytes/s that each receives, and seconds until the first arrives."""
+
+    name: str
+    bandwidth: float
+    latency: float
+
+
+LINKS = (
+    Link("NVLink", 240e9, 5e-6),
+    Link("PCIe 4.0 x16", 24e9, 10e-6),
+    Link("100 Gb/s Ethernet", 11e9, 30e-6),
+)
+
+
+class Prediction(NamedTuple):
+    """Seconds of a step; what is not hidden under computing, and how many images a second that
+    makes.
+    """
+
+    compute: float
+    columns: float
+    inputs: float
+    gradients: float
+
+    @property
+    def seconds(self) -> float:
+        """All of the step."""
+        return sum(self)
+
+    @property
+    def limit(self) -> str:
+        """The part that takes longest."""
+        return max(self._fields, key=lambda field: getattr(self, field))
+
+
+def predict(num_gpus: int, link: Link) -> Prediction:
+    """A step of `PAIR_BATCH` images on each pair, in bf16.
+
+    Gathers between columns can't overlap with anything; inputs travel under the whole step before,
+    gradients under the backward pass, which is two thirds of computing.
+    """
+    pairs = num_gpus // 2
+    traffic = bytes_per_step(NETWORK, CLASSES, CROP, PAIR_BATCH * pairs, pairs, "bf16")
+    compute = PAIR_BATCH / 2 * flops_per_image() / GPU_FLOPS
+    return Prediction(
+        compute,
+        traffic.columns / link.bandwidth + GATHERS * link.latency,
+        max(0.0, traffic.inputs / link.bandwidth - compute),
+        max(0.0, traffic.gradients / link.bandwidth - compute * 2 / 3),
+    )
+
+
+def one_weird_trick_break_even(num_gpus: int) -> float:
+    """Images a GPU at which Krizhevsky's split of 2014 sends as many bytes as pairs of columns do.
+
+    There, convolutions are data parallel over all GPUs, and each fully connected layer is shared
+    out among all.
+    """
+    pairs = num_gpus // 2
+    conv5 = shapes(layers(NETWORK, CLASSES), NETWORK.columns, CROP)["conv5"]
+    pool5 = NETWORK.columns * conv5.gives * conv5.side**2
+    hidden, half = NETWORK.fc_width // 2, CLASSES // 2
+    convolutions = 2 * (
+        column_parameters(NETWORK, CLASSES, CROP)
+        - hidden * (pool5 + 1)
+        - (hidden + half) * (2 * hidden + 1)
+    )
+    gradients = 2 * 4 * ((pairs - 1) / pairs * column_parameters(NETWORK, CLASSES, CROP))
+    gradients -= 2 * 4 * (num_gpus - 1) / num_gpus * convolutions
+    activations: float = (num_gpus - 1) * (
+        HALF * 2 * (pool5 + 2 * NETWORK.fc_width) + FLOAT * CLASSES
+    )
+    # A pair of columns works on two GPUs' images.
+    activations -= 2 * bytes_per_step(NETWORK, CLASSES, CROP, 1, 1, "bf16").columns
+    return gradients / activations
+
+
+def tables() -> str:
+    """Both tables, as they stand in DESIGN.md."""
+    rows = []
+    for num_gpus in (2, 8, 64):
+        for link in LINKS:
+            step = predict(num_gpus, link)
+            speed = PAIR_BATCH * num_gpus / 2 / step.seconds
+            cores = [f"{speed / num_gpus * cost / 1000:.0f}" for cost in DECODE_MS.values()]
+            hidden = [
+                "hidden" if part == 0 else f"{1000 * part:.1f}"
+                for part in (step.inputs, step.gradients)
+            ]
+            times = [f"{1000 * step.compute:.1f}", f"{1000 * step.columns:.1f}", *hidden]
+            rows.append([num_gpus, link.name, *times, f"{speed:,.0f}", step.limit, *cores])
+    headings = [
+        "GPUs",
+        "link",
+        "compute ms",
+        "columns ms",
+        "inputs ms",
+        "gradients ms",
+        "images/s",
+        "limit",
+    ]
+    headings += [f"cores a GPU for {source}" for source in DECODE_MS]
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")
+
+
+def break_even_lines() -> str:
+    """At which batch the other split sends fewer bytes."""
+    rows = [[num_gpus, f"{one_weird_trick_break_even(num_gpus):.0f}"] for num_gpus in (2, 8, 64)]
+    headings = ["GPUs", "images a GPU where both send the same"]
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")
+
+
+def main(argv: list[str]) -> None:
+    """Print the tables."""
+    argparse.ArgumentParser(
+        prog="python -m tools.bench.cost_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
+    print(tables(), break_even_lines(), sep="\n\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,305 @@
+"""Contenders of `tools.bench pipeline`: ways to feed a network, one for each process.
+
+    python -m tools.bench.feeding ours cpu 64 30 prepared/imagenet
+
+All read the same files, resize the shorter side to 256, crop to 224, flip at random, and give
+float32 [n, 3, 224, 224]. `decode` stops at the pixels. Ours also subtracts the mean image and adds
+lighting; the others subtract a mean colour. The result is one line of JSON.
+"""
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline import graph
+from pipeline.dataset import Dataset, ImageList
+from pipeline.files import resumable_folder
+from pipeline.geometry import on_the_grid
+from pipeline.loader import Appearance, Loader
+from pipeline.memory import keep_freed_memory
+from pipeline.plan import TrainingPlan
+from pipeline.prepare.preparation import Preparation
+from pipeline.prepare.sources import Source
+from pipeline.prepare.store import StoreFormat
+from train.data import MOST_THREADS_A_GPU
+
+RESIZE, CROP = 256, 224
+WARM_UP = 10
+"""Batches that are not timed."""
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What to feed, and with what; DALI's ways decode on a GPU where `device` is cuda, the others
+    on the CPU.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    batch_size: int
+    num_threads: int
+
+
+def decode(work: Feeding) -> Iterator[object]:
+    """Read and decode whole images, and nothing else: the limit for everything that starts from
+    JPEG files.
+    """
+    return _dali(work, lambda pixels: pixels)
+
+
+def naive(work: Feeding) -> Iterator[object]:
+    """The graph that one would write first, of DALI's own operators and random numbers."""
+
+    def define(pixels: DataNode) -> DataNode:
+        return fn.crop_mirror_normalize(
+            fn.resize(
+                pixels,
+                resize_shorter=float(RESIZE),
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+            ),
+            crop=(CROP, CROP),
+            crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+            crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+            mirror=fn.random.coin_flip(),
+            mean=work.dataset.stats.channel_mean.tolist(),
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+
+    return (torch.from_dlpack(output.as_tensor()) for output in _dali(work, define))
+
+
+def ours(work: Feeding) -> Iterator[object]:
+    """The loader that training uses."""
+    images = work.dataset.train
+    plan = TrainingPlan(len(images), work.batch_size, RESIZE - CROP, seed=0, num_steps=sys.maxsize)
+    appearance = Appearance.of(work.dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
+    loader = Loader(
+        *(images, plan, appearance),
+        part=0,
+        num_parts=1,
+        batch_size=work.batch_size,
+        device=work.device,
+        num_threads=work.num_threads,
+    )
+    return iter(loader)
+
+
+def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]:
+    """Ours, with this share of a batch decoded by the JPEG engine of an A100 or H100."""
+
+    def feed(work: Feeding) -> Iterator[object]:
+        graph.HW_DECODER_LOAD = share
+        return ours(work)
+
+    return feed
+
+
+def torchvision_pil(work: Feeding) -> Iterator[object]:
+    """torchvision's transforms on Pillow images, in a DataLoader's worker processes."""
+    from PIL import Image
+    from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
+
+    mean = work.dataset.stats.channel_mean.tolist()
+    geometry = (v2.Resize(RESIZE), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
+    numbers = (v2.PILToTensor(), v2.ToDtype(torch.float32), v2.Normalize(mean, [1.0] * 3))
+    transform = v2.Compose([*geometry, *numbers])
+    return _data_loader(work, lambda path: transform(Image.open(path).convert("RGB")))
+
+
+def torchvision_tensor(work: Feeding) -> Iterator[object]:
+    """torchvision's transforms on tensors, with antialiasing, in a DataLoader's worker
+    processes.
+    """
+    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-not-found,unused-ignore]
+    from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
+
+    mean = work.dataset.stats.channel_mean.tolist()
+    geometry = (v2.Resize(RESIZE, antialias=True), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
+    numbers = (v2.ToDtype(torch.float32), v2.Normalize(mean, [1.0] * 3))
+    transform = v2.Compose([*geometry, *numbers])
+    return _data_loader(work, lambda path: transform(decode_image(path, mode=ImageReadMode.RGB)))
+
+
+def opencv(work: Feeding) -> Iterator[object]:
+    """OpenCV, whose linear resize has no antialiasing, in a DataLoader's worker processes."""
+    import cv2  # type: ignore[import-not-found,unused-ignore]
+
+    cv2.setNumThreads(1)
+    mean = work.dataset.stats.channel_mean.astype(np.float32)
+
+    def load(path: str) -> torch.Tensor:
+        pixels = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        scale = RESIZE / min(pixels.shape[:2])
+        height, width = (max(RESIZE, round(side * scale)) for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+        top, left = (int(torch.randint(side - CROP + 1, ())) for side in (height, width))
+        pixels = pixels[top : top + CROP, left : left + CROP]
+        if torch.rand(()) < 0.5:
+            pixels = pixels[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray((pixels - mean).transpose(2, 0, 1)))
+
+    return _data_loader(work, load)
+
+
+Way = Callable[[Feeding], Iterator[object]]
+
+
+def ways(device: str) -> dict[str, Way]:
+    """The ways that can be measured on this device, cpu or cuda."""
+    engine = {f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)}
+    return {
+        "decode": decode,
+        "naive": naive,
+        "ours": ours,
+        **(engine if device == "cuda" else {}),
+        "ours-store": ours,
+        "ours-shards": ours,
+        "torchvision-pil": torchvision_pil,
+        "torchvision-tensor": torchvision_tensor,
+        "opencv": opencv,
+    }
+
+
+NEEDS = {"torchvision-pil": "torchvision", "torchvision-tensor": "torchvision", "opencv": "cv2"}
+
+
+def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Make the stores that some ways read, and say which prepared folder each of the ways `names`
+    reads.
+    """
+    dataset = Dataset.open(data)
+    if dataset.train.spans is not None or on_the_grid(dataset.train.sizes, RESIZE):
+        raise ValueError(
+            f"{data} holds archives or resized images; expected one prepared from loose originals"
+        )
+    for name, shards in (("ours-store", False), ("ours-shards", True)):
+        train, val = _source(dataset.train), _source(dataset.val)
+        preparation = Preparation(train, val, dataset.classes, StoreFormat(RESIZE, 90, shards))
+        with resumable_folder(folder / name, preparation.identity()) as (out, notes):
+            preparation.run(out, notes).write(out)
+    return {
+        name: str(folder / name if name in ("ours-store", "ours-shards") else data)
+        for name in names
+    }
+
+
+def _source(images: ImageList) -> Source:
+    spans = None if images.spans is None else [(s[0], s[1], s[2]) for s in images.spans.tolist()]
+    return Source(
+        Path(images.root),
+        [images.name(index) for index in range(len(images))],
+        images.labels.tolist(),
+        spans,
+    )
+
+
+def _dali(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any]:
+    files = itertools.cycle(
+        np.frombuffer(os.fsencode(path), np.uint8) for path in _shuffled(work.dataset)
+    )
+    on_gpu, count = work.device.type == "cuda", work.batch_size
+    pipeline = Pipeline(
+        batch_size=count,
+        num_threads=work.num_threads,
+        device_id=0 if on_gpu else None,
+        exec_dynamic=True,
+        seed=0,
+    )
+    with pipeline:
+        encoded = fn.io.file.read(fn.external_source(lambda: [next(files) for _ in range(count)]))
+        device = "mixed" if on_gpu else "cpu"
+        pipeline.set_outputs(
+            define(fn.decoders.image(encoded, device=device, output_type=types.RGB))
+        )
+    while True:
+        yield pipeline.run()[0]
+
+
+class _Files(torch.utils.data.Dataset):
+    """Files in an order, over and over."""
+
+    def __init__(self, paths: Sequence[str], load: Callable[[str], torch.Tensor]) -> None:
+        self._paths, self._load = paths, load
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._load(self._paths[index % len(self._paths)])
+
+
+def _data_loader(work: Feeding, load: Callable[[str], torch.Tensor]) -> Iterator[object]:
+    files = _Files(_shuffled(work.dataset), load)
+    return iter(torch.utils.data.DataLoader(files, work.batch_size, num_workers=work.num_threads))
+
+
+def _shuffled(dataset: Dataset) -> list[str]:
+    order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(dataset.train))
+    return [dataset.train.path(index) for index in order]
+
+
+def _processes() -> list[psutil.Process]:
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in _processes())
+
+
+def _peak_mb() -> float:
+    """The most that this process and its workers have held, counting what they share once for
+    each.
+    """
+    lines = [
+        Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1]
+        for process in _processes()
+    ]
+    return sum(int(line.split()[0]) for line in lines) / 1024
+
+
+def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -> None:
+    """Measure one way."""
+    where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
+    num_threads = len(os.sched_getaffinity(0))
+    if device == "cpu":
+        keep_freed_memory()  # as training does, and for all alike
+    else:
+        num_threads = min(num_threads, MOST_THREADS_A_GPU)
+    torch.set_num_threads(1)
+    count = int(batch_size)
+    batches = ways(device)[name](Feeding(Dataset.open(Path(data)), where, count, num_threads))
+    for _ in range(WARM_UP):
+        next(batches)
+    start, cpu = time.perf_counter(), _cpu_seconds()
+    for _ in range(int(num_batches)):
+        next(batches)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds, images = time.perf_counter() - start, count * int(num_batches)
+    measured = {
+        "images_per_second": images / seconds,
+        "cpu_ms_per_image": 1000 * (_cpu_seconds() - cpu) / images,
+        "peak_rss_mb": _peak_mb(),
+    }
+    print(json.dumps(measured), flush=True)
+    os._exit(0)  # DataLoader's workers would first finish what nobody wants
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,287 @@
+"""Contenders of `tools.bench step` and `tools.bench train`, each run under torchrun.
+
+    torchrun --nproc_per_node=2 -m tools.bench.steps columns-fp32 cpu 128 5 ""
+
+The result is one line of JSON from each rank.
+"""
+
+import itertools
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.alexnet import AlexNet, Masks
+from model.columns import Columns
+from model.config import ModelConfig
+from model.response_norm import compiled_response_norm
+from pipeline.loader import Batch
+from pipeline.memory import keep_freed_memory
+from tools import ROOT
+from train.config import load
+from train.distributed import Ranks, join
+from train.optim import OptimConfig, PaperSGD
+from train.precision import autocast, set_matmul_precision
+from train.trainer import Trainer
+
+RECIPE = ROOT / "configs/alexnet.yaml"
+Measured = dict[str, float]
+WARM_UP = 4
+"""Steps that are not timed: compilation, first use of memory, and the pipeline's start."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank is to measure: `batch_size` is over all ranks, `device` is cpu or cuda, `data` a
+    prepared folder.
+    """
+
+    precision: str
+    device: str
+    batch_size: int
+    num_steps: int
+    data: str
+
+
+@dataclass(frozen=True)
+class Way:
+    """`measure` on each of `num_ranks` ranks."""
+
+    num_ranks: int
+    measure: Callable[[Work], Measured]
+    precision: str
+
+
+def plain_network() -> nn.Module:
+    """The network as one would first write it: one process, grouped convolutions, torch's own
+    layers.
+    """
+    norm = [nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0) for _ in range(2)]
+    features = [
+        *(
+            nn.ZeroPad2d((0, 3, 0, 3)),
+            nn.Conv2d(3, 96, 11, 4),
+            nn.ReLU(),
+            norm[0],
+            nn.MaxPool2d(3, 2),
+        ),
+        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), norm[1], nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+    ]
+    hidden = [
+        nn.Linear(9216, 4096),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(4096, 4096),
+        nn.ReLU(),
+        nn.Dropout(),
+    ]
+    return nn.Sequential(*features, nn.Flatten(), *hidden, nn.Linear(4096, 1000))
+
+
+def plain(work: Work) -> Measured:
+    """`plain_network` with torch's SGD."""
+    device = torch.device(work.device)
+    network = plain_network().to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    set_matmul_precision(work.precision, device)
+    forward_in = autocast(work.precision, device)
+    images, labels = _random_batch(work.batch_size, device)
+
+    def step(number: int) -> None:
+        with forward_in:
+            logits = network(images).float()
+        optimizer.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return _timed(step, work)
+
+
+def plain_that_keeps_memory(work: Work) -> Measured:
+    """`plain`, helped by what pipeline/memory.py does for ours."""
+    keep_freed_memory()
+    return plain(work)
+
+
+def ours(work: Work) -> Measured:
+    """Our step: both columns in one process, or one on each of two ranks."""
+    with join(work.device) as ranks:
+        return _our_step(ranks, ranks.columns, work.batch_size, work)
+
+
+def data_parallel(work: Work) -> Measured:
+    """Our network whole on each of two ranks, which share the batch and average their gradients."""
+    with join(work.device) as ranks:
+        return _our_step(ranks, Columns.whole(2), work.batch_size // ranks.world_size, work)
+
+
+def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured:
+    model = AlexNet(
+        ModelConfig(), 1000, 224, columns, norm=compiled_response_norm(ranks.device)
+    ).to(ranks.device)
+    network = model if rows == work.batch_size else DistributedDataParallel(model)
+    optimizer = PaperSGD(model.named_parameters(), OptimConfig())
+    set_matmul_precision(work.precision, ranks.device)
+    forward_in = autocast(work.precision, ranks.device)
+    images, labels = _random_batch(rows, ranks.device)
+
+    def step(number: int) -> None:
+        with forward_in:
+            logits = network(images, Masks(0, number)).float()
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return _timed(step, work)
+
+
+def training(with_data: bool) -> Callable[[Work], Measured]:
+    """The trainer's own step, on batches from `data` or on the first of them again and again."""
+
+    def measure(work: Work) -> Measured:
+        options = ["--data.root", work.data, "--train.batch_size", str(work.batch_size)]
+        options += ["--train.precision", work.precision]
+        with join(work.device) as ranks, tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(load([str(RECIPE), *options, "--run.dir", folder]), ranks)
+            batches: Iterator[Batch] = trainer.batches()
+            if not with_data:
+                batches = itertools.repeat(next(batches))
+            stopwatch = trainer.stopwatch
+            for number in range(-WARM_UP, work.num_steps):
+                if number == 0:
+                    _wait_for(work.device)
+                    stopwatch.reset()
+                stopwatch.resume()
+                batch = next(batches)
+                stopwatch.got_batch()
+                trainer.train_step(batch)
+                stopwatch.end_step()
+            _wait_for(work.device)
+            measured = stopwatch.metrics(work.batch_size)
+        return {tag.removeprefix("throughput/"): value for tag, value in measured.items()}
+
+    return measure
+
+
+def peak(work: Work) -> Measured:
+    """The most that one GPU, or all cores, compute: the faster of a large matrix product and a
+    convolution.
+    """
+    kind = torch.bfloat16 if work.precision == "bf16" else torch.float32
+    device = torch.device(work.device)
+    set_matmul_precision(work.precision, device)
+    square = torch.randn(4096, 4096).to(device, kind)
+    images = torch.randn(64, 256, 28, 28).to(device, kind, memory_format=torch.channels_last)
+    kernels = torch.randn(256, 256, 3, 3).to(device, kind, memory_format=torch.channels_last)
+    products: dict[Callable[[], Tensor], float] = {
+        lambda: square @ square: 2 * 4096**3,
+        lambda: F.conv2d(images, kernels, padding=1): 2 * 64 * 28**2 * 256 * 256 * 9,
+    }
+    return {
+        "gflops": max(flops / _shortest(run, work.device) for run, flops in products.items()) / 1e9
+    }
+
+
+def _shortest(run: Callable[[], Tensor], device: str) -> float:
+    """Seconds that the fastest of ten runs takes, or of those that five seconds are enough for."""
+    times: list[float] = []
+    while len(times) < 10 and sum(times) < 5:
+        start = time.perf_counter()
+        run()
+        _wait_for(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@cache
+def flops_per_image() -> float:
+    """Additions and multiplications of a training step, forward and backward, for one image."""
+    network = AlexNet(ModelConfig(), 1000, 224).to(
+        "meta"
+    )  # not `plain_network`: grouped convolutions are miscounted
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, 224, 224, device="meta")).sum().backward()
+    return counter.get_total_flops()
+
+
+def _timed(step: Callable[[int], None], work: Work) -> Measured:
+    """Median wall time of a step, and the processor time of this process's threads."""
+    for number in range(WARM_UP):
+        step(number)
+    times = []
+    cpu = time.process_time()
+    for number in range(WARM_UP, WARM_UP + work.num_steps):
+        start = time.perf_counter()
+        step(number)
+        _wait_for(work.device)
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    return {
+        "images_per_second": work.batch_size / seconds,
+        "step_ms": 1000 * seconds,
+        "cpu_ms_per_step_and_rank": 1000 * (time.process_time() - cpu) / work.num_steps,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _random_batch(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    images = 50 * torch.randn(rows, 3, 224, 224, generator=draw)
+    return images.to(device), torch.randint(1000, (rows,), generator=draw).to(device)
+
+
+def step_ways(num_gpus: int) -> dict[str, Way]:
+    """The ways to compute a step on a machine with so many GPUs, or on its CPU; each precision's
+    peak comes last.
+    """
+    precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", "bf16"]
+    ways = {f"plain-{precision}": Way(1, plain, precision) for precision in precisions}
+    if not num_gpus:
+        ways["plain-kept-memory-fp32"] = Way(1, plain_that_keeps_memory, "fp32")
+    ways |= {f"one-process-{precision}": Way(1, ours, precision) for precision in precisions}
+    if num_gpus != 1:
+        ways |= {f"columns-{precision}": Way(2, ours, precision) for precision in precisions}
+        ways |= {f"ddp-{precision}": Way(2, data_parallel, precision) for precision in precisions}
+    return ways | {f"peak-{precision}": Way(1, peak, precision) for precision in precisions}
+
+
+def train_ways(num_gpus: int) -> dict[str, Way]:
+    """Training with data and without, on two ranks, or on one where there is one GPU."""
+    num_ranks = 1 if num_gpus == 1 else 2
+    return {
+        f"{name}-{precision}": Way(num_ranks, training(with_data), precision)
+        for precision in (["fp32", "bf16"] if num_gpus else ["fp32"])
+        for name, with_data in (("with-data", True), ("without-data", False))
+    }
+
+
+def main(name: str, device: str, batch_size: str, num_steps: str, data: str) -> None:
+    """Measure one way on this rank."""
+    num_gpus = torch.cuda.device_count() if device == "cuda" else 0
+    way = (step_ways(num_gpus) | train_ways(num_gpus))[name]
+    measured = way.measure(Work(way.precision, device, int(batch_size), int(num_steps), data))
+    # One write, so that the ranks' lines do not run into each other.
+    print(json.dumps(measured) + "\n", end="", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,332 @@
+"""The paper's comparisons: train the network and its variants from several seeds, in one table.
+
+    python -m tools.paper.ablate --data prepared/imagenet --config configs/alexnet.yaml --nproc 2
+    python -m tools.paper.ablate --data prepared/tiny --seeds 3 --variants no-dropout tanh
+
+Variants are the files of configs/variants. Each run is a folder in --out. If interrupted, rerun the
+same command to resume: finished runs are kept. Further options, such as --train.epochs 30, go to
+every run.
+
+Errors are those of the central crops. Their 95 % intervals cover the choice of seeds and images;
+differences are taken seed by seed and image by image. With one seed, they cover images alone.
+
+The training error is the mean over the last epoch, with that run's dropout, crops and lighting. Do
+not compare it between runs that differ in those.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import t
+from tabulate import tabulate
+from tqdm import tqdm
+
+from pipeline.dataset import Dataset
+from pipeline.files import atomic_write
+from tools import ROOT
+from tools.cli import run
+from tools.launch import train_on_ranks
+from tools.paper import runs
+from tools.paper.drawing import save_figure
+from train.config import load
+from train.distributed import join
+from train.monitor import read_metrics
+from train.trained import check_same_run, open_network, predict
+from train.validation import label_ranks
+
+VARIANTS = ROOT / "configs/variants"
+WHOLE = "whole"
+
+
+class Claim(NamedTuple):
+    """How the variant's top-1 error differs from the whole network's, in points, and who says
+    so.
+    """
+
+    sign: int
+    text: str
+
+
+CLAIMS = {
+    "half-column": Claim(1, "+1.7"),
+    "no-response-norm": Claim(1, "+1.4"),
+    "no-overlapping-pooling": Claim(1, "+0.4"),
+    "no-cross-talk": Claim(1, "+1.2 (2012 code's log)"),
+    "cross-talk-at-conv4": Claim(1, "worse (2012 code's log)"),
+    "without-conv3": Claim(1, "about +2"),
+    "without-conv4": Claim(1, "about +2"),
+    "without-conv5": Claim(1, "about +2"),
+    "no-dropout": Claim(1, "substantial overfitting"),
+    "no-crops-and-flips": Claim(1, "substantial overfitting"),
+    "no-lighting": Claim(1, "more than +1"),
+    "sixth-convolution": Claim(-1, "-1.7 (pre-trained)"),
+}
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    variant: str
+    seed: int
+    folder: Path
+    options: list[str]  # of train
+
+
+class Row(NamedTuple):
+    """A line of the table: error rates with their intervals."""
+
+    variant: str
+    train_error: float
+    error: float
+    error_range: tuple[float, float]
+    difference: float
+    difference_range: tuple[float, float]
+
+
+def main(argv: list[str]) -> None:
+    """Train what is missing and write OUT/ablation.md and its plot; ValueError where a run
+    fails.
+    """
+    args, more = _arguments(argv)
+    out, variants = Path(args.out), [WHOLE, *dict.fromkeys(args.variants)]
+    dataset = Dataset.open(Path(args.data))
+    all_runs = [_run(name, seed, args, more) for seed in range(args.seeds) for name in variants]
+    _train_all([one for one in all_runs if not _is_finished(one, dataset)], args)
+    wrong = {
+        name: np.stack([_wrong(one, dataset) for one in all_runs if one.variant == name])
+        for name in variants
+    }
+    train_errors = {
+        name: [_train_error(one, dataset) for one in all_runs if one.variant == name]
+        for name in variants
+    }
+    rows = compare(wrong, {name: float(np.mean(errors)) for name, errors in train_errors.items()})
+    text = table(rows, args.seeds, len(dataset.val))
+    with atomic_write(out / "ablation.md") as file:
+        file.write(text.encode())
+    save_figure(plot(rows), out / "ablation.png")
+    print(text)
+
+
+def _run(variant: str, seed: int, args: argparse.Namespace, more: list[str]) -> Run:
+    folder = Path(args.out) / f"{variant}-seed{seed}"
+    options = [args.config]
+    if variant != WHOLE:
+        options += ["--config", str(VARIANTS / f"{variant}.yaml")]
+    options += ["--data.root", args.data, "--train.seed", str(seed), "--run.dir", str(folder)]
+    options += more
+    return Run(variant, seed, folder, options)
+
+
+def _train_all(missing: list[Run], args: argparse.Namespace) -> None:
+    with tqdm(total=len(missing), unit="run") as bar:
+        for _ in _trained(missing, args):
+            bar.update()
+
+
+def _trained(missing: list[Run], args: argparse.Namespace) -> Iterator[None]:
+    """Train the runs in worker processes or, on several ranks, one after another."""
+    if args.nproc > 1:
+        for one in missing:
+            _train(one, args.nproc)
+            yield
+        return
+    with runs.workers(args.at_once) as pool:
+        yield from pool.map(_train, missing)
+
+
+def _is_finished(one: Run, dataset: Dataset) -> bool:
+    """Whether the run is complete; ValueError where its folder holds another one."""
+    config = load(one.options)
+    check_same_run(one.folder, config, dataset)
+    if not (one.folder / "finished").is_file():
+        return False
+    # A run that was stopped early by its options is complete only as long as they are given.
+    steps = yaml.safe_load((one.folder / "config.yaml").read_text())["run"]["max_steps"]
+    return steps == config.run.max_steps
+
+
+def _train(one: Run, num_ranks: int = 1) -> None:
+    """Train, or resume; ValueError where that fails."""
+    (one.folder / "finished").unlink(missing_ok=True)
+    try:
+        if num_ranks == 1:
+            runs.train(load(one.options))
+        else:
+            train_on_ranks(one.options, num_ranks)
+    except ValueError as error:
+        raise ValueError(f"{one.folder}: {error}") from error
+    (one.folder / "finished").touch()
+
+
+def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
+    """[N]: which validation images the network gets wrong."""
+    with join(load(one.options).run.device, num_columns=1) as ranks:
+        network = open_network(one.folder, ranks.device)
+        scores, labels = predict(network, dataset, ranks, num_views=1)
+    return (label_ranks(torch.from_numpy(scores), torch.from_numpy(labels)) >= 1).numpy()
+
+
+def _train_error(one: Run, dataset: Dataset) -> float:
+    """Mean of the training errors that were logged over the last epoch."""
+    errors = read_metrics(one.folder, "train/top1_error")
+    if not errors:
+        raise ValueError(
+            f"{one.folder} has logged no training error; train for longer, or with a smaller "
+            "--run.log_every"
+        )
+    epoch_began = max(errors) - len(dataset.train) // load(one.options).train.batch_size
+    return float(np.mean([error for step, error in errors.items() if step > epoch_began]))
+
+
+def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float]) -> list[Row]:
+    """A row for each network from which images it gets wrong, [seeds, images]; the first is the
+    whole network.
+    """
+    whole = next(iter(wrong.values()))
+    rows = []
+    for variant, one in wrong.items():
+        change = one.astype(np.int8) - whole
+        errors = (train_errors[variant], float(one.mean()), interval(one))
+        rows.append(Row(variant, *errors, float(change.mean()), interval(change)))
+    return rows
+
+
+def interval(values: NDArray) -> tuple[float, float]:
+    """95 % interval of the mean of values [seeds, images]: Student's over seeds, the normal one
+    over images, combined.
+
+    A little too wide, as what varies with both is in both.
+    """
+    seeds, images = values.shape
+    half = 1.96 * values.mean(0).std() / np.sqrt(images)
+    if seeds > 1:
+        half = np.hypot(half, t.ppf(0.975, seeds - 1) * values.mean(1).std(ddof=1) / np.sqrt(seeds))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
+    """Markdown: top-1 errors in per cent, differences in points."""
+    lines = []
+    for row in rows:
+        low, high = (100 * end for end in row.error_range)
+        line = [
+            row.variant,
+            f"{100 * row.train_error:.1f}",
+            f"{100 * row.error:.1f} ({low:.1f} to {high:.1f})",
+        ]
+        if row.variant != WHOLE:
+            low, high = (100 * end for end in row.difference_range)
+            claim = CLAIMS.get(row.variant)
+            line += [
+                f"{100 * row.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+                claim.text if claim else "not said",
+            ]
+            line += [verdict(row, claim, num_seeds)]
+        lines.append(line)
+    headings = [
+        "network",
+        "training error, %",
+        "top-1 error, %",
+        "difference",
+        "the paper's",
+        "same sign",
+    ]
+    seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
+    of = "seeds and images" if num_seeds > 1 else "images alone"
+    note = (
+        f"{seeds}, {num_images} validation images, central crops; "
+        f"in brackets, 95 % intervals over {of}."
+    )
+    return tabulate(lines, headings, tablefmt="github", disable_numparse=True) + f"\n\n{note}\n"
+
+
+def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
+    """Whether the difference has the claimed sign, and whether noise leaves that open."""
+    if claim is None:
+        return ""
+    low, high = row.difference_range
+    agrees = (
+        "yes" if row.difference * claim.sign > 0 else "no" if row.difference else "no difference"
+    )
+    if num_seeds == 1:
+        return f"{agrees}, one seed"
+    return f"{agrees}, within noise" if low <= 0 <= high else agrees
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Differences from the whole network with their intervals."""
+    figure = Figure(figsize=(7, 0.4 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    variants = rows[1:][::-1]
+    middle = np.array([100 * row.difference for row in variants])
+    ends = np.array([row.difference_range for row in variants]).reshape(-1, 2).T * 100
+    axes.errorbar(middle, range(len(variants)), xerr=np.abs(ends - middle), fmt="o", capsize=3)
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.set_yticks(range(len(variants)), [row.variant for row in variants])
+    axes.set_xlabel(
+        f"top-1 error less that of the whole network ({100 * rows[0].error:.1f} %), points"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    known = sorted(path.stem for path in VARIANTS.glob("*.yaml"))
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.paper.ablate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    parser.add_argument(
+        "--config", default="configs/small.yaml", metavar="FILE", help="the whole network's recipe"
+    )
+    parser.add_argument(
+        "--out",
+        default="ablation",
+        metavar="DIR",
+        help="folder for runs, table and plot (ablation)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="runs of each network (3)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known)
+    )
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks of each run (1)")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at the same time, all on one GPU (1)",
+    )
+    args, more = parser.parse_known_args(argv)
+    if min(args.seeds, args.nproc, args.at_once) < 1:
+        raise ValueError("--seeds, --nproc and --at-once: expected 1 or more")
+    if args.nproc > 1 and args.at_once > 1:
+        raise ValueError(
+            "--nproc and --at-once are both above 1; runs of several ranks go one after another"
+        )
+    own = [
+        option
+        for option in more
+        if option.split("=")[0] in ("--train.seed", "--run.dir", "--data.root", "--config")
+    ]
+    if own:
+        raise ValueError(
+            f"{', '.join(own)}: chosen for each run by --seeds, --out, --data and --variants"
+        )
+    return args, more
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,313 @@
+"""Draw the paper's figures from networks trained here, as PNG and SVG.
+
+python -m tools.paper.figures kernels runs/alexnet --out kernels.png
+python -m tools.paper.figures predictions runs/alexnet --data DATA --out predictions.png
+python -m tools.paper.figures neighbors runs/alexnet --data DATA --out neighbors.png
+python -m tools.paper.figures codes runs/alexnet --data DATA --out codes.png
+python -m tools.paper.figures curves runs/alexnet runs/other --out curves.png
+python -m tools.paper.figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pipeline.dataset import Dataset
+from pipeline.decode import decode
+from tools.cli import run
+from tools.paper import binary_codes, neighbors
+from tools.paper import relu_vs_tanh as comparison
+from tools.paper.drawing import BLUE, RED, save_figure
+from train.distributed import join
+from train.monitor import read_metrics
+from train.trained import check_classes, open_network, predict
+
+
+def main(argv: list[str]) -> None:
+    """Draw the figure that the arguments ask for; ValueError or OSError where they can't be
+    followed.
+    """
+    args = _arguments(argv)
+    save_figure(args.draw(args), Path(args.out))
+
+
+def kernels(args: argparse.Namespace) -> Figure:
+    """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries
+    (noise: 67 %).
+    """
+    network = open_network(Path(args.runs[0]), torch.device("cpu"))
+    num_columns = network.config.model.columns
+    columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
+    width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
+    rows = -(-len(columns[0]) // width)
+    figure = Figure(figsize=(8, 0.55 * num_columns * rows + 0.8), layout="constrained")
+    for number, (axes, block) in enumerate(
+        zip(figure.subplots(num_columns, 1, squeeze=False)[:, 0], columns)
+    ):
+        axes.imshow(_tiles(block, width), interpolation="nearest")
+        shares = colour_share(block)
+        whole, median = (
+            np.average(shares, weights=np.square(block, dtype=np.float64).sum((1, 2, 3))),
+            np.median(shares),
+        )
+        axes.set_title(
+            f"column {number}: {whole:.0%} of its energy is colour ({median:.0%} of its median "
+            "kernel's)"
+        )
+        axes.axis("off")
+        print(
+            f"column {number}: {whole:.3f} of its energy is colour, {median:.3f} of its median "
+            "kernel's"
+        )
+    return figure
+
+
+def colour_share(kernels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[n]: the share of each kernel's energy [n, 3, h, w] that is not the same in red, green and
+    blue; 0 is grey.
+    """
+    grey = kernels.mean(axis=1, keepdims=True, dtype=np.float64)
+    return ((kernels - grey) ** 2).sum((1, 2, 3)) / (kernels.astype(np.float64) ** 2).sum((1, 2, 3))
+
+
+def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Kernels in rows of `width`, each stretched to the full range about mid-grey, with white lines
+    between.
+    """
+    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
+    pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
+    framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    rows = framed.reshape(-1, width, *framed.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def predictions(args: argparse.Namespace) -> Figure:
+    """Figure 4, left: images with their label, and the five classes that the network thinks most
+    likely.
+    """
+    dataset = Dataset.open(Path(args.data))
+    names = _names(dataset, args.names)
+    chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
+    with join(args.device, num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
+        scores, _ = predict(
+            network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10
+        )
+    figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
+    grid = figure.subplots(
+        2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4)
+    )
+    figure.supxlabel(
+        "the label above each image; red: its bar among the five likeliest classes", fontsize=8
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, index in enumerate(chosen):
+        row, column = 2 * (place // 4), place % 4
+        label = dataset.val.labels[index]
+        grid[row, column].imshow(decode(dataset.val.content(index)))
+        grid[row, column].set_title(names[label], fontsize=9)
+        _bars(grid[row + 1, column], scores[place], int(label), names)
+    return figure
+
+
+def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str]) -> None:
+    """Five bars, the right one in red."""
+    best = np.argsort(-scores)[:5][::-1]
+    axes.barh(
+        range(len(best)), scores[best], color=[RED if k == label else BLUE for k in best], alpha=0.6
+    )
+    for place, k in enumerate(best):
+        axes.text(0.02, place, names[k], va="center", fontsize=8)
+    axes.set_xlim(0, 1)
+
+
+def _names(dataset: Dataset, path: str | None) -> list[str]:
+    """Class names for people, from lines `class, tab, names` such as words.txt; the first name of
+    each.
+    """
+    if path is None:
+        return dataset.classes
+    words = dict(
+        line.split("\t", 1) for line in Path(path).read_text().splitlines() if "\t" in line
+    )
+    if not words.keys() & set(dataset.classes):
+        raise ValueError(
+            f"--names {path}: none of its lines is of a class here; expected lines of class, tab, "
+            "names"
+        )
+    return [words.get(name, name).split(",")[0] for name in dataset.classes]
+
+
+def neighbors_figure(args: argparse.Namespace) -> Figure:
+    """Figure 4, right: the training images nearest to some validation images, by features and by
+    pixels.
+    """
+    dataset = Dataset.open(Path(args.data))
+    with join(args.device, num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
+        check_classes(network, dataset)
+        return neighbors.draw(
+            network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest
+        )
+
+
+def codes_figure(args: argparse.Namespace) -> Figure:
+    """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
+    dataset = Dataset.open(Path(args.data))
+    with join(args.device, num_columns=1) as ranks:
+        network = open_network(Path(args.runs[0]), ranks.device)
+        train, val = (
+            neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val)
+        )
+    labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
+    rows = binary_codes.compare(train, val, labels, args.bits)
+    print(binary_codes.table(rows))
+    return binary_codes.draw(rows, len(train))
+
+
+def curves(args: argparse.Namespace) -> Figure:
+    """Training loss by step and validation errors by epoch, a colour a run."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, run_folder in enumerate(map(Path, args.runs)):
+        losses = read_metrics(run_folder, "train/loss")
+        if not losses:
+            raise ValueError(
+                f"{run_folder}: no training loss in its metrics.jsonl; expected the folder of a "
+                "run that has logged one"
+            )
+        errors = [100 * error for error in read_metrics(run_folder, "val/top1_error").values()]
+        left.plot(
+            losses.keys(), losses.values(), linewidth=1, color=f"C{number}", label=run_folder.name
+        )
+        right.plot(range(1, len(errors) + 1), errors, marker=".", color=f"C{number}")
+    left.set(xlabel="step", ylabel="training loss")
+    right.set(xlabel="epoch", ylabel="validation top-1 error, %")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def relu_vs_tanh(args: argparse.Namespace) -> Figure:
+    """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates
+    searched for.
+
+    Its runs are kept in relu-vs-tanh-runs beside the picture; the same command goes on with them.
+    Options of train, such as --train.precision bf16, go to every run.
+    """
+    work = Path(args.out).parent / "relu-vs-tanh-runs"
+    settings = comparison.Settings(
+        args.data, work, args.seeds, args.cap, args.at_once, tuple(args.more)
+    )
+    results = comparison.compare(settings)
+    print(comparison.table(results))
+    for weights in ("2012", "modern"):
+        print(f"weights {weights}: {comparison.factor(results, weights)}")
+    return comparison.draw(results)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.paper.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    figures = parser.add_subparsers(required=True, metavar="FIGURE")
+
+    def add(
+        name: str, draw: Callable[[argparse.Namespace], Figure], runs: int | str
+    ) -> argparse.ArgumentParser:
+        about = str(draw.__doc__)
+        figure = figures.add_parser(name, help=about.replace("%", "%%"), description=about)
+        figure.set_defaults(draw=draw)
+        if runs:
+            what = "a run's folder" if draw is curves else "a run's folder, or a checkpoint"
+            figure.add_argument("runs", nargs=runs, metavar="RUN", help=what)
+        figure.add_argument(
+            "--out", required=True, metavar="FILE.png", help="the picture; the SVG goes beside it"
+        )
+        return figure
+
+    def add_data(figure: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+        figure.add_argument(
+            "--device", choices=["auto", "cpu", "cuda"], default="auto", help="to compute on (auto)"
+        )
+        return figure
+
+    add("kernels", kernels, 1)
+    add("curves", curves, "+")
+    images = add_data(add("predictions", predictions, 1))
+    images.add_argument(
+        "--names", metavar="FILE", help="names for people: lines of class, tab, names (words.txt)"
+    )
+    images.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
+    images.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
+    alike = add_data(add("neighbors", neighbors_figure, 1))
+    alike.add_argument("--images", type=int, default=5, metavar="N", help="how many queries (5)")
+    alike.add_argument(
+        "--nearest", type=int, default=6, metavar="N", help="how many neighbours of each (6)"
+    )
+    alike.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
+    short = add_data(add("codes", codes_figure, 1))
+    short.add_argument(
+        "--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths"
+    )
+    speed = add("relu-vs-tanh", relu_vs_tanh, 0)  # options that it does not know are for train
+    speed.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
+    speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
+    speed.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at the same time, all on one GPU (1)",
+    )
+    args, more = parser.parse_known_args(argv)
+    args.more = more
+    _check(args, more)
+    return args
+
+
+def _check(args: argparse.Namespace, more: list[str]) -> None:
+    """ValueError where the arguments, and those that the parser does not know, can't be
+    followed.
+    """
+    if more and args.draw is not relu_vs_tanh:
+        raise ValueError(
+            f"{' '.join(more)}: not understood; see python -m tools.paper.figures --help"
+        )
+    own = [option for option in more if option.split("=")[0] in comparison.OWN_OPTIONS]
+    if own:
+        raise ValueError(
+            f"{', '.join(own)}: chosen for each run by the comparison itself, --data, --seeds and "
+            "--cap"
+        )
+    if Path(args.out).suffix != ".png":
+        raise ValueError(
+            f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)"
+        )
+    counts = ("images", "nearest", "seeds", "cap", "at_once")
+    small = [name for name in counts if getattr(args, name, 1) < 1]
+    if small:
+        raise ValueError(
+            f"--{small[0].replace('_', '-')} is {getattr(args, small[0])}; expected 1 or more"
+        )
+    if any(bits < 8 or bits % 8 for bits in getattr(args, "bits", [])):
+        raise ValueError(f"--bits {' '.join(map(str, args.bits))}: expected multiples of 8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""Trained networks, for the commands that look at them."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.alexnet import AlexNet
+from model.columns import Columns
+from pipeline.dataset import Dataset, DatasetError, ImageList
+from pipeline.loader import NOT_COUNTED, Batch
+from pipeline.stats import PixelStats
+from train import checkpoint
+from train.config import Config, differing_keys, from_dict
+from train.data import crop_mean, evaluation_batches
+from train.distributed import Ranks
+from train.precision import set_matmul_precision
+from train.validation import probabilities
+
+
+class Trained(NamedTuple):
+    """A network as its checkpoint left it, and what it expects of images."""
+
+    path: Path
+    step: int
+    config: Config
+    model: AlexNet
+    mean: (
+        Tensor  # [3, crop, crop], subtracted from every view: that of the images it was trained on
+    )
+    classes: list[str]
+
+
+def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
+    """Build the network of a checkpoint, or of a run's newest, and load it; CheckpointError where
+    `path` is neither.
+    """
+    path = checkpoint.named(path)
+    state: dict[str, Any] = checkpoint.load(path)
+    set_matmul_precision("fp32", device)
+    config = from_dict(state["config"])
+    model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
+    model.load_full_state(state["model"])
+    stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
+    return Trained(
+        path, state["step"], config, model, crop_mean(stats, config.data, device), state["classes"]
+    )
+
+
+def check_classes(network: Trained, dataset: Dataset) -> None:
+    """DatasetError where the images are not of the classes that the network was trained on."""
+    if dataset.classes == network.classes:
+        return
+    pairs = itertools.zip_longest(dataset.classes, network.classes)
+    number, found, expected = next((i, *pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise DatasetError(
+        f"{dataset.folder} has {len(dataset.classes)} classes, {network.path} was trained on "
+        f"{len(network.classes)}; class {number} is {found} here and {expected} there. Evaluate "
+        "on images prepared with the same class folders"
+    )
+
+
+def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
+    """ValueError where `folder` holds a run of another config or of other images."""
+    path = checkpoint.named(folder)
+    if not path.is_file():
+        return
+    changed = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text()))
+    if checkpoint.load(path)["dataset"] != dataset.fingerprint:
+        changed.append("the images")
+    if changed:
+        raise ValueError(
+            f"{folder} was trained otherwise ({'; '.join(changed)}); choose an --out elsewhere"
+        )
+
+
+def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
+    """All images as the network is evaluated on them, `batch_size` over all ranks, with progress on
+    a terminal.
+    """
+    return iter(
+        tqdm(
+            evaluation_batches(images, network.config.data, ranks, batch_size),
+            desc=str(network.path),
+            total=-(-len(images) // batch_size),
+            unit=" batches",
+            disable=None if ranks.is_main else True,
+        )
+    )
+
+
+def predict(
+    network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities [N, C] and labels [N] of all validation images, in their order; none on ranks
+    that do not print.
+
+    `batch_size` is a rank's.
+    """
+    check_classes(network, dataset)
+    rows = []
+    for batch in batches(network, dataset.val, ranks, batch_size * ranks.world_size):
+        own = probabilities(network.model, batch.images, network.mean, num_views)
+        with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
+        everyones = ranks.all_pairs(with_labels).flatten(0, 1)
+        rows.append(everyones[: len(everyones) if ranks.is_main else 0].cpu().numpy())
+    table = np.concatenate(rows)
+    table = table[table[:, -1] != NOT_COUNTED]
+    return table[:, :-1], table[:, -1].astype(np.int64)

@@ -1,0 +1,84 @@
+"""Error rates on held-out images, from one view of each or from ten (paper, sections 4.1 and 6)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.alexnet import AlexNet
+from pipeline.loader import NOT_COUNTED, Batch
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Shares of images, in [0, 1], whose label is not the first, not among the first five,
+    guesses.
+    """
+
+    top1_error: float
+    top5_error: float
+    num_images: int
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """[N]: how many other classes score no less than the label's, from scores [N, C] and labels
+    [N].
+
+    A tie counts against the network, and so does a NaN: a network that says nothing is not right.
+    """
+    own = scores.gather(1, labels[:, None])
+    return (~(scores < own)).sum(1) - 1
+
+
+@torch.no_grad()
+def error_rates(
+    model: AlexNet, batches: Iterable[Batch], mean: Tensor, add_up: Callable[[Tensor], Tensor]
+) -> ErrorRates:
+    """Error rates over batches of central squares [n, 3, resize, resize], by their central crop
+    less its `mean`.
+
+    `add_up` adds counts over all that share the evaluation. Labels NOT_COUNTED are passed over.
+    """
+    counts = torch.zeros(3, dtype=torch.int64, device=mean.device)
+    for batch in batches:
+        logits = model(centre_view(batch.images, mean.shape[-1]) - mean)
+        places = label_ranks(logits, batch.labels.clamp(min=0))
+        counted = batch.labels != NOT_COUNTED
+        counts += torch.stack(
+            [((places >= 1) & counted).sum(), ((places >= 5) & counted).sum(), counted.sum()]
+        )
+    top1, top5, num_images = add_up(counts).tolist()
+    return ErrorRates(top1 / num_images, top5 / num_images, num_images)
+
+
+@torch.no_grad()
+def probabilities(model: AlexNet, images: Tensor, mean: Tensor, num_views: int) -> Tensor:
+    """[N, C] float64: the softmax averaged over 1 or 10 views of central squares [N, 3, resize,
+    resize].
+
+    From each view `mean` [3, crop, crop] is subtracted, after its flip, as from every crop in
+    training (2012 code).
+    """
+    crop = mean.shape[-1]
+    views = ten_views(images, crop) if num_views == 10 else centre_view(images, crop)[None]
+    return torch.stack([model(view - mean).double().softmax(1) for view in views]).mean(0)
+
+
+def ten_views(images: Tensor, crop: int) -> Tensor:
+    """[10, N, 3, crop, crop]: four corners and the centre of [N, 3, S, S], then their mirror images
+    (section 4.1).
+    """
+    end = images.shape[-1] - crop
+    middle = end // 2
+    corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
+    five = torch.stack(
+        [images[:, :, top : top + crop, left : left + crop] for top, left in corners]
+    )
+    return torch.cat([five, five.flip(-1)])
+
+
+def centre_view(images: Tensor, crop: int) -> Tensor:
+    """The central `crop` x `crop` pixels of [N, 3, H, W]."""
+    top, left = (images.shape[2] - crop) // 2, (images.shape[3] - crop) // 2
+    return images[:, :, top : top + crop, left : left + crop]
