@@ -14,11 +14,10 @@ NUM_COLUMNS = 2
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that this process holds: all, or one of two, the other being held by its partner
-    in `group`.
+    """The columns that this process holds: all of them, or one of two.
 
-    Column c owns part c of the rows (outputs) of every layer's weight and bias. Sequences in the
-    methods' arguments have an item for each held column.
+    Its partner in `group` then holds the other. Column c owns part c of the rows (outputs) of every
+    layer's weight and bias. Sequences in the methods' arguments have an item for each held column.
     """
 
     held: tuple[int, ...] = (0, 1)
@@ -36,9 +35,7 @@ class Columns:
         return len(self.held) == self.num_columns
 
     def cross_talk(self, maps: Sequence[Tensor]) -> Tensor:
-        """Both columns' maps [N, C, ...], side by side, for layers that read both (paper, section
-        3.5).
-        """
+        """Both columns' maps [N, C, ...] side by side, for layers that read both (section 3.5)."""
         if self.all_held:
             return torch.cat(tuple(maps), dim=1)
         return _CrossTalk.apply(maps[0], self.group)
@@ -50,8 +47,9 @@ class Columns:
         return _CollectLogits.apply(logits[0], self.group, self.held[0])
 
     def merge(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Full tensors from the columns' own: `cat` along dim 0 for every key. Both partners must
-        call it.
+        """Whole tensors from the columns' own: `cat` along dim 0 for every key.
+
+        Both partners must call it.
         """
         if self.all_held:
             return {key: torch.cat([state[key] for state in states]) for key in states[0]}
@@ -66,11 +64,10 @@ class Columns:
 
 
 class _CrossTalk(torch.autograd.Function):
-    """Forward: all-gather. Backward: reduce-scatter. Channels are sent as the last dim, as they lie
-    in memory.
+    """Forward: all-gather. Backward: reduce-scatter.
 
-    The columns read the gathered maps with different weights, so the gradient of a map is the sum
-    of what either column says of it.
+    Channels are sent as the last dim, as they lie in memory. The columns read the gathered maps
+    with different weights, so the gradient of a map is the sum of what either column says of it.
     """
 
     @staticmethod

@@ -75,8 +75,9 @@ def layers(config: ModelConfig, num_classes: int) -> list[Layer]:
 
 
 def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
-    """The shape of each layer by its name, for images of `crop` pixels; ValueError where pooling
-    leaves nothing.
+    """The shape of each layer by its name, for images of `crop` pixels.
+
+    ValueError where pooling leaves nothing.
     """
     found: dict[str, Shape] = {}
     maps, side = 3, crop
@@ -97,10 +98,10 @@ def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
 
 
 def blocks(table: Sequence[Layer]) -> list[list[Layer]]:
-    """The table cut into runs of layers that a column computes alone: the columns exchange maps
-    between them.
+    """The table cut into runs of layers that a column computes alone.
 
-    The paper's: conv1 and conv2; conv3 to conv5; fc6; fc7; fc8.
+    Between them, the columns exchange maps. The paper's: conv1 and conv2; conv3 to conv5; fc6; fc7;
+    fc8.
     """
     cut: list[list[Layer]] = [[]]
     for line in table:

@@ -1,5 +1,6 @@
-"""Random numbers that are a function of their purpose: nothing to save, the same on every rank and
-every device.
+"""Random numbers that follow from their purpose alone.
+
+There is nothing to save, and they are the same on every rank and device.
 """
 
 import hashlib
@@ -12,20 +13,18 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 
 
 def generator(device: torch.device, *purpose: int | str) -> torch.Generator:
-    """A fresh generator on `device`, seeded by what it is for, such as (seed, "dropout", step,
-    layer).
-    """
+    """A new generator, seeded by its purpose, such as (seed, "dropout", step, layer)."""
     return torch.Generator(device).manual_seed(_key(*purpose) >> 1)
 
 
 def chances(
     share: float, rows: range, columns: range, width: int, device: torch.device, *purpose: int | str
 ) -> Tensor:
-    """[rows, columns] bool, each True with probability `share`: that part of a table whose rows are
-    `width` long.
+    """[rows, columns] bool, each True with probability `share`.
 
-    SplitMix64, as a function of its counter: number n of a purpose is the table's entry n. torch's
-    generators draw other numbers on each kind of device; whole numbers are the same everywhere.
+    They are a part of a table whose rows are `width` long. SplitMix64, as a function of its
+    counter: number n of a purpose is the table's entry n. torch's generators draw other numbers on
+    each kind of device; whole numbers are the same everywhere.
     """
     across = torch.arange(columns.start, columns.stop, device=device).mul_(_signed(_GOLDEN))
     down = torch.arange(rows.start, rows.stop, device=device).mul_(_signed(width * _GOLDEN))

@@ -1,5 +1,6 @@
-"""Local response normalisation (paper, section 3.3), with its derivative written out so that it can
-be fused.
+"""Local response normalisation (section 3.3).
+
+Its derivative is written out, so that it can be fused.
 """
 
 import warnings
@@ -21,17 +22,18 @@ Norm = Callable[[Tensor, float], Tensor]
 
 
 def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
-    """x / (k + alpha * sum of squares over 5 neighbouring channels)^beta, for one column's maps x
-    [N, C, H, W].
+    """x / (k + alpha * sum of squares over 5 neighbouring maps)^beta.
 
-    bfloat16 maps are computed in float32; on a CPU, but for the squares that are summed.
+    `x` [N, C, H, W] holds the maps of one column. bfloat16 maps are computed in float32; on a CPU,
+    but for the squares that are summed.
     """
     return _ResponseNorm.apply(x, alpha, _EAGER)
 
 
 def same_map_norm(x: Tensor) -> Tensor:
-    """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75; outside are
-    zeros (2012 code).
+    """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75 (2012 code).
+
+    Neighbours outside the map count as zeros.
     """
     wide = _widened(x)
     d = 1 + 0.001 * F.avg_pool2d(wide.square(), 5, stride=1, padding=2)
@@ -39,8 +41,9 @@ def same_map_norm(x: Tensor) -> Tensor:
 
 
 def compiled_response_norm(device: torch.device) -> Norm:
-    """`response_norm` fused into a pass or two; itself, with a warning, where nothing can be
-    compiled for `device`.
+    """`response_norm`, fused by torch.compile.
+
+    Where nothing can be compiled for `device`, `response_norm` itself, with a warning.
     """
     kernels = _Kernels(
         torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False)
@@ -112,9 +115,7 @@ def _power(d: Tensor) -> Tensor:
 
 
 def _window_sum(x: Tensor, precision: torch.dtype) -> Tensor:
-    """Sum over the 5 channels around each one; beyond the first and last there is nothing to
-    add.
-    """
+    """Sum over the 5 channels around each one, as far as there are any."""
     channels, reach = x.shape[1], SIZE // 2
     if precision == torch.bfloat16 and x.device.type == "cpu":
         # A product with a banded matrix: what the compiler for CPUs makes of shifted sums is slow

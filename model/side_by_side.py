@@ -12,8 +12,7 @@ from torch import Tensor, nn
 def side_by_side(
     run: Callable[[Any, Tensor], Tensor], columns: Sequence[nn.Module], x: Tensor
 ) -> list[Tensor]:
-    """`run(column, x)` for two columns, each on a thread of its own with half of the process's
-    threads.
+    """`run(column, x)` for two columns at the same time, each with half of the threads.
 
     How a convolution adds up its weights' gradient depends on the number of threads: this way these
     layers come to the bits that two ranks come to. `x` gets no gradient.

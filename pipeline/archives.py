@@ -1,6 +1,4 @@
-"""Images inside tar archives: where each lies, so that it is read in place and nothing is ever
-unpacked.
-"""
+"""Images inside tar archives, read in place; nothing is ever unpacked."""
 
 import mmap
 import os
@@ -27,9 +25,9 @@ class Member(NamedTuple):
 
 
 def members(path: Path) -> list[Member]:
-    """Every file in the archive; those of an archive inside it are named by its stem (ImageNet's
-    training set).
+    """Every file in the archive.
 
+    Files of an archive inside it get that archive's stem as their folder (ImageNet's training set).
     A name that occurs twice stands for its last file, as when one unpacks. ValueError where it is
     no tar file, is not whole, is compressed, or holds what can't be read in place: symbolic links,
     or names that lead out of it.
@@ -55,8 +53,9 @@ def members(path: Path) -> list[Member]:
 def _files(
     archive: tarfile.TarFile, folder: str, start: int, size: int
 ) -> Iterator[tuple[tarfile.TarInfo, Member]]:
-    """The files of an archive that takes `size` bytes from `start` on; ValueError unless all of it
-    is there.
+    """The files of an archive that takes `size` bytes from `start` on.
+
+    ValueError unless all of it is there.
     """
     places: dict[str, Member] = {}
     for entry in archive:
@@ -88,8 +87,9 @@ def _files(
 
 
 def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
-    """`size` bytes of a file from `offset` on; all the rest by default. OSError or ValueError where
-    it has none.
+    """`size` bytes of a file from `offset` on; by default, all the rest.
+
+    OSError or ValueError where there are none.
     """
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):
@@ -115,9 +115,7 @@ class Archives:
         )  # ImageNet comes as a thousand archives
 
     def read_ahead(self, path: str, offset: int, size: int) -> None:
-        """Have the system fetch the bytes while something else is done; `read` would wait for each
-        image's.
-        """
+        """Have the system fetch the bytes in the background; `read` would wait for them."""
         archive = self._map(path)
         start = offset // mmap.PAGESIZE * mmap.PAGESIZE
         size = min(offset + size, len(archive)) - start

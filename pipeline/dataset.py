@@ -1,20 +1,20 @@
-"""The prepared folder: what `tools/prep_imagenet.py` writes and training reads.
+"""The prepared folder, which tools/prep_imagenet.py writes and training reads.
 
-train.txt, val.txt   `relative/path label`, a line an image; DALI's and Caffe's readers take them
-too sizes.npz            `train`, `val`: [n, 2] int32, height and width as decoded (upright); for
-images inside archives, `train_spans`, `val_spans`: see ImageList classes.txt          class names,
-a line a class; line k is label k stats.npz            see PixelStats rejected.txt         path,
-tab, reason: files that could not be used mended.txt           path, tab, what was wrong: files that
-are stored as what they should have been dataset.yaml         roots (relative ones are in here),
-counts, fingerprint, and how the folder was made
+train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too
+sizes.npz             by list: sizes, labels and, for images inside archives, spans (ImageList)
+classes.txt           class names; line k is label k
+stats.npz             see PixelStats
+rejected.txt          files that could not be used: path, tab, reason
+converted.txt         files that were converted for the store: path, tab, what was odd
+dataset.yaml          roots (relative ones are in this folder), counts, fingerprint, origin
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,9 +28,7 @@ _FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz
 
 
 class DatasetError(ValueError):
-    """A prepared folder, a source folder or an image that can't be used, and what to do about
-    it.
-    """
+    """A prepared folder, a source folder or an image that can't be used, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,32 @@ class ImageList:
     sizes: NDArray[np.int32]
     spans: NDArray[np.int64] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        root: str,
+        names: Sequence[str],
+        labels: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        spans: Sequence[tuple[int, int, int]] = (),
+    ) -> "ImageList":
+        """A list from an entry for each image; `spans` are there for all of them or for none."""
+        lines = [
+            os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True)
+        ]
+        text = np.frombuffer(b"".join(lines), np.uint8)
+        starts, ends = _places(text)
+        all_spans = np.array(spans, np.int64) if spans else None
+        all_labels = np.array(labels, np.int64)
+        return cls(root, text, starts, ends, all_labels, np.array(sizes, np.int32), all_spans)
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """The file of image `index`, relative to the root; inside an archive, the archive's name
-        goes before.
+        """The file of image `index`, relative to the root.
+
+        Inside an archive, the archive's name comes first.
         """
         return os.fsdecode(self.text[self.starts[index] : self.ends[index]].tobytes())
 
@@ -96,8 +114,9 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open `folder`; DatasetError where it is missing, half-written, changed, or of another
-        format.
+        """Open `folder`.
+
+        DatasetError where it is missing, half-written, changed, or of another format.
         """
         about = _read_about(folder)
         missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
@@ -111,15 +130,10 @@ class Dataset:
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
                 "half-copied); prepare it again with tools/prep_imagenet.py"
             )
-        with np.load(folder / "sizes.npz") as sizes:
+        with np.load(folder / "sizes.npz") as arrays:
             train, val = (
-                read_list(
-                    folder / f"{part}.txt",
-                    str(folder / about[f"{part}_root"]),
-                    sizes[part],
-                    sizes.get(f"{part}_spans"),
-                )
-                for part in ("train", "val")
+                _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays)
+                for name in ("train", "val")
             )
         classes = os.fsdecode((folder / "classes.txt").read_bytes()).split("\n")[:-1]
         return cls(
@@ -128,8 +142,9 @@ class Dataset:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the lists, sizes, classes and statistics: equal for the same images prepared the
-    same way.
+    """SHA-256 over lists, sizes, classes and statistics.
+
+    Equal for the same images prepared in the same way.
     """
     digest = hashlib.sha256()
     for name in _FINGERPRINTED:
@@ -137,80 +152,36 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_list(
-    path: Path, root: str, sizes: NDArray[np.int32], spans: NDArray[np.int64] | None = None
-) -> ImageList:
-    """Parse a `relative/path label` list without making a Python object a line; a path may hold
-    spaces.
-    """
-    text = np.fromfile(path, np.uint8)
-    line_ends = np.flatnonzero(text == ord("\n"))
-    if len(line_ends) != len(sizes) or len(line_ends) == 0 or line_ends[-1] != len(text) - 1:
-        raise DatasetError(
-            f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(line_ends)}"
-        )
-    starts = np.concatenate([[0], line_ends[:-1] + 1])
-    spaces = np.flatnonzero(text == ord(" "))
-    last_space = np.searchsorted(spaces, line_ends) - 1
-    ends = spaces[last_space] if len(spaces) else np.zeros_like(starts)
-    if (last_space < 0).any() or (ends <= starts).any():
-        line = int(np.argmax((last_space < 0) | (ends <= starts))) + 1
-        raise DatasetError(
-            f"{path}:{line}: expected 'relative/path label'; rebuild it with tools/prep_imagenet.py"
-        )
-    return ImageList(
-        root, text, starts, ends, _numbers(path, text, ends + 1, line_ends), sizes, spans
-    )
-
-
-def write_list(path: Path, names: Sequence[str], labels: Sequence[int]) -> None:
-    """Write a `relative/path label` list."""
-    with open(path, "wb") as file:
-        file.writelines(
-            os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True)
-        )
-
-
-class Listed(NamedTuple):
-    """The images of one part, in order; see ImageList."""
-
-    names: list[str]
-    labels: list[int]
-    sizes: list[tuple[int, int]]
-    spans: list[tuple[int, int, int]]  # empty for loose files
-
-
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Everything that a prepared folder holds, before it is one; `rejected` and `mended` are (path,
-    why).
-    """
+    """What a prepared folder is to hold; `rejected` and `converted` are (path, why)."""
 
-    train: Listed
-    val: Listed
+    train: ImageList
+    val: ImageList
     classes: list[str]
     stats: PixelStats
     rejected: list[tuple[str, str]]
-    mended: list[tuple[str, str]]
-    about: dict[str, Any]
+    converted: list[tuple[str, str]]
 
-    def write(self, folder: Path) -> None:
-        """Write every file of the format into `folder`, dataset.yaml last."""
+    def write(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write every file of the format into `folder`, dataset.yaml, with `about`, last."""
         arrays: dict[str, Any] = {}
-        for part, listed in (("train", self.train), ("val", self.val)):
-            write_list(folder / f"{part}.txt", listed.names, listed.labels)
-            arrays[part] = np.array(listed.sizes, np.int32)
-            if listed.spans:
-                arrays[f"{part}_spans"] = np.array(listed.spans, np.int64)
+        roots = {}
+        for name, images in (("train", self.train), ("val", self.val)):
+            images.text.tofile(folder / f"{name}.txt")
+            arrays |= {name: images.sizes, f"{name}_labels": images.labels}
+            if images.spans is not None:
+                arrays[f"{name}_spans"] = images.spans
+            roots[f"{name}_root"] = images.root
         np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
-        for name, files in (("rejected.txt", self.rejected), ("mended.txt", self.mended)):
-            _write_lines(
-                folder / name, [f"{one_line(path)}\t{one_line(why)}" for path, why in files]
-            )
+        remarks = (("rejected.txt", self.rejected), ("converted.txt", self.converted))
+        for file_name, files in remarks:
+            lines = [f"{one_line(path)}\t{one_line(why)}" for path, why in files]
+            _write_lines(folder / file_name, lines)
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
-        about = {"format": FORMAT, "fingerprint": fingerprint(folder), **self.about}
+        about = {"format": FORMAT, "fingerprint": fingerprint(folder), **roots, **about}
         (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
 
 
@@ -247,20 +218,25 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _numbers(
-    path: Path, text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The decimal numbers at text[starts[i]:ends[i]], all at once."""
-    lengths = ends - starts
-    values = np.zeros(len(starts), np.int64)
-    wrong = (lengths < 1) | (lengths > 9)
-    for place in range(int(lengths.clip(0, 9).max())):
-        inside = place < lengths
-        digits = text[np.minimum(starts + place, len(text) - 1)].astype(np.int64) - ord("0")
-        wrong |= inside & ((digits < 0) | (digits > 9))
-        values = np.where(inside, values * 10 + digits, values)
-    if wrong.any():
+def _read_list(folder: Path, name: str, root: str, arrays: Mapping[str, NDArray]) -> ImageList:
+    """The list `name`, train or val, without a Python object for each line."""
+    path, sizes = folder / f"{name}.txt", arrays[name]
+    text = np.fromfile(path, np.uint8)
+    starts, ends = _places(text)
+    if not 0 < len(starts) == len(sizes):
         raise DatasetError(
-            f"{path}:{int(np.argmax(wrong)) + 1}: the last word is not a label; expected a number"
+            f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(starts)}; "
+            "prepare the folder again with tools/prep_imagenet.py"
         )
-    return values
+    labels = arrays.get(f"{name}_labels")
+    if labels is None:  # version 0.1 kept them in the text alone
+        labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in text.tobytes().splitlines()])
+    return ImageList(root, text, starts, ends, labels, sizes, arrays.get(f"{name}_spans"))
+
+
+def _places(text: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the path of each line `relative/path label` begins and ends; it may hold spaces."""
+    line_ends = np.flatnonzero(text == ord("\n"))
+    starts = np.concatenate([[0], line_ends[:-1] + 1])[: len(line_ends)]
+    spaces = np.flatnonzero(text == ord(" "))
+    return starts, spaces[np.searchsorted(spaces, line_ends) - 1]

@@ -35,8 +35,9 @@ class Undecodable(ValueError):
 
 
 class Header(NamedTuple):
-    """What a file's header says: format and mode by Pillow's names, and its EXIF orientation (1 is
-    upright).
+    """What a file's header says: format and mode by Pillow's names, and EXIF orientation.
+
+    Orientation 1 is upright.
     """
 
     format: str
@@ -46,9 +47,7 @@ class Header(NamedTuple):
 
 
 def look(data: NDArray[np.uint8]) -> Header:
-    """Read the header alone; ValueError where it is no image, or one that is too large to
-    decode.
-    """
+    """Read the header alone; ValueError where it is no image, or one too large to decode."""
     try:
         with Image.open(io.BytesIO(data.tobytes())) as image:
             width, height = image.size
@@ -76,10 +75,9 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """`decode` for up to MOST_TOGETHER files whose headers are known to be sound, which is cheaper
-    than one by one.
+    """`decode` for up to MOST_TOGETHER files, which is cheaper than one by one.
 
-    Undecodable does not say which of them it means.
+    Their headers must be sound. Undecodable does not say which of them it means.
     """
     pipeline = _pipeline()
     try:

@@ -17,9 +17,7 @@ class MachineError(OSError):
 
 
 def machine_error(error: BaseException) -> MachineError | None:
-    """The message for people where `error` means that memory or a GPU failed; None where it means
-    anything else.
-    """
+    """The message for users where memory or a GPU failed; None for any other error."""
     if isinstance(error, MachineError):
         return error
     if not isinstance(error, (MemoryError, RuntimeError)):
@@ -29,22 +27,23 @@ def machine_error(error: BaseException) -> MachineError | None:
         str(error)
     ):
         return MachineError(
-            f"out of memory ({said}); the same command goes on from what is saved. See what else "
+            f"out of memory ({said}); rerun the command to resume. See what else "
             "runs here (free -h, nvidia-smi); a smaller batch takes less"
         )
     if (
         isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
     ) and _MISTAKE not in str(error):
         return MachineError(
-            f"the GPU or its driver failed ({said}); the same command goes on from what is saved. "
+            f"the GPU or its driver failed ({said}); rerun the command to resume. "
             "nvidia-smi and the kernel's log (dmesg, lines with Xid) say more of the GPU"
         )
     return None
 
 
 def gist(error: BaseException) -> str:
-    """What an error says, without a library's advice and traceback behind it; its kind where it
-    says nothing.
+    """What an error says, without a library's advice and traceback.
+
+    Its kind where it says nothing.
     """
     text = str(error)
     if "encountered:" in text:  # DALI quotes the lines that defined the graph first

@@ -33,8 +33,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Make a folder beside `path` that takes its name when the block ends well; `path` may not hold
-    anything yet.
+    """Make a folder beside `path` that takes its name when the block ends well.
+
+    `path` may not hold anything yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -119,9 +120,7 @@ def _discard(work: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make what `path` holds (bytes of a file, names in a folder) survive a crash of the
-    machine.
-    """
+    """Make the bytes of a file, or the names in a folder, survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

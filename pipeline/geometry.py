@@ -1,5 +1,6 @@
-"""Crops of the resized image as regions of the file's own pixels, so that nothing else need be
-decoded or resized.
+"""Crops of the resized image as regions of the file's own pixels.
+
+Nothing else needs to be decoded or resized.
 """
 
 from typing import NamedTuple
@@ -20,8 +21,7 @@ class Regions(NamedTuple):
 
 
 def on_the_grid(sizes: NDArray[np.int32], resize: int) -> bool:
-    """Whether the images of `sizes` [n, 2] are stored resized, their central square on whole
-    pixels.
+    """Whether images of `sizes` [n, 2] are stored resized, with whole pixels as their square.
 
     Their crops need no resampling: see `pipeline.prepare.store`.
     """
@@ -37,13 +37,13 @@ def source_regions(
     crop: int,
     resample: bool = True,
 ) -> Regions:
-    """Where `crop` x `crop` pixels at `corners` of the central `resize` x `resize` square lie in
-    images of `sizes`.
+    """Where crops lie in images of `sizes`.
 
-    Resizing the shorter side to `resize` scales both axes alike, by a factor that need not give a
-    whole number of pixels on the longer one (paper, section 2): regions in source pixels have no
-    such rounding. What a triangle filter reaches beyond the crop is decoded too, unless there is
-    nothing to `resample`.
+    A crop is `crop` pixels square, at `corners` of the central `resize` x `resize` square. Resizing
+    the shorter side to `resize` scales both axes alike, by a factor that need not give a whole
+    number of pixels on the longer one (paper, section 2): regions in source pixels have no such
+    rounding. What a triangle filter reaches beyond the crop is decoded too, unless there is nothing
+    to `resample`.
     """
     shorter = sizes.min(axis=1, keepdims=True)
     scale = shorter / resize

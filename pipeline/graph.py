@@ -1,6 +1,6 @@
 """The DALI graph, one for GPU and CPU: files and regions in, mean-subtracted CHW floats out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,47 +19,48 @@ too. `tools.bench pipeline` measures the alternatives.
 """
 
 
-class Request(NamedTuple):
-    """What the graph is asked for: a batch of n crops, sample by sample."""
-
-    files: list[
-        NDArray[np.uint8]
-    ]  # [n] the file's path, or its content where the graph reads from archives
-    decode_start: NDArray[np.int32]  # [n, 2] see geometry.Regions
-    decode_end: NDArray[np.int32]
-    colour_shift: NDArray[np.float32]  # [n, 3] RGB added to every pixel: lighting noise
-    flip: tuple[
-        NDArray, ...
-    ]  # start and end of geometry.Regions; without resampling, [n] int32 mirrored
-    gain: tuple[
-        NDArray, ...
-    ]  # [n] float32 that multiplies the finished image, where the form has gains
+Request = dict[str, Sequence[NDArray] | NDArray]
+"""What the graph is asked for: by the names of `inputs`, an item for each sample of a batch."""
 
 
-class Form(NamedTuple):
-    """Which of its forms the graph takes."""
+class GraphOptions(NamedTuple):
+    """What decides the operators of the graph."""
 
     size: int  # of the crop, in pixels
-    in_archives: bool  # requests bring the files' content, not their paths
-    resample: bool  # False where the stored pixels are those of the crop: pipeline.prepare.store
-    has_gain: bool
+    in_archives: bool  # requests bring the files' contents, not their paths
+    resample: bool  # False where stored pixels are those of the crop: pipeline/prepare/store.py
+    has_gain: bool  # images are multiplied at the end
     on_gpu: bool
+
+
+def inputs(options: GraphOptions) -> list[str]:
+    """Names of what a request brings for each sample.
+
+    file                      uint8: the path, or the content where it lies in an archive
+    decode_start, decode_end  [2] int32: the region to decode, see geometry.Regions
+    shift                     [3] float32: RGB added to every pixel, the lighting
+    roi_start, roi_end        [2] float32: what the crop covers of that region, where resampled
+    mirrored                  int32: 1 for a flip, where not resampled
+    gain                      float32: a factor for the finished image
+    """
+    names = ["file", "decode_start", "decode_end", "shift"]
+    names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
+    return [*names, "gain"] if options.has_gain else names
 
 
 def build(
     requests: Iterator[Request],
     mean_image: NDArray[np.float32],
-    form: Form,
+    options: GraphOptions,
     batch_size: int,
     device_id: int | None,
     num_threads: int,
 ) -> Pipeline:
-    """The pipeline that answers `requests` in order, ahead of time, with float batches [n, 3, size,
-    size].
+    """The pipeline that answers `requests` in order, ahead of time.
 
-    `mean_image` [3, size, size] is subtracted from every crop after its flip (2012 code). With a
-    `device_id` the files are decoded and all that follows happens on that GPU; with None, on
-    `num_threads` threads of the CPU.
+    It gives float batches [n, 3, size, size]. `mean_image` [3, size, size] is subtracted from every
+    crop after its flip (2012 code). With a `device_id` the files are decoded and all that follows
+    happens on that GPU; with None, on `num_threads` threads of the CPU.
     """
     pipeline = Pipeline(
         batch_size=batch_size,
@@ -69,7 +70,7 @@ def build(
         prefetch_queue_depth=2,
     )
     with pipeline:
-        pipeline.set_outputs(crops(requests, mean_image, form))
+        pipeline.set_outputs(crops(requests, mean_image, options))
     return pipeline
 
 
@@ -78,8 +79,9 @@ FILES = "files"
 
 
 def build_decoder(batch_size: int) -> Pipeline:
-    """The pipeline that decodes files whole, on one thread of the CPU, as RGB [height, width, 3]
-    uint8, upright.
+    """The pipeline that decodes whole files on one thread of the CPU.
+
+    It gives RGB [height, width, 3] uint8, upright.
     """
     pipeline = Pipeline(
         batch_size=batch_size,
@@ -95,40 +97,44 @@ def build_decoder(batch_size: int) -> Pipeline:
     return pipeline
 
 
-def crops(requests: Iterator[Request], mean_image: NDArray[np.float32], form: Form) -> DataNode:
+def crops(
+    requests: Iterator[Request], mean_image: NDArray[np.float32], options: GraphOptions
+) -> DataNode:
     """The graph itself, defined inside a pipeline: from requests to float batches."""
-    flat = ((*request[:4], *request.flip, *request.gain) for request in requests)
-    num_outputs = 5 + form.resample + form.has_gain
-    file, decode_start, decode_end, colour_shift, *flip = fn.external_source(
-        flat, num_outputs=num_outputs
-    )
-    gain = flip.pop() if form.has_gain else None
+    names = inputs(options)
+    rows = (tuple(request[name] for name in names) for request in requests)
+    node = dict(zip(names, fn.external_source(rows, num_outputs=len(names)), strict=True))
+
     pixels = fn.decoders.image_slice(
-        file if form.in_archives else fn.io.file.read(file),
-        start=decode_start,
-        end=decode_end,
+        node["file"] if options.in_archives else fn.io.file.read(node["file"]),
+        start=node["decode_start"],
+        end=node["decode_end"],
         axis_names="HW",
-        device="mixed" if form.on_gpu else "cpu",
+        device="mixed" if options.on_gpu else "cpu",
         output_type=types.RGB,
         jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; the GPU decoder's own default is not
         hw_decoder_load=HW_DECODER_LOAD,
     )
-    mirror = 0 if form.resample else flip[0]
-    if form.resample:
+    if options.resample:
         # One pass resizes, crops, and flips where the region's ends are swapped.
         pixels = fn.resize(
             pixels,
-            size=[form.size, form.size],
-            roi_start=flip[0],
-            roi_end=flip[1],
+            size=[options.size, options.size],
+            roi_start=node["roi_start"],
+            roi_end=node["roi_end"],
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
+
     # Subtracting a mean of its own from each sample adds its lighting at no cost.
     images = fn.crop_mirror_normalize(
-        pixels, mean=-colour_shift, mirror=mirror, dtype=types.FLOAT, output_layout="CHW"
+        pixels,
+        mean=-node["shift"],
+        mirror=0 if options.resample else node["mirrored"],
+        dtype=types.FLOAT,
+        output_layout="CHW",
     )
-    images = images - types.Constant(mean_image, device="gpu" if form.on_gpu else "cpu")
-    if gain is None:
+    images = images - types.Constant(mean_image, device="gpu" if options.on_gpu else "cpu")
+    if not options.has_gain:
         return images
-    return images * (gain.gpu() if form.on_gpu else gain)
+    return images * (node["gain"].gpu() if options.on_gpu else node["gain"])

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,8 +17,9 @@ from pipeline.decode import decode
 from pipeline.faults import MachineError, gist, machine_error
 from pipeline.geometry import on_the_grid, source_regions
 from pipeline.plan import Plan, Views
-from pipeline.stats import PixelStats
+from pipeline.preprocessing import Preprocessing
 
+_CPU = torch.device("cpu")
 NOT_COUNTED = -1
 """The label of rows that only fill up the last batch of an evaluation."""
 
@@ -31,90 +31,54 @@ class Batch(NamedTuple):
     labels: Tensor  # [n] int64 class index, or NOT_COUNTED
 
 
-@dataclass(frozen=True)
-class Appearance:
-    """From pixels to network input: sizes, mean and lighting.
-
-    The shorter side is resized to `resize` and the crop is `crop` pixels square. `mean_image`
-    [crop, crop, 3] is subtracted; lighting adds `directions` [3, 3] times three normal draws
-    (paper, section 4.1) to every pixel, and multiplies images that it is added to by `lit_gain`
-    (2012 code).
-    """
-
-    resize: int
-    crop: int
-    mean_image: NDArray[np.float32]
-    directions: NDArray[np.float64]
-    lit_gain: float = 1.0
-
-    @classmethod
-    def of(
-        cls,
-        stats: PixelStats,
-        resize: int,
-        crop: int,
-        mean: str,
-        lighting_std: float,
-        lit_gain: float = 1.0,
-    ) -> "Appearance":
-        """`mean` is "image" (per pixel, as in the paper) or "channel"; `lighting_std` 0 switches
-        lighting off.
-        """
-        square = stats.mean_at(resize)
-        if mean == "channel":
-            square = np.broadcast_to(stats.channel_mean.astype(np.float32), square.shape)
-        edge = (resize - crop) // 2
-        centre = square[edge : edge + crop, edge : edge + crop]
-        return cls(resize, crop, centre, lighting_std * stats.lighting_directions(), lit_gain)
-
-
 class Loader:
-    """Iterates over the batches of a plan from `first_step` on, preparing the next ones while one
-    is being used.
+    """The batches of a plan from `first_step` on; the next ones are prepared while one is used.
+
+    One process: `Loader(images, plan, preprocessing)`. Several ranks: each reads `part` of
+    `num_parts` of every batch.
     """
 
     def __init__(
         self,
         images: ImageList,
         plan: Plan,
-        appearance: Appearance,
+        preprocessing: Preprocessing,
         *,
-        part: int,
-        num_parts: int,
-        batch_size: int,
-        device: torch.device,
-        num_threads: int,
+        device: torch.device = _CPU,
+        num_threads: int | None = None,
+        part: int = 0,
+        num_parts: int = 1,
         first_step: int = 0,
     ) -> None:
-        """This rank is `part` of `num_parts`; `batch_size` is what falls to it."""
-        self._images, self._plan, self._appearance = images, plan, appearance
-        # A step's views are wanted when its files are read ahead, when they are asked for, and when
-        # they arrive.
+        """Without `num_threads`, a thread for each core decodes."""
+        self._images, self._plan, self._preprocessing = images, plan, preprocessing
+        self._device, self._first_step = device, first_step
+        # Wanted when files are read ahead, when they are asked for, and when they arrive.
         self._views = lru_cache(maxsize=8)(lambda step: plan.views(step, part, num_parts))
-        self._device = device
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._first_step = first_step
+        on_gpu = device.type == "cuda"
+        self._copies = torch.cuda.Stream(device) if on_gpu else None
         self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
         self._archives = Archives()
-        self._form = graph.Form(
-            appearance.crop,
-            in_archives=images.spans is not None,
-            resample=not on_the_grid(images.sizes, appearance.resize),
-            has_gain=appearance.lit_gain != 1,
-            on_gpu=device.type == "cuda",
+        self._resample = not on_the_grid(images.sizes, preprocessing.resize)
+        self._has_gain = preprocessing.lit_gain != 1
+
+        in_archives = images.spans is not None
+        options = graph.GraphOptions(
+            preprocessing.crop, in_archives, self._resample, self._has_gain, on_gpu
         )
         self._pipeline = graph.build(
             (self.request(step) for step in range(first_step, plan.num_steps)),
-            np.ascontiguousarray(appearance.mean_image.transpose(2, 0, 1)),
-            self._form,
-            batch_size,
-            device.index if device.type == "cuda" else None,
-            num_threads,
+            np.ascontiguousarray(preprocessing.mean_image.transpose(2, 0, 1)),
+            options,
+            plan.batch_size // num_parts,
+            device.index if on_gpu else None,
+            num_threads or len(os.sched_getaffinity(0)),
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order. DatasetError names the file that can't be read or decoded; MachineError
-        blames none.
+        """Batches in order.
+
+        DatasetError names a file that can't be read or decoded; MachineError blames none.
         """
         for step in range(self._first_step, self._plan.num_steps):
             views = self._views(step)
@@ -127,35 +91,41 @@ class Loader:
 
     def request(self, step: int) -> graph.Request:
         """What the graph is asked for: this rank's rows of a step."""
-        images, appearance, resample = self._images, self._appearance, self._form.resample
-        views = self._views(step)
-        if images.spans is None:
-            files = [
-                np.concatenate([self._root, images.text[images.starts[i] : images.ends[i]]])
-                for i in views.indices
-            ]
-        else:
-            files = [self._archives.read(*images.archive(i)) for i in views.indices]
-            if step + 1 < self._plan.num_steps:
-                for i in self._views(step + 1).indices:
-                    self._archives.read_ahead(*images.archive(i))
+        images, preprocessing, views = self._images, self._preprocessing, self._views(step)
         regions = source_regions(
             images.sizes[views.indices],
             views.corners,
             views.mirrored,
-            appearance.resize,
-            appearance.crop,
-            resample,
+            preprocessing.resize,
+            preprocessing.crop,
+            self._resample,
         )
-        flip = (regions.start, regions.end) if resample else (views.mirrored.astype(np.int32),)
-        shift = views.lighting @ appearance.directions.T.astype(np.float32)
-        lit = views.lighting.any(axis=1)
-        gain = (
-            (np.where(lit, appearance.lit_gain, 1).astype(np.float32),)
-            if self._form.has_gain
-            else ()
-        )
-        return graph.Request(files, regions.decode_start, regions.decode_end, shift, flip, gain)
+        request: graph.Request = {
+            "file": self._files(step),
+            "decode_start": regions.decode_start,
+            "decode_end": regions.decode_end,
+            "shift": views.lighting @ preprocessing.directions.T.astype(np.float32),
+        }
+        if self._resample:
+            request |= {"roi_start": regions.start, "roi_end": regions.end}
+        else:
+            request["mirrored"] = views.mirrored.astype(np.int32)
+        if self._has_gain:
+            lit = views.lighting.any(axis=1)
+            request["gain"] = np.where(lit, preprocessing.lit_gain, 1).astype(np.float32)
+        return request
+
+    def _files(self, step: int) -> list[NDArray[np.uint8]]:
+        """Paths, or contents where images are in archives, whose next files are then read ahead."""
+        images, indices = self._images, self._views(step).indices
+        if images.spans is None:
+            names = [images.text[images.starts[i] : images.ends[i]] for i in indices]
+            return [np.concatenate([self._root, name]) for name in names]
+        files = [self._archives.read(*images.archive(i)) for i in indices]
+        if step + 1 < self._plan.num_steps:
+            for i in self._views(step + 1).indices:
+                self._archives.read_ahead(*images.archive(i))
+        return files
 
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
@@ -178,9 +148,7 @@ class Loader:
         return copy
 
     def _explained(self, views: Views, error: RuntimeError) -> Exception:
-        """Why the graph failed: the machine, or the file that can't be used, or neither that can be
-        told.
-        """
+        """Why the graph failed: the machine, a file, or something that can't be told."""
         fault = machine_error(error)
         if fault is not None:
             return fault
@@ -203,5 +171,5 @@ class Loader:
                 )
         return MachineError(
             f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded "
-            f"alone ({gist(error)}); the same command goes on from what is saved"
+            f"alone ({gist(error)}); rerun the command to resume"
         )

@@ -1,6 +1,4 @@
-"""What every step shows the network: a pure function of (seed, step), with nothing to save and
-nothing to restore.
-"""
+"""What every step shows the network: a function of (seed, step), with nothing to save."""
 
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -24,25 +22,26 @@ class Views(NamedTuple):
 
 
 class Plan(Protocol):
-    """Which images each step shows, and how."""
+    """Which images each step shows, and how; `batch_size` counts those of all ranks."""
 
     num_steps: int
+    batch_size: int
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
-        """Rows of global step `step` that fall to `part` of `num_parts`; the parts in order make up
-        the batch.
+        """The rows of a step that fall to `part` of `num_parts`.
+
+        The parts in order make up the batch.
         """
         ...
 
 
 class TrainingPlan:
-    """Each epoch shows every image at most once, in a new order, each with a crop, a flip and a
-    lighting of its own.
+    """Each epoch shows every image at most once, in a new order.
 
-    The order depends on (seed, epoch) and the rest on (seed, epoch, image) alone, so the batches
-    are the same for any number of ranks and from any step on. An epoch drops its last partial
-    batch. Crops are uniform over all positions inside the central square, flips are fair (paper,
-    section 4.1).
+    Each image gets a crop, a flip and a lighting of its own. The order depends on (seed, epoch) and
+    the rest on (seed, epoch, image) alone, so the batches are the same for any number of ranks and
+    from any step on. An epoch drops its last partial batch. Crops are uniform over all positions
+    inside the central square, flips are fair (paper, section 4.1).
     """
 
     def __init__(
@@ -55,15 +54,14 @@ class TrainingPlan:
         crops_and_flips: bool = True,
         lighting_epochs: int | None = None,
     ) -> None:
-        """`batch_size` is global; `margin` is the side of the resized square less that of the crop,
-        in pixels.
+        """`margin` is the side of the resized square less that of the crop, in pixels.
 
-        Without `crops_and_flips` every image is shown by its central crop; after `lighting_epochs`
-        all lighting is 0.
+        `batch_size` counts the images of all ranks. Without `crops_and_flips` every image is shown
+        by its central crop; after `lighting_epochs` all lighting is 0.
         """
         self.num_steps = num_steps
         self.steps_per_epoch = num_images // batch_size
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         # Two epochs: the reader is ahead of the trainer and crosses into the next one first.
         self._draws = lru_cache(maxsize=2)(
             lambda epoch: _draw_epoch(num_images, margin, seed, epoch)
@@ -75,8 +73,8 @@ class TrainingPlan:
         """See Plan."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         order, corners, mirrored, lighting = self._draws(epoch)
-        first, count = _rows(self._batch_size, part, num_parts)
-        start = step_in_epoch * self._batch_size + first
+        first, count = _rows(self.batch_size, part, num_parts)
+        start = step_in_epoch * self.batch_size + first
         indices = order[start : start + count]
         views = Views(
             indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool)
@@ -91,19 +89,20 @@ class TrainingPlan:
 
 
 class EvaluationPlan:
-    """Every image exactly once, in order, as it is; the last batch is filled up with rows that are
-    not counted.
+    """Every image exactly once, in order, as it is.
+
+    The last batch is filled up with rows that are not counted.
     """
 
     def __init__(self, num_images: int, batch_size: int) -> None:
         self.num_steps = -(-num_images // batch_size)
         self._num_images = num_images
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
         """See Plan."""
-        first, count = _rows(self._batch_size, part, num_parts)
-        indices = np.arange(count) + step * self._batch_size + first
+        first, count = _rows(self.batch_size, part, num_parts)
+        indices = np.arange(count) + step * self.batch_size + first
         counted = indices < self._num_images
         return Views(
             np.where(counted, indices, 0),

@@ -1,6 +1,4 @@
-"""Statistics of the training pixels: the mean that is subtracted and the colours that lighting
-noise follows.
-"""
+"""Statistics of the training pixels: the mean image, and the colours of lighting noise."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,7 @@ _OFFSET = 128.0  # moments about mid-grey lose fewer digits than moments about b
 
 @dataclass(frozen=True)
 class PixelStats:
-    """Statistics of RGB pixels on the 0..255 scale, over the central 256x256 of every training
-    image.
+    """Statistics of RGB pixels, 0..255, over the central 256x256 of every training image.
 
     `mean_image` [256, 256, 3] float32; `channel_mean` [3] float64; `eigenvalues` [3], variances in
     grey levels squared, largest first; `eigenvectors` [3, 3], one a column, of the RGB covariance
@@ -31,8 +28,9 @@ class PixelStats:
     eigenvectors: NDArray[np.float64]
 
     def mean_at(self, size: int) -> NDArray[np.float32]:
-        """The mean image [size, size, 3] at another resolution, by area averaging (exact where size
-        divides 256).
+        """The mean image [size, size, 3] at another resolution, by area averaging.
+
+        It is exact where size divides 256.
         """
         weights = _area_weights(STATS_SIZE, size)
         return np.einsum("ij,jkc,lk->ilc", weights, self.mean_image, weights, optimize=True).astype(
@@ -40,8 +38,9 @@ class PixelStats:
         )
 
     def lighting_directions(self) -> NDArray[np.float64]:
-        """[3, 3]: column i is eigenvector i times the square root of its eigenvalue, in grey levels
-        (2012 code).
+        """[3, 3], in grey levels: eigenvectors times the root of their eigenvalues (2012 code).
+
+        Column i belongs to component i.
         """
         return self.eigenvectors * np.sqrt(self.eigenvalues)
 
@@ -74,8 +73,9 @@ class PixelStats:
 
 @dataclass
 class PixelSums:
-    """Sums over images [256, 256, 3] uint8 from which PixelStats follow; sums of parts add up to
-    the whole's.
+    """Sums over images [256, 256, 3] uint8, from which PixelStats follow.
+
+    Sums of parts add up to the whole's.
     """
 
     count: int = 0

@@ -10,8 +10,9 @@ import torch
 
 from model.randomness import chances
 from pipeline.dataset import Dataset
-from pipeline.loader import NOT_COUNTED, Appearance, Loader
+from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
+from pipeline.preprocessing import Preprocessing
 from tests import reference
 from tests.images import write_class_folders
 from tests.model import test_columns
@@ -32,20 +33,11 @@ recipe, train = test_train.recipe, test_train.train
 def loader(
     dataset: Dataset, device: str, lit_gain: float = 1.0, part: int = 0, num_parts: int = 1
 ) -> Loader:
-    appearance = Appearance.of(dataset.stats, 96, 80, "image", 0.1, lit_gain)
+    preprocessing = Preprocessing.of(dataset.stats, 96, 80, "image", 0.1, lit_gain)
     plan = TrainingPlan(len(dataset.train), batch_size=12, margin=16, seed=3, num_steps=6)
     where = torch.device(device)
-    rows = 12 // num_parts
-    return Loader(
-        dataset.train,
-        plan,
-        appearance,
-        part=part,
-        num_parts=num_parts,
-        batch_size=rows,
-        device=where,
-        num_threads=2,
-    )
+    parts = {"part": part, "num_parts": num_parts}
+    return Loader(dataset.train, plan, preprocessing, device=where, num_threads=2, **parts)
 
 
 @pytest.fixture
@@ -103,17 +95,9 @@ def test_awkward_files_have_the_cpus_pixels(tmp_path):
     ]
     prep_imagenet.main([str(argument) for argument in arguments])
     images = Dataset.open(tmp_path / "out").val
-    appearance = Appearance(64, 64, np.zeros((64, 64, 3), np.float32), np.zeros((3, 3)))
-    shares = {"part": 0, "num_parts": 1, "batch_size": 5, "num_threads": 2}
+    plan, plain = EvaluationPlan(len(images), 5), Preprocessing.nothing(64)
     on_cpu, on_gpu = (
-        Loader(
-            images,
-            EvaluationPlan(len(images), 5),
-            appearance,
-            device=torch.device(device),
-            **shares,
-        )
-        for device in ("cpu", "cuda:0")
+        Loader(images, plan, plain, device=torch.device(device)) for device in ("cpu", "cuda:0")
     )
     index = 0
     for cpu, gpu in zip(on_cpu, on_gpu, strict=True):

@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Run a command; what a person can mend gets a message and exit status 2, without a
-    traceback.
-    """
+    """Run a command; a user's error is a message and exit status 2, without a traceback."""
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # cleans up on the way out

@@ -22,8 +22,9 @@ from tools.launch import launcher
 
 
 def main(argv: list[str]) -> None:
-    """Generate or take images, prepare them, train on two ranks (one where there is one GPU),
-    evaluate.
+    """Make or take images, prepare them, train, evaluate.
+
+    It trains on two ranks, or on one where there is one GPU.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tools.demo",

@@ -55,8 +55,9 @@ def _report(
     labels: NDArray[np.int64],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Error rates of each network and of all together; searched weights are judged on the images
-    kept apart.
+    """Error rates of each network, and of all together.
+
+    Searched weights are judged on the images that were kept apart.
     """
     weights = np.full(len(networks), 1 / len(networks))
     if args.weights == "search":

@@ -96,8 +96,9 @@ class Test(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Run everything, write the page and print it; ValueError where there is no GPU, or something
-    failed.
+    """Run everything, write the page and print it.
+
+    ValueError where there is no GPU, or something failed.
     """
     args = _arguments(argv)
     if not torch.cuda.device_count():
@@ -120,8 +121,9 @@ def main(argv: list[str]) -> None:
 
 
 def commands(data: str | None, folder: Path) -> dict[str, tuple[list[str], Path]]:
-    """Each benchmark's command and the report that it writes; without `data`, those that need no
-    images.
+    """Each benchmark's command, and the report that it writes.
+
+    Without `data`, those that need no images.
     """
     names = ("step", "pipeline", "train") if data else ("step",)
     found = {}

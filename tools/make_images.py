@@ -61,9 +61,7 @@ def main(argv: list[str]) -> None:
 
 
 def draw_image(name: str, rng: np.random.Generator) -> Image.Image:
-    """One RGB image of class `name`, 72 to 160 pixels a side: its pattern somewhere over
-    clutter.
-    """
+    """An RGB image of class `name`, 72 to 160 pixels a side: its pattern over clutter."""
     width, height = (int(side) for side in rng.integers(72, 161, size=2))
     image = _clutter(width, height, rng)
     side = min(width, height) * rng.uniform(0.6, 0.95)
@@ -117,9 +115,7 @@ def _pattern(name: str, x: NDArray, y: NDArray, rng: np.random.Generator) -> NDA
 
 
 def _clutter(width: int, height: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """[height, width, 3]: a gradient between two colours with lines, boxes and ellipses strewn over
-    it.
-    """
+    """[height, width, 3]: a gradient with lines, boxes and ellipses strewn over it."""
     ramp = np.linspace(0, 1, width)[None, :, None]
     image = Image.fromarray(
         (_colour(rng) * ramp + _colour(rng) * (1 - ramp)).repeat(height, axis=0).astype(np.uint8)

@@ -57,22 +57,22 @@ def main(argv: list[str]) -> None:
     begun = time.monotonic()
     with resumable_folder(out, preparation.identity()) as (folder, notes):
         files = preparation.run(folder, notes)
-        files.about.update(
-            train_images=len(files.train.names),
-            val_images=len(files.val.names),
-            classes=len(classes),
-            rejected=len(files.rejected),
-            mended=len(files.mended),
-            made_by="tools.prep_imagenet " + shlex.join(argv),
-            made_at=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            decoder=f"nvidia-dali {nvidia.dali.__version__}",
-        )
-        files.write(folder)
+        about = {
+            "train_images": len(files.train),
+            "val_images": len(files.val),
+            "classes": len(classes),
+            "rejected": len(files.rejected),
+            "converted": len(files.converted),
+            "made_by": "tools.prep_imagenet " + shlex.join(argv),
+            "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "decoder": f"nvidia-dali {nvidia.dali.__version__}",
+        }
+        files.write(folder, about)
     print(
-        f"{out}: {len(files.train.names)} training and {len(files.val.names)} validation images "
+        f"{out}: {len(files.train)} training and {len(files.val)} validation images "
         f"of {len(classes)} classes in {time.monotonic() - begun:.0f} s; "
         f"{_told(files.rejected, 'rejected', out)}"
-        + (f"; {_told(files.mended, 'mended', out)}" if store else "")
+        + (f"; {_told(files.converted, 'converted', out)}" if store else "")
     )
 
 

@@ -4,10 +4,10 @@ python -m tools.show_batch --data prepared/imagenet --out batch.png
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pipeline.dataset import Dataset
 from pipeline.decode import decode
 from pipeline.files import atomic_write
-from pipeline.loader import Appearance, Loader
+from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan, Views
+from pipeline.preprocessing import Preprocessing
 from tools.cli import run
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
@@ -29,6 +30,7 @@ class _OneStep:
     num_steps = 1
 
     def __init__(self, views: Views) -> None:
+        self.batch_size = len(views.indices)
         self._views = views
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
@@ -36,9 +38,7 @@ class _OneStep:
 
 
 def main(argv: list[str]) -> None:
-    """Draw the picture that the arguments ask for; ValueError or OSError where they can't be
-    followed.
-    """
+    """Draw the picture that the arguments ask for; ValueError or OSError where that fails."""
     args = _arguments(argv)
     dataset = Dataset.open(Path(args.data))
     if args.images > len(dataset.train):
@@ -60,33 +60,23 @@ def main(argv: list[str]) -> None:
 def stages(
     dataset: Dataset, views: Views, resize: int, crop: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Each stage after decoding as the loader makes it, with what comes later switched off: [n,
-    size, size, 3].
-    """
-    final = Appearance.of(dataset.stats, resize, crop, "image", lighting_std=0.1)
-    no_mean, unlit = np.zeros((crop, crop, 3), np.float32), np.zeros((3, 3))
-    whole = Appearance(resize, resize, np.zeros((resize, resize, 3), np.float32), unlit)
+    """[n, size, size, 3] after each stage: the loader's output with later stages turned off."""
+    final = Preprocessing.of(dataset.stats, resize, crop, "image", lighting_std=0.1)
+    plain = Preprocessing.nothing(resize, crop)
     unflipped = views._replace(mirrored=np.zeros_like(views.mirrored))
+    uncropped = unflipped._replace(corners=np.zeros_like(views.corners))
     forms = {
-        "resized": (whole, unflipped._replace(corners=np.zeros_like(views.corners))),
-        "cropped": (Appearance(resize, crop, no_mean, unlit), unflipped),
-        "flipped": (Appearance(resize, crop, no_mean, unlit), views),
-        "lit": (Appearance(resize, crop, no_mean, final.directions), views),
+        "resized": (Preprocessing.nothing(resize), uncropped),
+        "cropped": (plain, unflipped),
+        "flipped": (plain, views),
+        "lit": (replace(plain, directions=final.directions), views),
         "mean-subtracted": (final, views),
     }
     return {name: _load(dataset, form, shown) for name, (form, shown) in forms.items()}
 
 
-def _load(dataset: Dataset, appearance: Appearance, views: Views) -> NDArray[np.float32]:
-    loader = Loader(
-        *(dataset.train, _OneStep(views), appearance),
-        part=0,
-        num_parts=1,
-        batch_size=len(views.indices),
-        device=torch.device("cpu"),
-        num_threads=2,
-    )
-    (batch,) = loader
+def _load(dataset: Dataset, preprocessing: Preprocessing, views: Views) -> NDArray[np.float32]:
+    (batch,) = Loader(dataset.train, _OneStep(views), preprocessing)
     return batch.images.permute(0, 2, 3, 1).numpy()
 
 

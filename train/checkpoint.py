@@ -1,5 +1,6 @@
-"""Checkpoints: one file with the full network, whole or absent, the same for any number of
-ranks.
+"""Checkpoints: one file with the whole network, the same for any number of ranks.
+
+A file is there whole, or not at all.
 """
 
 import re
@@ -51,9 +52,7 @@ def named(path: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state that `save` was given, on the CPU; CheckpointError where `path` is something
-    else.
-    """
+    """The state that `save` was given, on the CPU; CheckpointError for any other file."""
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"

@@ -115,8 +115,9 @@ class Config:
 
 
 def load(argv: list[str]) -> Config:
-    """The config from `FILE.yaml [--section.field value ...]`; ConfigError where it can't be
-    understood or run.
+    """The config from `FILE.yaml [--section.field value ...]`.
+
+    ConfigError where it can't be understood or run.
     """
     parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
     parser.add_argument(
@@ -171,10 +172,10 @@ def to_yaml(config: Config) -> str:
 
 
 def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
-    """`section.field: old -> new` for all that changes results between an `old` config, as in YAML,
-    and `config`.
+    """`section.field: old -> new` for all that changes results.
 
-    A prepared folder may have moved; whether it is the same one is for its fingerprint to say.
+    `old` is a config as in YAML. A prepared folder may have moved; whether it is the same one is
+    for its fingerprint to say.
     """
     new, old, defaults = to_dict(config), _in_todays_terms(old), to_dict(Config())
     return [
@@ -197,9 +198,7 @@ def _effect(key: str, value: Any, config: Config) -> Any:
 
 
 def _in_todays_terms(plain: dict[str, Any]) -> dict[str, Any]:
-    """A config of version 0.1, which had a number for each layer in a list, as this version has
-    it.
-    """
+    """A config of version 0.1, which had lists of numbers for layers, as one of this version."""
     model = dict(plain.get("model", {}))
     sixth = ["conv6"] if len(model.get("kernels", ())) == 6 else []
     if sixth:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.dataset import Dataset, ImageList
-from pipeline.loader import Appearance, Batch, Loader
+from pipeline.loader import Batch, Loader
 from pipeline.plan import EvaluationPlan, Plan, TrainingPlan
+from pipeline.preprocessing import Preprocessing
 from pipeline.stats import PixelStats
 from train.config import Config, ConfigError, DataConfig
 from train.distributed import Ranks
@@ -39,36 +39,31 @@ def training_batches(
     stats: PixelStats,
     data: DataConfig,
     ranks: Ranks,
-    batch_size: int,
     step: int,
 ) -> Iterator[Batch]:
-    """Augmented batches from `step` on, `batch_size` images over all ranks; a pair gets both its
-    parts.
-    """
+    """Augmented batches from `step` on, for this rank; a pair of columns gets both its parts."""
     gain = 1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0
-    appearance = Appearance.of(stats, data.resize, data.crop, data.mean, data.lighting_std, gain)
-    return _batches(images, plan, appearance, data, ranks, batch_size, step)
+    preprocessing = Preprocessing.of(
+        stats, data.resize, data.crop, data.mean, data.lighting_std, gain
+    )
+    return _batches(images, plan, preprocessing, data, ranks, step)
 
 
 def evaluation_batches(
     images: ImageList, data: DataConfig, ranks: Ranks, batch_size: int
 ) -> Iterator[Batch]:
-    """Central squares [n, 3, resize, resize] of all images, as they are, each counted once over all
-    ranks.
+    """Central squares [n, 3, resize, resize] of all images, without mean and lighting.
+
+    Each image is counted once over all ranks.
     """
-    nothing = np.zeros((data.resize, data.resize, 3), np.float32)
-    appearance = Appearance(data.resize, data.resize, nothing, np.zeros((3, 3)))
-    return _batches(
-        images, EvaluationPlan(len(images), batch_size), appearance, data, ranks, batch_size, 0
-    )
+    plan = EvaluationPlan(len(images), batch_size)
+    return _batches(images, plan, Preprocessing.nothing(data.resize), data, ranks, step=0)
 
 
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
-    """[3, crop, crop]: what is subtracted from every view of an image, in training and
-    evaluation.
-    """
-    mean_image = Appearance.of(stats, data.resize, data.crop, data.mean, lighting_std=0).mean_image
-    return torch.tensor(mean_image.transpose(2, 0, 1), device=device)
+    """[3, crop, crop]: what is subtracted from every view, in training and in evaluation."""
+    preprocessing = Preprocessing.of(stats, data.resize, data.crop, data.mean)
+    return torch.tensor(preprocessing.mean_image.transpose(2, 0, 1), device=device)
 
 
 def _num_threads(ranks: Ranks) -> int:
@@ -80,21 +75,20 @@ def _num_threads(ranks: Ranks) -> int:
 def _batches(
     images: ImageList,
     plan: Plan,
-    appearance: Appearance,
+    preprocessing: Preprocessing,
     data: DataConfig,
     ranks: Ranks,
-    batch_size: int,
     step: int,
 ) -> Iterator[Batch]:
+    ranks.share(plan.batch_size)
     loader = Loader(
         images,
         plan,
-        appearance,
-        part=ranks.rank,
-        num_parts=ranks.world_size,
-        batch_size=ranks.share(batch_size),
+        preprocessing,
         device=ranks.device,
         num_threads=data.num_threads or _num_threads(ranks),
+        part=ranks.rank,
+        num_parts=ranks.world_size,
         first_step=step,
     )
     return ranks.exchange(loader)

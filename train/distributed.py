@@ -1,5 +1,6 @@
-"""Ranks: who holds which column and which part of a batch. The only reader of torchrun's
-environment.
+"""Ranks: who holds which column, and which part of a batch.
+
+Nothing else reads torchrun's environment.
 """
 
 import os
@@ -67,9 +68,7 @@ class Ranks:
         return self.columns.num_columns // len(self.columns.held)
 
     def share(self, batch_size: int) -> int:
-        """Images of a global batch that this rank reads; ConfigError where it can't be shared out
-        evenly.
-        """
+        """Images of a batch that this rank reads; ConfigError where ranks can't share it evenly."""
         if batch_size < 1 or batch_size % self.world_size:
             raise ConfigError(
                 f"a batch of {batch_size} images can't be shared evenly by {self.world_size} "
@@ -79,8 +78,9 @@ class Ranks:
         return batch_size // self.world_size
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Both columns' parts of each batch, from own parts; each is sent while the batch before it
-        is computed.
+        """Both columns' parts of each batch, from own parts.
+
+        Each is sent while the batch before it is computed.
         """
         if self.columns.all_held:
             yield from batches
@@ -229,8 +229,9 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
 
 
 def _leave_at_once(error: BaseException) -> NoReturn:
-    """End this rank, and so all of them: leaving in order would wait for the others, which wait for
-    this one.
+    """End this rank, and so all of them.
+
+    Leaving in order would wait for the others, which wait for this one.
     """
     error = machine_error(error) or error
     if isinstance(error, (ValueError, OSError)):
@@ -275,8 +276,9 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
 
 
 def report_error(error: Exception) -> int:
-    """Print a message for people; returns the exit status. Where all ranks fail alike, the first
-    one's is enough.
+    """Print a message for users; returns the exit status.
+
+    Where all ranks fail alike, the first one's is enough.
     """
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed too

@@ -18,9 +18,7 @@ _OTHERWISE = (
 
 
 def take(number: int) -> torch.device:
-    """GPU `number` of this machine, as this process's own; ConfigError where this PyTorch can't use
-    it.
-    """
+    """GPU `number` of this machine, as this process's own; ConfigError where it can't be used."""
     try:
         torch.cuda.init()  # PyTorch counts GPUs without it, and so finds some that it can't use
         torch.cuda.set_device(number)

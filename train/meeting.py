@@ -1,6 +1,4 @@
-"""What one rank alone knows, and all must do at the same step: stop at a signal, save when it is
-time.
-"""
+"""What one rank knows and all must do at the same step: stop at a signal, save on time."""
 
 import time
 from collections.abc import Callable

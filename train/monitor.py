@@ -53,10 +53,10 @@ class Stopwatch:
         return before, self._mark
 
     def metrics(self, batch_size: int) -> dict[str, float]:
-        """Throughput over the interval, by TensorBoard's tags; empty where nothing but the warm-up
-        was timed.
+        """Throughput over the interval, by TensorBoard's tags.
 
-        The host must have waited for the device to finish the last step.
+        Empty where nothing but the warm-up was timed. The host must have waited for the device to
+        finish the last step.
         """
         if not self._steps:
             return {}
@@ -94,9 +94,7 @@ class Monitor:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Record `metrics`, a value for each TensorBoard tag; `epoch` counts the epochs
-        completed.
-        """
+        """Record a value for each TensorBoard tag; `epoch` counts the epochs completed."""
         self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
         self._file.flush()
         for tag, value in metrics.items():

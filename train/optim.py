@@ -64,8 +64,9 @@ class PaperSGD(torch.optim.SGD):
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
-        """`parameters` by name, such as conv1.weight behind any prefix. ValueError for a factor
-        that fits none.
+        """`parameters` by name, such as conv1.weight behind any prefix.
+
+        ValueError for a factor that fits none of them.
         """
         self._config = config
         self.lr = float(config.lr)
@@ -91,9 +92,7 @@ class PaperSGD(torch.optim.SGD):
         super().__init__(list(groups.values()), momentum=float(config.momentum), fused=True)
 
     def set_lr(self, lr: float, epoch: int = 0) -> None:
-        """From now on `lr`, with the factors as they are after `epoch` epochs; what moves goes on
-        moving.
-        """
+        """From now on `lr`, with the factors of `epoch`; velocity is preserved."""
         before = [group["lr"] for group in self.param_groups]
         self._set(lr, epoch)
         for group, old in zip(self.param_groups, before, strict=True):
@@ -122,9 +121,7 @@ class PaperSGD(torch.optim.SGD):
     def restore(
         self, module: nn.Module, buffers: dict[str, torch.Tensor], lr: float, epoch: int = 0
     ) -> None:
-        """Go on from buffers that `momentum` gave, and the learning rate and epochs that they
-        belong to.
-        """
+        """Resume from buffers that `momentum` gave, with their learning rate and epoch."""
         self._set(lr, epoch)
         for name, parameter in module.named_parameters():
             # The fused update walks parameter and buffer side by side in memory: their layouts must
@@ -170,9 +167,7 @@ def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
 
 
 def _keys(name: str) -> tuple[str, str, str]:
-    """What a factor for a parameter may be listed under, first things first: conv1.weight, conv1,
-    weight.
-    """
+    """Where a factor for a parameter may be listed, in order: conv1.weight, conv1, weight."""
     layer, kind = name.split(".")[-2:] if "." in name else ("", name)
     return f"{layer}.{kind}", layer, kind
 
@@ -249,11 +244,10 @@ class EpochSchedule:
 
 
 class PlateauSchedule:
-    """Divide lr by 10 when the validation error stops falling; after `lr_drops` such stalls the
-    next one ends training.
+    """Divide lr by 10 when the validation error stops falling (section 5).
 
-    The paper did this by hand: "divide the learning rate by 10 when the validation error rate
-    stopped improving".
+    After `lr_drops` such stalls, the next one ends training. The paper did this by hand: "divide
+    the learning rate by 10 when the validation error rate stopped improving".
     """
 
     def __init__(self, config: OptimConfig) -> None:

@@ -1,8 +1,7 @@
-"""Where the time of a step goes: a Chrome trace of some steps on each rank, the decoder's threads
-included.
+"""Where the time of a step goes: a Chrome trace of some steps on each rank.
 
-Look at it in chrome://tracing or ui.perfetto.dev. The ranges are: waiting for data, exchange,
-forward, column gathers, backward, gradient averaging, update.
+It shows the decoder's threads, too. Look at it in chrome://tracing or ui.perfetto.dev. The ranges
+are: waiting for data, exchange, forward, column gathers, backward, gradient averaging, update.
 """
 
 import json
@@ -28,9 +27,7 @@ class Profile:
     """Records steps 4 to 3 + `num_steps` of this process; with 0 steps, nothing."""
 
     def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
-        """`path` is the trace to write once the steps have been recorded; on a GPU, it has the
-        kernels, too.
-        """
+        """`path` is the trace to write; on a GPU, it has the kernels, too."""
         self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
         self._recording = num_steps > 0
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
@@ -62,8 +59,9 @@ class Profile:
 
 
 class _DecoderThreads:
-    """When DALI's threads were at work, by the kernel's account of them; torch's profiler does not
-    see them.
+    """When DALI's threads were at work, sampled from /proc.
+
+    torch.profiler does not see them.
     """
 
     def __init__(self) -> None:

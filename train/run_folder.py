@@ -46,5 +46,5 @@ def _check_same(path: Path, config: Config) -> None:
     if changed:
         raise ConfigError(
             f"{path.parent} holds a run with another config ({'; '.join(changed)}); "
-            "give the same values to go on with it, or another --run.dir to start afresh"
+            "give the same values to resume it, or another --run.dir to start afresh"
         )

@@ -22,11 +22,11 @@ def check_options(config: Config, ranks: Ranks) -> None:
 
 
 def check_beginning(step: int, fingerprint: str, ranks: Ranks) -> None:
-    """ConfigError unless every rank goes on from the same step of the same data."""
+    """ConfigError unless every rank begins at the same step of the same data."""
     found = ranks.gather((step, fingerprint))
     if len(set(found)) > 1:
         raise ConfigError(
-            f"the ranks do not go on from the same step of the same data: found {found}; "
+            f"the ranks do not begin at the same step of the same data: found {found}; "
             "run.dir and data.root must be the same folders on every machine"
         )
 

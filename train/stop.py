@@ -12,9 +12,7 @@ have got itself.
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT is only noted; one that comes later does what it
-    always does.
-    """
+    """While entered, the first SIGTERM or SIGINT is only noted; a later one acts as usual."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

@@ -39,8 +39,9 @@ class Trained(NamedTuple):
 
 
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
-    """Build the network of a checkpoint, or of a run's newest, and load it; CheckpointError where
-    `path` is neither.
+    """Build and load the network of a checkpoint, or of a run's newest.
+
+    CheckpointError where `path` is neither.
     """
     path = checkpoint.named(path)
     state: dict[str, Any] = checkpoint.load(path)
@@ -82,8 +83,9 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
 
 
 def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
-    """All images as the network is evaluated on them, `batch_size` over all ranks, with progress on
-    a terminal.
+    """All images as the network is evaluated on them, with progress on a terminal.
+
+    `batch_size` counts the images of all ranks.
     """
     return iter(
         tqdm(
@@ -99,10 +101,9 @@ def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) 
 def predict(
     network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, C] and labels [N] of all validation images, in their order; none on ranks
-    that do not print.
+    """Probabilities [N, C] and labels [N] of all validation images, in their order.
 
-    `batch_size` is a rank's.
+    Other ranks than the main one get none. `batch_size` is a rank's.
     """
     check_classes(network, dataset)
     rows = []

@@ -151,7 +151,6 @@ class Trainer:
             dataset.stats,
             config.data,
             self.ranks,
-            config.train.batch_size,
             self.state.step,
         )
         self.stopwatch.resume()
@@ -252,7 +251,7 @@ class Trainer:
         if saved["dataset"] != self.dataset.fingerprint:
             raise CheckpointError(
                 f"{path} was trained on other images than {self.dataset.folder} holds; "
-                "go on with the folder it began with, or start afresh in another --run.dir"
+                "resume with the folder it began with, or start afresh in another --run.dir"
             )
         check_shapes(path, saved["model"], self.state.model)
         self.state.restore(saved, self.ranks, saved["step"] // self.plan.steps_per_epoch)

@@ -12,9 +12,7 @@ from pipeline.loader import NOT_COUNTED, Batch
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """Shares of images, in [0, 1], whose label is not the first, not among the first five,
-    guesses.
-    """
+    """Error rates in [0, 1]: the label is not the first guess, or not among the first five."""
 
     top1_error: float
     top5_error: float
@@ -22,8 +20,7 @@ class ErrorRates:
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """[N]: how many other classes score no less than the label's, from scores [N, C] and labels
-    [N].
+    """[N]: rank of the label among the scores [N, C]; 0 means top-1 correct.
 
     A tie counts against the network, and so does a NaN: a network that says nothing is not right.
     """
@@ -35,10 +32,10 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 def error_rates(
     model: AlexNet, batches: Iterable[Batch], mean: Tensor, add_up: Callable[[Tensor], Tensor]
 ) -> ErrorRates:
-    """Error rates over batches of central squares [n, 3, resize, resize], by their central crop
-    less its `mean`.
+    """Error rates over batches of central squares [n, 3, resize, resize].
 
-    `add_up` adds counts over all that share the evaluation. Labels NOT_COUNTED are passed over.
+    The central crop is shown, less its `mean`. `add_up` adds counts over all that share the
+    evaluation. Labels NOT_COUNTED are passed over.
     """
     counts = torch.zeros(3, dtype=torch.int64, device=mean.device)
     for batch in batches:
@@ -54,11 +51,10 @@ def error_rates(
 
 @torch.no_grad()
 def probabilities(model: AlexNet, images: Tensor, mean: Tensor, num_views: int) -> Tensor:
-    """[N, C] float64: the softmax averaged over 1 or 10 views of central squares [N, 3, resize,
-    resize].
+    """[N, C] float64: the softmax averaged over 1 or 10 views.
 
-    From each view `mean` [3, crop, crop] is subtracted, after its flip, as from every crop in
-    training (2012 code).
+    `images` are central squares [N, 3, resize, resize]. From each view `mean` [3, crop, crop] is
+    subtracted, after its flip, as from every crop in training (2012 code).
     """
     crop = mean.shape[-1]
     views = ten_views(images, crop) if num_views == 10 else centre_view(images, crop)[None]
@@ -66,8 +62,9 @@ def probabilities(model: AlexNet, images: Tensor, mean: Tensor, num_views: int) 
 
 
 def ten_views(images: Tensor, crop: int) -> Tensor:
-    """[10, N, 3, crop, crop]: four corners and the centre of [N, 3, S, S], then their mirror images
-    (section 4.1).
+    """[10, N, 3, crop, crop]: four corners and the centre, then their mirror images (4.1).
+
+    `images` are [N, 3, S, S].
     """
     end = images.shape[-1] - crop
     middle = end // 2

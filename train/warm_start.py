@@ -7,11 +7,11 @@ from train import checkpoint
 
 
 def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[str], list[str]]:
-    """Copy into `model` what fits of the checkpoint at `path`, or a run's newest; (layers taken,
-    layers afresh).
+    """Copy into `model` what fits of a checkpoint; returns (layers taken, layers afresh).
 
-    A layer fits if its weight and bias have the same shapes, the last one only if it told the same
-    `classes` apart. CheckpointError where nothing fits.
+    `path` may also be a run, whose newest checkpoint is taken. A layer fits if its weight and bias
+    have the same shapes, the last one only if it told the same `classes` apart. CheckpointError
+    where nothing fits.
     """
     state = checkpoint.load(checkpoint.named(path))
     old, new = state["model"], model.full_state()

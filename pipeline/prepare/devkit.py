@@ -1,11 +1,11 @@
-"""ImageNet's development kit (ILSVRC2012_devkit_t12), as a folder or as the .tar.gz that it comes
-in.
-"""
+"""ImageNet's development kit (ILSVRC2012_devkit_t12), a folder or a .tar.gz."""
 
 import io
 import tarfile
 import zlib
 from pathlib import Path
+
+from scipy.io import loadmat
 
 from pipeline.dataset import DatasetError
 
@@ -19,8 +19,6 @@ def is_devkit(path: Path) -> bool:
 
 def validation_labels(path: Path) -> list[tuple[str, str]]:
     """(name without extension, synset) of each validation image, in their order."""
-    from scipy.io import loadmat  # needed here only, and slow to import
-
     files = _files(path)
     try:
         synsets = loadmat(io.BytesIO(files[_CLASSES]), squeeze_me=True)["synsets"]

@@ -1,5 +1,6 @@
-"""Decode every file once, whole, with the decoder that training uses: sizes, statistics, and what
-can't be used.
+"""Decode every file once, whole: sizes, statistics, and what can't be used.
+
+The decoder is the one that training uses on a CPU.
 """
 
 import errno
@@ -14,9 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -25,13 +25,14 @@ from PIL import Image
 
 from pipeline.decode import MOST_TOGETHER, Header, Undecodable, decode, decode_together, look
 from pipeline.faults import MachineError, machine_error
+from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid
 from pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a chunk are decoded together up to this many pixels: 150 MB for each process."""
-_FILES_OWN = (
+_FILE_ERRORS = (
     errno.ENOENT,
     errno.EACCES,
     errno.EPERM,
@@ -43,31 +44,8 @@ _FILES_OWN = (
 """What may be wrong with one file alone."""
 
 
-class Finding(NamedTuple):
-    """What one file turned out to be; `size` is None where `reason` says why it can't be used.
-
-    With a store, `image` is what to put into it, `size` is that image's, and `mended` says what was
-    odd of the file.
-    """
-
-    size: tuple[int, int] | None
-    reason: str = ""
-    mended: str = ""
-    image: bytes = b""
-
-
-@dataclass
-class Findings:
-    """What a run of consecutive files turned out to be."""
-
-    files: list[Finding] = field(default_factory=list)
-    sums: PixelSums | None = None
-
-
-class _Chunk(NamedTuple):
-    source: Source
-    with_sums: bool
-    store: StoreFormat | None
+Examined = tuple[list[tuple[Finding, bytes]], PixelSums | None]
+"""Of a run of consecutive files: each one's finding, with the image to store, and pixel sums."""
 
 
 @contextmanager
@@ -84,39 +62,34 @@ def workers() -> Iterator[ProcessPoolExecutor]:
 
 def examine(
     pool: ProcessPoolExecutor, source: Source, with_sums: bool, store: StoreFormat | None
-) -> Iterator[Findings]:
-    """Findings for each run of up to 64 files, in order, from `workers`; `with_sums` adds the pixel
-    statistics.
+) -> Iterator[Examined]:
+    """What `workers` find of each run of up to 64 files, in order.
+
+    `with_sums` adds the pixel statistics.
     """
-    chunks = (
-        _Chunk(
-            source.take(range(first, min(first + MOST_TOGETHER, len(source.names)))),
-            with_sums,
-            store,
-        )
-        for first in range(0, len(source.names), MOST_TOGETHER)
+    count = len(source.names)
+    runs = (
+        source.take(range(first, min(first + MOST_TOGETHER, count)))
+        for first in range(0, count, MOST_TOGETHER)
     )
-    most_waiting = 4 * len(
-        os.sched_getaffinity(0)
-    )  # so that stored images don't pile up where the disk is slow
-    waiting: deque[tuple[_Chunk, Future[Findings]]] = deque()
-    for chunk in chunks:
-        waiting.append((chunk, pool.submit(_examine_chunk, chunk)))
+    most_waiting = 4 * len(os.sched_getaffinity(0))  # stored images must not pile up in memory
+    waiting: deque[tuple[Source, Future[Examined]]] = deque()
+    for files in runs:
+        waiting.append((files, pool.submit(_examine_run, files, with_sums, store)))
         if len(waiting) > most_waiting:
             yield _result(*waiting.popleft())
     while waiting:
         yield _result(*waiting.popleft())
 
 
-def _result(chunk: _Chunk, future: "Future[Findings]") -> Findings:
+def _result(files: Source, future: "Future[Examined]") -> Examined:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        names = chunk.source.names
-        # No ValueError: what has been done so far is kept, and may be gone on with.
+        # No ValueError: what has been done so far is kept.
         raise OSError(
-            f"{chunk.source.root}: a decoding process was killed in or soon after {names[0]} ... "
-            f"{names[-1]}, perhaps for its memory; the same command goes on from here; if it ends "
+            f"{files.root}: a decoding process was killed in or soon after {files.names[0]} ... "
+            f"{files.names[-1]}, perhaps for its memory; rerun the command to resume; if it ends "
             "here again, a file may be too large"
         ) from error
 
@@ -125,9 +98,7 @@ _decoder_log: BinaryIO
 
 
 def _start_worker() -> None:
-    """Leave GPUs alone, and keep what the decoder prints of bad files: it belongs into the list of
-    them.
-    """
+    """Leave GPUs alone, and catch what the decoder prints of bad files, for the list of them."""
     global _decoder_log
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         ""  # each worker would take some hundred megabytes of the first one
@@ -139,8 +110,9 @@ def _start_worker() -> None:
 
 
 def end_with_the_parent() -> None:
-    """For a thread of a worker: a parent that is killed can't end its workers, which would wait for
-    ever.
+    """For a thread of a worker: end when the parent has been killed.
+
+    A worker would otherwise wait for ever.
     """
     parent = parent_process()
     assert parent is not None
@@ -148,28 +120,30 @@ def end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _examine_chunk(chunk: _Chunk) -> Findings:
-    findings = Findings(sums=PixelSums() if chunk.with_sums else None)
-    ahead = _decode_together(chunk.source)
-    for index, name in enumerate(chunk.source.names):
+def _examine_run(files: Source, with_sums: bool, store: StoreFormat | None) -> Examined:
+    found: list[tuple[Finding, bytes]] = []
+    sums = PixelSums() if with_sums else None
+    ahead = _decode_together(files)
+    for index, name in enumerate(files.names):
         try:
             if "\n" in name:
                 raise ValueError("its name holds a line break, which a file list can't")
-            data, pixels = ahead[index] if ahead else (chunk.source.content(index), None)
-            finding, pixels = _examine_file(name, data, pixels, chunk.store)
+            data, pixels = ahead[index] if ahead else (files.content(index), None)
+            finding, pixels, image = _examine_file(name, data, pixels, store)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            _check_is_the_files(error, chunk.source, index)
-            findings.files.append(Finding(None, _reason(error)))
+            _raise_unless_the_file_is_at_fault(error, files, index)
+            found.append((Finding(name, None, _reason(error)), b""))
             continue
-        findings.files.append(finding)
-        if findings.sums is not None:
-            findings.sums.add(_central_square(pixels))
-    return findings
+        found.append((finding, image))
+        if sums is not None:
+            sums.add(_central_square(pixels))
+    return found, sums
 
 
 def _decode_together(source: Source) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Content and pixels of every file, which is cheaper than one by one; nothing where one needs a
-    closer look.
+    """Content and pixels of every file, which is cheaper than one by one.
+
+    Nothing where one of them needs a closer look.
     """
     try:
         contents = [source.content(index) for index in range(len(source.names))]
@@ -186,19 +160,20 @@ def _decode_together(source: Source) -> list[tuple[NDArray[np.uint8], NDArray[np
 
 def _examine_file(
     name: str, data: NDArray[np.uint8], pixels: NDArray[np.uint8] | None, store: StoreFormat | None
-) -> tuple[Finding, NDArray[np.uint8]]:
-    """What the file is, and its pixels as they will be trained on; `pixels` where it has been
-    decoded already.
+) -> tuple[Finding, NDArray[np.uint8], bytes]:
+    """What the file is, its pixels as training will see them, and the image to store.
+
+    `pixels` is given where the file has been decoded already.
     """
     if store is None:
         pixels = decode(data) if pixels is None else pixels
-        return Finding(pixels.shape[:2]), pixels
+        return Finding(name, pixels.shape[:2]), pixels, b""
     header = look(data)
-    pixels = resize_on_the_grid(
-        _decode_even_gif(data, header) if pixels is None else pixels, store.resize
-    )
-    image = encode(pixels, store.quality)
-    return Finding(pixels.shape[:2], mended=_oddities(name, header), image=image), pixels
+    if pixels is None:
+        pixels = _decode_even_gif(data, header)
+    pixels = resize_on_the_grid(pixels, store.resize)
+    finding = Finding(name, pixels.shape[:2], oddity=_oddities(name, header))
+    return finding, pixels, encode(pixels, store.quality)
 
 
 def _decode_even_gif(data: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
@@ -219,9 +194,7 @@ _MODES = {
 
 
 def _oddities(name: str, header: Header) -> str:
-    """What a user of the original would not expect of it, in words; empty where there is
-    nothing.
-    """
+    """What would surprise a user of the original, in words; empty where nothing would."""
     found = []
     expected = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), header.format)
     if header.format != expected:
@@ -234,8 +207,7 @@ def _oddities(name: str, header: Header) -> str:
 
 
 def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The central 256x256 after a resize of the shorter side to 256, as training sees it (paper,
-    section 2).
+    """The central 256x256 after a resize of the shorter side to 256 (section 2).
 
     torch's antialiased resize is Pillow's filter at half the cost of DALI's; the square starts on a
     whole pixel.
@@ -251,9 +223,10 @@ def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return square[0].permute(1, 2, 0).numpy()
 
 
-def _check_is_the_files(error: Exception, source: Source, index: int) -> None:
-    """OSError where the disk, memory or the decoder itself is to blame: every other file would be
-    rejected, too.
+def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: int) -> None:
+    """OSError where the disk, memory or the decoder is to blame.
+
+    Every other file would be rejected, too.
     """
     path = f"{source.root}/{source.names[index]}"
     fault = machine_error(error)
@@ -261,9 +234,9 @@ def _check_is_the_files(error: Exception, source: Source, index: int) -> None:
         raise MachineError(
             f"{fault}. It happened at {path}; if it happens there again, remove the file"
         ) from error
-    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILES_OWN:
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILE_ERRORS:
         raise OSError(
-            f"{path} can't be read now ({error.strerror}); the same command goes on from here, "
+            f"{path} can't be read now ({error.strerror}); rerun the command to resume, "
             "and if it ends here again, remove the file"
         ) from error
     if isinstance(error, RuntimeError):

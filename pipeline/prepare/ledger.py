@@ -1,6 +1,4 @@
-"""What is known of each file so far, kept on disk, so that a preparation that was killed goes on
-where it was.
-"""
+"""What is known of each file so far, kept on disk, so that preparation can resume."""
 
 import json
 import os
@@ -17,27 +15,21 @@ from pipeline.stats import PixelSums
 _SAVE_EVERY = 10.0  # seconds
 
 
-class Entry(NamedTuple):
-    """One file: either its `size` or the `reason` that it can't be used; `mended` says what was odd
-    about it.
-    """
+class Finding(NamedTuple):
+    """What one file turned out to be: either its `size`, or the `reason` that it can't be used."""
 
     name: str  # as the list will have it
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None  # height and width, of the stored image where there is a store
     reason: str = ""
-    mended: str = ""
+    oddity: str = ""  # why the file was converted, where there is a store
     span: Span | None = None
 
 
 class Ledger:
-    """Entries in the order of the files, and the sums over their pixels, saved every few
-    seconds.
-    """
+    """Findings in the order of the files, and the sums over their pixels; saved now and then."""
 
     def __init__(self, path: Path) -> None:
-        """Go on from what `path` and the state beside it hold; from nothing where they are not
-        there.
-        """
+        """Resume from what `path` and the state beside it hold, if they are there."""
         self._state = path.with_suffix(".npz")
         self.done = 0
         self.position = (0, 0)  # of the store
@@ -48,9 +40,9 @@ class Ledger:
         self._file.seek(size)
         self._saved_at = time.monotonic()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, finding: Finding) -> None:
         """Note the next file."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.write(json.dumps(finding).encode() + b"\n")
         self.done += 1
 
     def is_due(self) -> bool:
@@ -58,8 +50,9 @@ class Ledger:
         return time.monotonic() - self._saved_at > _SAVE_EVERY
 
     def save(self, position: tuple[int, int]) -> None:
-        """Everything noted so far is safe on disk when this returns; `position` is how far the
-        store has come.
+        """When this returns, everything noted so far is safe on disk.
+
+        `position` is how far the store has come.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -75,11 +68,11 @@ class Ledger:
             )
         self._saved_at = time.monotonic()
 
-    def entries(self) -> list[Entry]:
+    def findings(self) -> list[Finding]:
         """All files noted so far."""
         self._file.flush()
         with open(self._file.name, "rb") as file:
-            return [Entry(*json.loads(line)) for line in file]
+            return [Finding(*json.loads(line)) for line in file]
 
     def _read_state(self) -> int:
         with np.load(self._state) as state:

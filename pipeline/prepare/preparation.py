@@ -1,6 +1,4 @@
-"""From sources to what a prepared folder holds: examine every file, store it where asked to, and
-take stock.
-"""
+"""From sources to a prepared folder: examine every file, and store it where asked to."""
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
@@ -10,18 +8,16 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from pipeline.dataset import DatasetError, Listed, PreparedFiles
+from pipeline.dataset import DatasetError, ImageList, PreparedFiles
 from pipeline.prepare.examine import examine, workers
-from pipeline.prepare.ledger import Entry, Ledger
+from pipeline.prepare.ledger import Finding, Ledger
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import LooseFiles, Shards, Store, StoreFormat, stored_name
 from pipeline.stats import PixelSums
 
 
 class Preparation(NamedTuple):
-    """What to prepare: both parts' files, the class names, and how to store the images, if at
-    all.
-    """
+    """What to prepare: both lists' files, the class names, and the store, if any."""
 
     train: Source
     val: Source
@@ -38,8 +34,9 @@ class Preparation(NamedTuple):
         return digest.hexdigest()
 
     def run(self, folder: Path, notes: Path) -> PreparedFiles:
-        """Examine every file, going on from `notes`; stored images go into `folder`. DatasetError
-        if none is left.
+        """Examine every file, resuming from `notes`; stored images go into `folder`.
+
+        DatasetError where no image is left.
         """
         for source in (self.train, self.val) if self.store else ():
             _check_names(source)
@@ -49,48 +46,39 @@ class Preparation(NamedTuple):
             _check_any(self.val, val)
             train, sums = self._examine(pool, "train", self.train, folder, notes)
             _check_classes(self.train, self.classes, train)
-        about = {
-            "train_root": self._root("train", self.train),
-            "val_root": self._root("val", self.val),
-        }
         return PreparedFiles(
-            _listed(self.train, train),
-            _listed(self.val, val),
+            _usable(self.train, train, self._root("train", self.train)),
+            _usable(self.val, val, self._root("val", self.val)),
             self.classes,
             sums.stats(),
-            _remarks(self.train, [entry.reason for entry in train])
-            + _remarks(self.val, [entry.reason for entry in val]),
-            _remarks(self.train, [entry.mended for entry in train])
-            + _remarks(self.val, [entry.mended for entry in val]),
-            about,
+            _remarks(self.train, [one.reason for one in train])
+            + _remarks(self.val, [one.reason for one in val]),
+            _remarks(self.train, [one.oddity for one in train])
+            + _remarks(self.val, [one.oddity for one in val]),
         )
 
     def _examine(
         self, pool: ProcessPoolExecutor, part: str, source: Source, folder: Path, notes: Path
-    ) -> tuple[list[Entry], PixelSums]:
+    ) -> tuple[list[Finding], PixelSums]:
+        """Every file of a part, train or val; what `notes` tell of is not done again."""
         ledger = Ledger(notes / f"{part}.jsonl")
         store = self._open_store(part, source, folder, ledger.position)
-        remaining = source.take(range(ledger.done, len(source.names)))
+        count = len(source.names)
+        remaining = source.take(range(ledger.done, count))
         with tqdm(
-            total=len(source.names), initial=ledger.done, desc=part, unit=" images", disable=None
+            total=count, initial=ledger.done, desc=part, unit=" images", disable=None
         ) as progress:
-            for findings in examine(pool, remaining, part == "train", self.store):
-                for finding in findings.files:
-                    index = ledger.done
-                    name, span = source.names[index], source.spans[index] if source.spans else None
-                    if store and finding.size:
-                        name, span = store.add(
-                            source.inner_name(index), source.labels[index], finding.image
-                        )
-                    ledger.add(Entry(name, finding.size, finding.reason, finding.mended, span))
-                if findings.sums is not None:
-                    ledger.sums.merge(findings.sums)
+            for found, sums in examine(pool, remaining, part == "train", self.store):
+                for finding, image in found:
+                    ledger.add(_placed(finding, image, source, ledger.done, store))
+                if sums is not None:
+                    ledger.sums.merge(sums)
                 if ledger.is_due():
                     ledger.save(store.position() if store else (0, 0))
-                progress.update(len(findings.files))
+                progress.update(len(found))
         if store:
             store.close()
-        return ledger.entries(), ledger.sums
+        return ledger.findings(), ledger.sums
 
     def _open_store(
         self, part: str, source: Source, folder: Path, position: tuple[int, int]
@@ -117,17 +105,27 @@ def _check_names(source: Source) -> None:
         )
 
 
-def _listed(source: Source, entries: list[Entry]) -> Listed:
-    """What can be used."""
-    usable = [
-        (entry, label) for entry, label in zip(entries, source.labels, strict=True) if entry.size
-    ]
-    return Listed(
-        [entry.name for entry, _ in usable],
-        [label for _, label in usable],
-        [entry.size for entry, _ in usable if entry.size],
-        [entry.span for entry, _ in usable if entry.span],
-    )
+def _placed(
+    finding: Finding, image: bytes, source: Source, index: int, store: Store | None
+) -> Finding:
+    """The finding, with the place where training will read the image; stores it where asked to."""
+    span = source.spans[index] if source.spans else None
+    if store is None or finding.size is None:
+        return finding._replace(span=span)
+    name, span = store.add(source.inner_name(index), source.labels[index], image)
+    return finding._replace(name=name, span=span)
+
+
+def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:
+    """The list of the files that can be used."""
+    names, labels, sizes, spans = [], [], [], []
+    for finding, label in zip(findings, source.labels, strict=True):
+        if finding.size:
+            names.append(finding.name)
+            labels.append(label)
+            sizes.append(finding.size)
+            spans += [finding.span] if finding.span else []
+    return ImageList.of(root, names, labels, sizes, spans)
 
 
 def _remarks(source: Source, remarks: list[str]) -> list[tuple[str, str]]:
@@ -139,21 +137,21 @@ def _remarks(source: Source, remarks: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _check_classes(source: Source, classes: list[str], entries: list[Entry]) -> None:
+def _check_classes(source: Source, classes: list[str], findings: list[Finding]) -> None:
     """Every training class needs an image that can be used."""
     lost = set(range(len(classes))) - {
-        label for entry, label in zip(entries, source.labels, strict=True) if entry.size
+        label for finding, label in zip(findings, source.labels, strict=True) if finding.size
     }
     if lost:
-        _complain(source, f"no usable image in class folder {classes[min(lost)]}", entries)
+        _complain(source, f"no usable image in class folder {classes[min(lost)]}", findings)
 
 
-def _check_any(source: Source, entries: list[Entry]) -> None:
-    if not any(entry.size for entry in entries):
-        _complain(source, "no usable image at all", entries)
+def _check_any(source: Source, findings: list[Finding]) -> None:
+    if not any(finding.size for finding in findings):
+        _complain(source, "no usable image at all", findings)
 
 
-def _complain(source: Source, what: str, entries: list[Entry]) -> None:
-    rejected = _remarks(source, [entry.reason for entry in entries])
+def _complain(source: Source, what: str, findings: list[Finding]) -> None:
+    rejected = _remarks(source, [finding.reason for finding in findings])
     reasons = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
     raise DatasetError(f"{source.root}: {what}; add images, or remove the folder{reasons}")

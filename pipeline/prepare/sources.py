@@ -1,5 +1,6 @@
-"""Where images and their labels come from: class folders, or a flat folder with a label file, in
-archives or not.
+"""Images and their labels: class folders, or a flat folder with a label file.
+
+Either may be an archive.
 """
 
 import csv
@@ -45,10 +46,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """Files to examine: `names` relative to `root`, sorted within each class; `labels` index into
-    the classes.
+    """Files to examine: `names` relative to `root`, and `labels`, indices of classes.
 
-    `spans`, for files inside archives, as in dataset.ImageList.
+    Names are sorted within each class. `spans`, for files inside archives, as in dataset.ImageList.
     """
 
     root: Path
@@ -85,8 +85,9 @@ class Source:
 
 
 def class_folders(root: Path) -> Listing:
-    """Every file below the folders in `root`; or in an archive of them or of archives (ImageNet's
-    training set).
+    """Every file below the folders in `root`.
+
+    `root` may be an archive of them, or of an archive for each class (ImageNet's training set).
     """
     if root.is_file():
         found = sorted(
@@ -187,8 +188,9 @@ def label_by_file(listing: Listing, label_file: Path, classes: list[str]) -> Sou
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
-    """Split into training and validation, class by class: at least one of each class on either
-    side.
+    """Split into training and validation, class by class.
+
+    At least one image of each class goes to either side.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     labels = np.array(source.labels)
@@ -265,9 +267,7 @@ def _without_heading(
 
 
 def _labels_by_name(path: Path, rows: list[tuple[str, str]], classes: list[str]) -> dict[str, int]:
-    """Labels are class names, all of them, or else indices, all of them: class names may be numbers
-    themselves.
-    """
+    """Labels are all class names, or all indices: class names may be numbers themselves."""
     index = {name: label for label, name in enumerate(classes)}
     words = [(name, text if text in index else text.split()[0]) for name, text in rows]
     if not any(word in index for _, word in words):

@@ -1,5 +1,4 @@
-"""The prepared store: images re-encoded with their shorter side at the size that training resizes
-to.
+"""The store: images re-encoded with their shorter side as training resizes it.
 
 A stored image is the resized image on training's own grid of pixels, less what is left over at the
 ends of its longer side when the central square lies on whole pixels. Its crops are then cut out,
@@ -27,8 +26,9 @@ _JPEG_SUFFIX = re.compile(r"\.jpe?g$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class StoreFormat:
-    """How images are stored: JPEG of `quality`, `resize` pixels on the shorter side, as files or in
-    tar shards.
+    """How images are stored: as JPEG of `quality`, `resize` pixels on the shorter side.
+
+    They go into files, or into tar shards.
     """
 
     resize: int
@@ -73,8 +73,9 @@ def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def stored_name(name: str) -> str:
-    """`class/picture.png` -> `class/picture_png.jpg`: one dot only, as WebDataset splits names at
-    the first.
+    """`class/picture.png` becomes `class/picture_png.jpg`.
+
+    WebDataset splits names at the first dot, so one is left.
     """
     folder, _, file = name.rpartition("/")
     return f"{folder}/" * bool(folder) + _JPEG_SUFFIX.sub("", file).replace(".", "_") + ".jpg"
@@ -88,13 +89,11 @@ class Store(Protocol):
     """Where stored images go, one after the other."""
 
     def add(self, name: str, label: int, image: bytes) -> tuple[str, Span | None]:
-        """Store one image; the name that it goes by in the list, and where it lies in its
-        archive.
-        """
+        """Store one image; returns its name in the list, and its place in an archive."""
         ...
 
     def position(self) -> tuple[int, int]:
-        """How far it has come, everything before being safe on disk: to go on from there."""
+        """How far it has come, with everything before it safe on disk."""
         ...
 
     def close(self) -> None:
@@ -125,14 +124,10 @@ class LooseFiles:
 
 
 class Shards:
-    """WebDataset shards: plain tar files in which `key.jpg` and `key.cls`, its label, follow each
-    other.
-    """
+    """WebDataset shards: tar files in which each `key.jpg` is followed by its label, `key.cls`."""
 
     def __init__(self, folder: Path, prefix: str, position: tuple[int, int] = (0, 0)) -> None:
-        """Go on from `position`: the shard's number and its bytes; what lies beyond is
-        discarded.
-        """
+        """Resume at `position`: the shard's number and its bytes; what lies beyond is removed."""
         self._folder, self._prefix = folder, prefix
         folder.mkdir(parents=True, exist_ok=True)
         self._number, size = position

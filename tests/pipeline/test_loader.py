@@ -9,24 +9,20 @@ import torch
 from PIL import Image
 
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import NOT_COUNTED, Appearance, Loader
+from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
+from pipeline.preprocessing import Preprocessing
 from tests.images import prepare
 
-PLAIN = Appearance(96, 80, np.zeros((80, 80, 3), np.float32), np.zeros((3, 3)))
+PLAIN = Preprocessing.nothing(96, 80)
 
 
 def training_plan(dataset, num_steps=12):
     return TrainingPlan(len(dataset.train), batch_size=12, margin=16, seed=3, num_steps=num_steps)
 
 
-def load(images, plan, appearance=PLAIN, part=0, num_parts=1, **changes):
-    arguments = {
-        "batch_size": 12 // num_parts,
-        "device": torch.device("cpu"),
-        "num_threads": 2,
-    } | changes
-    return list(Loader(images, plan, appearance, part=part, num_parts=num_parts, **arguments))
+def load(images, plan, preprocessing=PLAIN, **options):
+    return list(Loader(images, plan, preprocessing, **{"num_threads": 2, **options}))
 
 
 def pillow_crop(path, corner, mirrored, resize=96, crop=80):
@@ -92,8 +88,8 @@ def test_decoding_and_resizing_a_region_alone_is_resizing_the_whole_and_cropping
 
 
 def test_evaluation_pixels_are_pillows_central_square_and_counted_once(dataset):
-    appearance = Appearance(96, 96, np.zeros((96, 96, 3), np.float32), np.zeros((3, 3)))
-    batches = load(dataset.val, EvaluationPlan(len(dataset.val), 12), appearance)
+    preprocessing = Preprocessing.nothing(96)
+    batches = load(dataset.val, EvaluationPlan(len(dataset.val), 12), preprocessing)
     labels = torch.cat([batch.labels for batch in batches])
     images = torch.cat([batch.images for batch in batches])[labels != NOT_COUNTED]
     assert labels.tolist() == dataset.val.labels.tolist() + [NOT_COUNTED] * 9
@@ -109,7 +105,7 @@ def test_mean_and_lighting_are_added_after_the_flip(dataset):
     rng = np.random.default_rng(0)
     mean, directions = rng.uniform(0, 255, (80, 80, 3)).astype(np.float32), rng.normal(0, 5, (3, 3))
     plan = training_plan(dataset, num_steps=3)
-    lit = load(dataset.train, plan, Appearance(96, 80, mean, directions))
+    lit = load(dataset.train, plan, Preprocessing(96, 80, mean, directions))
     for step, (plain, batch) in enumerate(zip(load(dataset.train, plan), lit)):
         offsets = np.einsum("ij,nj->ni", directions, plan.views(step, 0, 1).lighting)
         expected = plain.images.numpy() - mean.transpose(2, 0, 1) + offsets[:, :, None, None]
@@ -123,7 +119,7 @@ def test_images_with_lighting_and_no_others_are_multiplied_after_the_mean_is_tak
     rng = np.random.default_rng(0)
     mean, directions = rng.uniform(0, 255, (80, 80, 3)).astype(np.float32), rng.normal(0, 5, (3, 3))
     plan = TrainingPlan(len(dataset.train), 12, margin=16, seed=3, num_steps=6, lighting_epochs=1)
-    scaled = load(dataset.train, plan, Appearance(96, 80, mean, directions, lit_gain=1 / 1.1))
+    scaled = load(dataset.train, plan, Preprocessing(96, 80, mean, directions, lit_gain=1 / 1.1))
     for step, (plain, batch) in enumerate(zip(load(dataset.train, plan), scaled)):
         offsets = np.einsum("ij,nj->ni", directions, plan.views(step, 0, 1).lighting)
         expected = plain.images.numpy() - mean.transpose(2, 0, 1) + offsets[:, :, None, None]
@@ -134,11 +130,11 @@ def test_images_with_lighting_and_no_others_are_multiplied_after_the_mean_is_tak
 
 
 def test_the_mean_is_the_centre_of_the_training_mean_or_one_number_a_channel(dataset):
-    by_pixel = Appearance.of(dataset.stats, 256, 224, "image", 0.1)
+    by_pixel = Preprocessing.of(dataset.stats, 256, 224, "image", 0.1)
     np.testing.assert_allclose(
         by_pixel.mean_image, dataset.stats.mean_image[16:240, 16:240], rtol=1e-6
     )
-    by_channel = Appearance.of(dataset.stats, 256, 224, "channel", 0.1)
+    by_channel = Preprocessing.of(dataset.stats, 256, 224, "channel", 0.1)
     np.testing.assert_allclose(by_channel.mean_image[5, 7], dataset.stats.channel_mean, rtol=1e-6)
 
 
@@ -174,5 +170,5 @@ def test_a_file_that_went_bad_after_preparing_is_named(tmp_path, damage):
     dataset = Dataset.open(prepared)
     plan = TrainingPlan(len(dataset.train), batch_size=8, margin=16, seed=0, num_steps=1)
     with pytest.raises(DatasetError, match=r"b/002\.jpg"):
-        load(dataset.train, plan, batch_size=8)
+        load(dataset.train, plan)
     shutil.rmtree(tmp_path / "images")

@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline.dataset import Dataset
-from pipeline.loader import NOT_COUNTED, Appearance, Loader
+from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan
 from pipeline.prepare.store import stored_name
+from pipeline.preprocessing import Preprocessing
 from tests.images import smooth_image, write_class_folders
 from tools import prep_imagenet
 
@@ -97,15 +98,7 @@ def told(path):
 
 
 def central_squares(images):
-    appearance = Appearance(SIDE, SIDE, np.zeros((SIDE, SIDE, 3), np.float32), np.zeros((3, 3)))
-    arguments = {
-        "part": 0,
-        "num_parts": 1,
-        "batch_size": 5,
-        "device": torch.device("cpu"),
-        "num_threads": 2,
-    }
-    batches = list(Loader(images, EvaluationPlan(len(images), 5), appearance, **arguments))
+    batches = Loader(images, EvaluationPlan(len(images), 5), Preprocessing.nothing(SIDE))
     return torch.cat([batch.images[batch.labels != NOT_COUNTED] for batch in batches]).numpy()
 
 
@@ -138,17 +131,20 @@ def test_in_place_each_is_right_or_rejected_with_its_reason(pack, tmp_path):
 
 
 @pytest.mark.parametrize("form", [[], ["--shards"]], ids=["loose", "shards"])
-def test_in_the_store_oddities_are_mended_and_recorded(pack, tmp_path, form):
+def test_in_the_store_oddities_are_converted_and_recorded(pack, tmp_path, form):
     folder, reasons = pack
     dataset = prep(folder, tmp_path / "out", "--resize", str(SIDE), "--quality", "98", *form)
     rejected = told(tmp_path / "out/rejected.txt")
     assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | {"flat.JPEG"}
     assert "JPEG has 65500 at most" in rejected["flat.JPEG"]
-    mended = told(tmp_path / "out/mended.txt")
-    assert mended["cmyk.JPEG"] == "CMYK" and mended["grey.JPEG"] == "greyscale"
-    assert mended["png.JPEG"] == "a PNG file" and mended["webp.JPEG"] == "a WEBP file"
-    assert mended["gif.JPEG"] == "a GIF file, palette" and mended["turned.JPEG"] == "turned by EXIF"
-    assert mended["sixteen.png"] == "16 bits" and "progressive.JPEG" not in mended
+    converted = told(tmp_path / "out/converted.txt")
+    assert converted["cmyk.JPEG"] == "CMYK" and converted["grey.JPEG"] == "greyscale"
+    assert converted["png.JPEG"] == "a PNG file" and converted["webp.JPEG"] == "a WEBP file"
+    assert (
+        converted["gif.JPEG"] == "a GIF file, palette"
+        and converted["turned.JPEG"] == "turned by EXIF"
+    )
+    assert converted["sixteen.png"] == "16 bits" and "progressive.JPEG" not in converted
     originals = {stored_name(path.name): path for path in (folder / "a").iterdir()}
     for index, square in enumerate(central_squares(dataset.val)):
         stored = Image.open(io.BytesIO(dataset.val.content(index).tobytes()))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import decode
 from pipeline.prepare import examine
+from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
 from tests.images import smooth_image
 from tests.processes import running
@@ -81,12 +82,15 @@ def test_a_disk_that_fails_stops_the_work_and_a_file_that_is_not_there_is_reject
     """
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     for failure in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN):
-        chunk = examine._Chunk(Broken(Path(str(failure)), ["a.jpg"], [0]), False, None)
-        with pytest.raises(OSError, match=r"a\.jpg can't be read now .*; the same command goes on"):
-            examine._examine_chunk(chunk)
+        files = Broken(Path(str(failure)), ["a.jpg"], [0])
+        with pytest.raises(
+            OSError, match=r"a\.jpg can't be read now .*; rerun the command to resume"
+        ):
+            examine._examine_run(files, False, None)
     for own in (errno.ENOENT, errno.EACCES):
-        chunk = examine._Chunk(Broken(Path(str(own)), ["a.jpg"], [0]), False, None)
-        assert examine._examine_chunk(chunk).files == [examine.Finding(None, os.strerror(own))]
+        files = Broken(Path(str(own)), ["a.jpg"], [0])
+        finding = Finding("a.jpg", None, os.strerror(own))
+        assert examine._examine_run(files, False, None) == ([(finding, b"")], None)
 
 
 def test_workers_end_with_a_parent_that_is_killed():

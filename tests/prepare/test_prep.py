@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.dataset import Dataset, DatasetError
+from pipeline.dataset import Dataset, DatasetError, fingerprint
 from tests.images import smooth_image, write_class_folders
 from tools import prep_imagenet
 
@@ -282,3 +282,19 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and "no such folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_folder_of_version_0_1_still_opens(images):
+    """Its labels were in the text of the lists alone."""
+    new, folder = prep(images), images / "out"
+    with np.load(folder / "sizes.npz") as arrays:
+        old = {name: array for name, array in arrays.items() if not name.endswith("_labels")}
+    assert len(old) == 2
+    np.savez(folder / "sizes.npz", **old)
+    about = yaml.safe_load((folder / "dataset.yaml").read_text())
+    about["fingerprint"] = fingerprint(folder)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(about))
+    opened = Dataset.open(folder)
+    assert opened.train.labels.dtype == np.int64
+    np.testing.assert_array_equal(opened.train.labels, new.train.labels)
+    np.testing.assert_array_equal(opened.val.labels, [0, 0, 1])

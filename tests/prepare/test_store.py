@@ -20,10 +20,11 @@ from PIL import Image
 
 from pipeline import geometry, loader
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import Appearance, Loader
+from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, preparation, store
 from pipeline.prepare.ledger import Ledger
+from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tools import prep_imagenet
 
@@ -58,13 +59,8 @@ def prepared(originals, tmp_path_factory):
 
 def load(images, first_step=0, part=0, num_parts=1):
     plan = TrainingPlan(len(images), batch_size=4, margin=SIDE - CROP, seed=1, num_steps=12)
-    plain = Appearance(SIDE, CROP, np.zeros((CROP, CROP, 3), np.float32), np.zeros((3, 3)))
-    arguments = {"batch_size": 4 // num_parts, "device": torch.device("cpu"), "num_threads": 2}
-    return list(
-        Loader(
-            images, plan, plain, part=part, num_parts=num_parts, first_step=first_step, **arguments
-        )
-    )
+    parts = {"part": part, "num_parts": num_parts, "first_step": first_step}
+    return list(Loader(images, plan, Preprocessing.nothing(SIDE, CROP), **parts))
 
 
 def test_the_store_has_the_originals_order_and_nearly_their_pixels(prepared):
@@ -222,7 +218,7 @@ def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monke
     hours.
     """
     monkeypatch.setattr(preparation, "examine", killed)
-    with pytest.raises(OSError, match="the same command goes on"):
+    with pytest.raises(OSError, match="rerun the command to resume"):
         prep(originals, tmp_path / "out", "--resize", SIDE, "--shards")
     assert (tmp_path / ".out.unfinished/identity").exists()
     monkeypatch.undo()

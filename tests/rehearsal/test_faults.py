@@ -11,9 +11,10 @@ import torch
 from pipeline import decode
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError, machine_error
-from pipeline.loader import Appearance, Loader
+from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, preparation
+from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import prep_imagenet
@@ -130,15 +131,8 @@ def test_what_the_decoder_says_of_an_image_is_still_the_images_fault(monkeypatch
 
 def loader(dataset):
     plan = TrainingPlan(len(dataset.train), 12, margin=16, seed=3, num_steps=2)
-    appearance = Appearance.of(dataset.stats, 96, 80, "image", 0.1)
-    arguments = {
-        "part": 0,
-        "num_parts": 1,
-        "batch_size": 12,
-        "device": torch.device("cpu"),
-        "num_threads": 1,
-    }
-    return Loader(dataset.train, plan, appearance, **arguments)
+    preprocessing = Preprocessing.of(dataset.stats, 96, 80, "image", 0.1)
+    return Loader(dataset.train, plan, preprocessing, num_threads=1)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +205,7 @@ def test_a_step_ends_in_one_message_and_the_checkpoint_stands(
     assert (
         "Traceback" not in "".join(lines)
         and ".jpg" not in lines[-1]
-        and "goes on from what is saved" in lines[-1]
+        and "rerun the command to resume" in lines[-1]
     )
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [
         "step-0000000003.pt"

@@ -150,7 +150,7 @@ def serialize(on_gpu, in_archives=False, resample=True, has_gain=False):
     """Operators, devices, argument names and types are checked when the graph is serialised."""
     pipeline = Pipeline(batch_size=4, num_threads=1, device_id=None, exec_dynamic=True)
     with pipeline:
-        form = graph.Form(8, in_archives, resample, has_gain, on_gpu)
+        form = graph.GraphOptions(8, in_archives, resample, has_gain, on_gpu)
         pipeline.set_outputs(graph.crops(iter(()), MEAN, form))
     return pipeline.serialize()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from pipeline.dataset import Dataset
@@ -33,9 +34,7 @@ _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
 
 
 def main(argv: list[str]) -> None:
-    """Run a benchmark as the arguments say, print its table, and write JSON and a plot where asked
-    for.
-    """
+    """Run a benchmark and print its table; JSON and a plot where asked for."""
     args = _arguments(argv)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.device_count() else "cpu"
@@ -145,9 +144,7 @@ def _busy(row: dict[str, Any], cores: int) -> float:
 
 
 def _compare_with_decoding(report: dict[str, Any]) -> None:
-    """Add each row's processor time as a multiple of decoding's, and a verdict on what limits
-    ours.
-    """
+    """Add processor time as a multiple of decoding's, and a verdict on what limits ours."""
     rows = {row["name"]: row for row in report["rows"]}
     for row in report["rows"]:
         row["cpu_ratio_to_decode"] = row["cpu_ms_per_image"] / rows["decode"]["cpu_ms_per_image"]
@@ -184,9 +181,7 @@ def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
 
 
 def _compare_with_peak(report: dict[str, Any]) -> None:
-    """Add to each row its share of what the machine can compute at that precision, and how it
-    compares with plain.
-    """
+    """Add shares of the machine's peak at each precision, and how rows compare with plain."""
     peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
     report["peak_gflops"] = peaks
     report["rows"] = [row for row in report["rows"] if row["name"] not in peaks]
@@ -195,10 +190,14 @@ def _compare_with_peak(report: dict[str, Any]) -> None:
         peak = peaks["peak-" + row["name"].rsplit("-", 1)[1]]
         row["share_of_peak"] = row["images_per_second"] * flops / 1e9 / peak
         row["times_plain_fp32"] = row["images_per_second"] / plain
+    measured = [
+        f"{peak:.0f} GFLOP/s in {name.removeprefix('peak-')}" for name, peak in peaks.items()
+    ]
     report["verdict"] = (
-        f"Measured peak: {peaks['peak-fp32']:.0f} GFLOP/s in fp32, {peaks['peak-bf16']:.0f} in "
-        f"bf16; a step takes {flops / 1e9:.2f} GFLOP an image."
+        f"Measured peak: {', '.join(measured)}; a step takes {flops / 1e9:.2f} GFLOP an image."
     )
+    if "peak-bf16" not in peaks:
+        report["verdict"] += " This processor has no instructions for bf16, which is left out."
 
 
 def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
@@ -207,8 +206,6 @@ def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
 
 def _plot(report: dict[str, Any], path: Path) -> None:
     """Bars of images/s, a way each."""
-    from matplotlib.figure import Figure
-
     rows = report["rows"][::-1]
     figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -47,8 +47,9 @@ LINKS = (
 
 
 class Prediction(NamedTuple):
-    """Seconds of a step; what is not hidden under computing, and how many images a second that
-    makes.
+    """Seconds of a step, by part.
+
+    What is hidden under computing counts 0.
     """
 
     compute: float

@@ -28,12 +28,13 @@ from pipeline import graph
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
 from pipeline.geometry import on_the_grid
-from pipeline.loader import Appearance, Loader
+from pipeline.loader import Loader
 from pipeline.memory import keep_freed_memory
 from pipeline.plan import TrainingPlan
 from pipeline.prepare.preparation import Preparation
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import StoreFormat
+from pipeline.preprocessing import Preprocessing
 from train.data import MOST_THREADS_A_GPU
 
 RESIZE, CROP = 256, 224
@@ -43,8 +44,9 @@ WARM_UP = 10
 
 @dataclass(frozen=True)
 class Feeding:
-    """What to feed, and with what; DALI's ways decode on a GPU where `device` is cuda, the others
-    on the CPU.
+    """What to feed, and with what.
+
+    DALI's contenders decode on a GPU where `device` is cuda, the others always on the CPU.
     """
 
     dataset: Dataset
@@ -54,9 +56,7 @@ class Feeding:
 
 
 def decode(work: Feeding) -> Iterator[object]:
-    """Read and decode whole images, and nothing else: the limit for everything that starts from
-    JPEG files.
-    """
+    """Read and decode whole images, and nothing else: the limit for all that read JPEG files."""
     return _dali(work, lambda pixels: pixels)
 
 
@@ -87,16 +87,9 @@ def ours(work: Feeding) -> Iterator[object]:
     """The loader that training uses."""
     images = work.dataset.train
     plan = TrainingPlan(len(images), work.batch_size, RESIZE - CROP, seed=0, num_steps=sys.maxsize)
-    appearance = Appearance.of(work.dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
-    loader = Loader(
-        *(images, plan, appearance),
-        part=0,
-        num_parts=1,
-        batch_size=work.batch_size,
-        device=work.device,
-        num_threads=work.num_threads,
-    )
-    return iter(loader)
+    preprocessing = Preprocessing.of(work.dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
+    threads = work.num_threads
+    return iter(Loader(images, plan, preprocessing, device=work.device, num_threads=threads))
 
 
 def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]:
@@ -112,7 +105,7 @@ def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]
 def torchvision_pil(work: Feeding) -> Iterator[object]:
     """torchvision's transforms on Pillow images, in a DataLoader's worker processes."""
     from PIL import Image
-    from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
+    from torchvision.transforms import v2
 
     mean = work.dataset.stats.channel_mean.tolist()
     geometry = (v2.Resize(RESIZE), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
@@ -122,11 +115,9 @@ def torchvision_pil(work: Feeding) -> Iterator[object]:
 
 
 def torchvision_tensor(work: Feeding) -> Iterator[object]:
-    """torchvision's transforms on tensors, with antialiasing, in a DataLoader's worker
-    processes.
-    """
-    from torchvision.io import ImageReadMode, decode_image  # type: ignore[import-not-found,unused-ignore]
-    from torchvision.transforms import v2  # type: ignore[import-not-found,unused-ignore]
+    """torchvision's transforms on tensors, with antialiasing, in a DataLoader's workers."""
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
 
     mean = work.dataset.stats.channel_mean.tolist()
     geometry = (v2.Resize(RESIZE, antialias=True), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
@@ -137,7 +128,7 @@ def torchvision_tensor(work: Feeding) -> Iterator[object]:
 
 def opencv(work: Feeding) -> Iterator[object]:
     """OpenCV, whose linear resize has no antialiasing, in a DataLoader's worker processes."""
-    import cv2  # type: ignore[import-not-found,unused-ignore]
+    import cv2
 
     cv2.setNumThreads(1)
     mean = work.dataset.stats.channel_mean.astype(np.float32)
@@ -179,9 +170,7 @@ NEEDS = {"torchvision-pil": "torchvision", "torchvision-tensor": "torchvision", 
 
 
 def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Make the stores that some ways read, and say which prepared folder each of the ways `names`
-    reads.
-    """
+    """Make the stores that some contenders read; returns the folder that each reads."""
     dataset = Dataset.open(data)
     if dataset.train.spans is not None or on_the_grid(dataset.train.sizes, RESIZE):
         raise ValueError(
@@ -191,7 +180,7 @@ def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
         train, val = _source(dataset.train), _source(dataset.val)
         preparation = Preparation(train, val, dataset.classes, StoreFormat(RESIZE, 90, shards))
         with resumable_folder(folder / name, preparation.identity()) as (out, notes):
-            preparation.run(out, notes).write(out)
+            preparation.run(out, notes).write(out, about={})
     return {
         name: str(folder / name if name in ("ours-store", "ours-shards") else data)
         for name in names
@@ -263,8 +252,9 @@ def _cpu_seconds() -> float:
 
 
 def _peak_mb() -> float:
-    """The most that this process and its workers have held, counting what they share once for
-    each.
+    """The most memory that this process and its workers have held.
+
+    What they share is counted once for each.
     """
     lines = [
         Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1]

@@ -73,8 +73,9 @@ def read(path: Path) -> list[float]:
 
 
 def largest_difference(found: list[float], expected: list[float]) -> tuple[int, float]:
-    """(step, difference) where two runs are furthest apart; ValueError where they are not equally
-    long.
+    """(step, difference) where two runs are furthest apart.
+
+    ValueError where one is longer.
     """
     differences = [abs(one - other) for one, other in zip(found, expected, strict=True)]
     largest = max(range(len(differences)), key=differences.__getitem__)

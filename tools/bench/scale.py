@@ -17,26 +17,25 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 import yaml
 
 from pipeline.dataset import Dataset, fingerprint
-from pipeline.loader import Appearance, Loader
+from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
+from pipeline.preprocessing import Preprocessing
 
 NUM_IMAGES = 1_281_167
 """ImageNet's training images of 2012."""
 
 
 def repeat(data: Path, out: Path) -> None:
-    """Write to `out` the prepared folder `data` with its training list repeated to ImageNet's
-    length.
-    """
+    """Write `data` to `out` with its training list repeated to ImageNet's length."""
     dataset = Dataset.open(data)
     lines = (data / "train.txt").read_bytes().splitlines(keepends=True)
     (out / "train.txt").write_bytes(b"".join(itertools.islice(itertools.cycle(lines), NUM_IMAGES)))
     indices = np.resize(np.arange(len(lines)), NUM_IMAGES)
     arrays: dict[str, Any] = {"train": dataset.train.sizes[indices], "val": dataset.val.sizes}
+    arrays |= {"train_labels": dataset.train.labels[indices], "val_labels": dataset.val.labels}
     for part, images in (("train", dataset.train), ("val", dataset.val)):
         if images.spans is not None:
             arrays[f"{part}_spans"] = images.spans[indices] if part == "train" else images.spans
@@ -54,23 +53,14 @@ def repeat(data: Path, out: Path) -> None:
 
 
 def measure(folder: Path, batch_size: int, num_batches: int) -> dict[str, float]:
-    """Seconds and megabytes from opening the list to the first batch, and what an epoch and a batch
-    cost in Python.
-    """
+    """What a list costs: seconds and memory up to the first batch, and Python's time later."""
     process = psutil.Process()
     gc.collect()
     before, start = process.memory_info().rss, time.perf_counter()
     dataset = Dataset.open(folder)
     plan = TrainingPlan(len(dataset.train), batch_size, 32, seed=0, num_steps=10 * num_batches)
-    appearance = Appearance.of(dataset.stats, 256, 224, "image", 0.1)
-    loader = Loader(
-        *(dataset.train, plan, appearance),
-        part=0,
-        num_parts=1,
-        batch_size=batch_size,
-        device=torch.device("cpu"),
-        num_threads=len(os.sched_getaffinity(0)),
-    )
+    preprocessing = Preprocessing.of(dataset.stats, 256, 224, "image", 0.1)
+    loader = Loader(dataset.train, plan, preprocessing)
     next(iter(loader))
     seconds, grown = time.perf_counter() - start, process.memory_info().rss - before
     start = time.perf_counter()

@@ -43,8 +43,9 @@ WARM_UP = 4
 
 @dataclass(frozen=True)
 class Work:
-    """What a rank is to measure: `batch_size` is over all ranks, `device` is cpu or cuda, `data` a
-    prepared folder.
+    """What a rank is to measure; `batch_size` counts the images of all ranks.
+
+    `device` is cpu or cuda, `data` a prepared folder.
     """
 
     precision: str
@@ -64,9 +65,7 @@ class Way:
 
 
 def plain_network() -> nn.Module:
-    """The network as one would first write it: one process, grouped convolutions, torch's own
-    layers.
-    """
+    """The network as one would first write it: one process, torch's own layers."""
     norm = [nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0) for _ in range(2)]
     features = [
         *(
@@ -178,8 +177,9 @@ def training(with_data: bool) -> Callable[[Work], Measured]:
 
 
 def peak(work: Work) -> Measured:
-    """The most that one GPU, or all cores, compute: the faster of a large matrix product and a
-    convolution.
+    """The most that a GPU, or all cores, compute.
+
+    It is the faster of a large matrix product and a convolution.
     """
     kind = torch.bfloat16 if work.precision == "bf16" else torch.float32
     device = torch.device(work.device)
@@ -249,11 +249,15 @@ def _random_batch(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.to(device), torch.randint(1000, (rows,), generator=draw).to(device)
 
 
+def _bf16_of_the_cpu() -> list[str]:
+    """bf16, if this processor has instructions for it; without, a step takes minutes."""
+    has = torch.cpu.get_capabilities()
+    return ["bf16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
+
+
 def step_ways(num_gpus: int) -> dict[str, Way]:
-    """The ways to compute a step on a machine with so many GPUs, or on its CPU; each precision's
-    peak comes last.
-    """
-    precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", "bf16"]
+    """The contenders for a step, on so many GPUs or on the CPU; peaks come last."""
+    precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", *_bf16_of_the_cpu()]
     ways = {f"plain-{precision}": Way(1, plain, precision) for precision in precisions}
     if not num_gpus:
         ways["plain-kept-memory-fp32"] = Way(1, plain_that_keeps_memory, "fp32")

@@ -46,9 +46,7 @@ WHOLE = "whole"
 
 
 class Claim(NamedTuple):
-    """How the variant's top-1 error differs from the whole network's, in points, and who says
-    so.
-    """
+    """How a variant's top-1 error differs from the whole network's, in points, and who says so."""
 
     sign: int
     text: str
@@ -91,8 +89,9 @@ class Row(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Train what is missing and write OUT/ablation.md and its plot; ValueError where a run
-    fails.
+    """Train what is missing, and write OUT/ablation.md and its plot.
+
+    ValueError where a run fails.
     """
     args, more = _arguments(argv)
     out, variants = Path(args.out), [WHOLE, *dict.fromkeys(args.variants)]
@@ -187,8 +186,9 @@ def _train_error(one: Run, dataset: Dataset) -> float:
 
 
 def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float]) -> list[Row]:
-    """A row for each network from which images it gets wrong, [seeds, images]; the first is the
-    whole network.
+    """A row for each network, from which images it gets wrong, [seeds, images].
+
+    The first is the whole network.
     """
     whole = next(iter(wrong.values()))
     rows = []
@@ -200,10 +200,10 @@ def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float])
 
 
 def interval(values: NDArray) -> tuple[float, float]:
-    """95 % interval of the mean of values [seeds, images]: Student's over seeds, the normal one
-    over images, combined.
+    """95 % interval of the mean of values [seeds, images].
 
-    A little too wide, as what varies with both is in both.
+    It combines Student's interval over seeds and the normal one over images. A little too wide, as
+    what varies with both is in both.
     """
     seeds, images = values.shape
     half = 1.96 * values.mean(0).std() / np.sqrt(images)

@@ -85,9 +85,7 @@ def compare(
     labels: tuple[NDArray[np.int64], NDArray[np.int64]],
     all_bits: list[int],
 ) -> list[Retrieval]:
-    """Full vectors and codes of each length: neighbours of the `val` features among the `train`
-    features.
-    """
+    """Neighbours of `val` features among `train` features: full vectors and codes."""
     if len(train) < COUNT:
         raise ValueError(
             f"found {len(train)} training images; expected {COUNT} or more to find neighbours among"

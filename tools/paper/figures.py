@@ -32,16 +32,15 @@ from train.trained import check_classes, open_network, predict
 
 
 def main(argv: list[str]) -> None:
-    """Draw the figure that the arguments ask for; ValueError or OSError where they can't be
-    followed.
-    """
+    """Draw the figure that the arguments ask for; ValueError or OSError where that fails."""
     args = _arguments(argv)
     save_figure(args.draw(args), Path(args.out))
 
 
 def kernels(args: argparse.Namespace) -> Figure:
-    """Figure 3: the first layer's kernels, a block a column, and how much colour each block carries
-    (noise: 67 %).
+    """Figure 3: the first layer's kernels, a block for each column.
+
+    It says how much colour each block carries; noise has 67 %.
     """
     network = open_network(Path(args.runs[0]), torch.device("cpu"))
     num_columns = network.config.model.columns
@@ -71,17 +70,16 @@ def kernels(args: argparse.Namespace) -> Figure:
 
 
 def colour_share(kernels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[n]: the share of each kernel's energy [n, 3, h, w] that is not the same in red, green and
-    blue; 0 is grey.
+    """[n]: the share of energy that differs between red, green and blue; 0 is grey.
+
+    `kernels` is [n, 3, h, w].
     """
     grey = kernels.mean(axis=1, keepdims=True, dtype=np.float64)
     return ((kernels - grey) ** 2).sum((1, 2, 3)) / (kernels.astype(np.float64) ** 2).sum((1, 2, 3))
 
 
 def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Kernels in rows of `width`, each stretched to the full range about mid-grey, with white lines
-    between.
-    """
+    """Kernels in rows of `width`, each stretched to the full range, with white lines between."""
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
     framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
@@ -90,9 +88,7 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 
 def predictions(args: argparse.Namespace) -> Figure:
-    """Figure 4, left: images with their label, and the five classes that the network thinks most
-    likely.
-    """
+    """Figure 4, left: images, their label, and the five classes that seem most likely."""
     dataset = Dataset.open(Path(args.data))
     names = _names(dataset, args.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
@@ -131,9 +127,7 @@ def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str])
 
 
 def _names(dataset: Dataset, path: str | None) -> list[str]:
-    """Class names for people, from lines `class, tab, names` such as words.txt; the first name of
-    each.
-    """
+    """Names for people, from lines `class, tab, names` such as words.txt; the first of each."""
     if path is None:
         return dataset.classes
     words = dict(
@@ -148,9 +142,7 @@ def _names(dataset: Dataset, path: str | None) -> list[str]:
 
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
-    """Figure 4, right: the training images nearest to some validation images, by features and by
-    pixels.
-    """
+    """Figure 4, right: the training images nearest to some validation images."""
     dataset = Dataset.open(Path(args.data))
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
@@ -200,10 +192,9 @@ def curves(args: argparse.Namespace) -> Figure:
 
 
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
-    """Figure 1: training errors of a four-layer network with ReLUs and with tanh, learning rates
-    searched for.
+    """Figure 1: training errors with ReLUs and with tanh, each at its best learning rate.
 
-    Its runs are kept in relu-vs-tanh-runs beside the picture; the same command goes on with them.
+    Its runs are kept in relu-vs-tanh-runs beside the picture; rerun the command to resume them.
     Options of train, such as --train.precision bf16, go to every run.
     """
     work = Path(args.out).parent / "relu-vs-tanh-runs"
@@ -282,9 +273,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace, more: list[str]) -> None:
-    """ValueError where the arguments, and those that the parser does not know, can't be
-    followed.
-    """
+    """ValueError where an argument can't be followed, or is not known."""
     if more and args.draw is not relu_vs_tanh:
         raise ValueError(
             f"{' '.join(more)}: not understood; see python -m tools.paper.figures --help"

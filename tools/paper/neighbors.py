@@ -27,8 +27,7 @@ PIXEL_SIDE = 32
 def describe(
     network: Trained, images: ImageList, ranks: Ranks
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Activations of the last hidden layer [N, width] and pixels [N, 3 * 32 * 32] of all images, in
-    their order.
+    """Last hidden layer [N, width] and pixels [N, 3 * 32 * 32] of all images, in their order.
 
     ValueError on several ranks, each of which would see its own part alone.
     """
@@ -53,8 +52,7 @@ def describe(
 def nearest(
     database: NDArray[np.float32], queries: NDArray[np.float32], count: int
 ) -> NDArray[np.int64]:
-    """[Q, count]: the rows of `database` [N, D] at the smallest Euclidean distance from each query
-    [Q, D].
+    """[Q, count]: the rows of `database` [N, D] that are nearest to each query [Q, D].
 
     ValueError where it has fewer rows than that.
     """
@@ -78,8 +76,7 @@ def same_label(
 def draw(
     network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.int64], count: int
 ) -> Figure:
-    """A row for each of the validation images `queries`: itself, its neighbours by features, and by
-    pixels.
+    """A row for each of the validation images `queries`: itself, and its neighbours.
 
     Prints how often the ten nearest training images share the label, over all validation images.
     """

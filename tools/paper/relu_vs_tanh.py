@@ -72,7 +72,7 @@ class Settings(NamedTuple):
     """How the comparison is run."""
 
     data: str
-    work: Path  # a folder of runs; the same command goes on with them
+    work: Path  # a folder of runs; rerun the command to resume them
     num_seeds: int
     cap: int  # epochs after which a run is given up
     at_once: int
@@ -87,9 +87,7 @@ class Result(NamedTuple):
     errors: list[list[float]]
 
     def epochs(self) -> list[float]:
-        """Epochs to the target of each seed, between two epochs in a straight line; infinite where
-        it stays above.
-        """
+        """Epochs to the target for each seed; infinite where it stays above."""
         return [epochs_to(TARGET, errors) for errors in self.errors]
 
 
@@ -109,9 +107,7 @@ def _result(curve: Curve, settings: Settings, pool: Executor) -> Result:
 
 
 def _search(curve: Curve, settings: Settings, pool: Executor) -> float:
-    """The learning rate that is first at the target or, if none comes there, nearest to it at the
-    cap.
-    """
+    """The learning rate that is first at the target, or nearest to it at the cap."""
     ranks: dict[float, tuple[float, float]] = {}
     wanted, limit = [_FIRST_LR, _FIRST_LR * STEP], settings.cap
     while wanted:
@@ -130,9 +126,7 @@ def _search(curve: Curve, settings: Settings, pool: Executor) -> float:
 def _race(
     curve: Curve, rates: list[float], limit: int, settings: Settings, pool: Executor
 ) -> dict[float, tuple[float, float]]:
-    """Epochs to the target and last error of each learning rate; nobody trains on once the first is
-    there.
-    """
+    """Epochs to the target, and last error, by learning rate; all stop once one is there."""
     errors: dict[float, list[float]] = {}
     for epoch in range(1, limit + 1):
         running = [lr for lr in rates if errors.get(lr) != []]  # those that did not diverge
@@ -189,9 +183,7 @@ def training_errors(folder: Path) -> list[float]:
 
 
 def epochs_to(target: float, errors: Sequence[float]) -> float:
-    """When the errors 1, 2, ... first come down to the target, the curve being straight between
-    epochs.
-    """
+    """When errors by epoch first come down to the target, in a straight line between epochs."""
     for epoch, error in enumerate(errors, 1):
         if error <= target:
             before = errors[epoch - 2] if epoch > 1 else 1.0
@@ -200,8 +192,9 @@ def epochs_to(target: float, errors: Sequence[float]) -> float:
 
 
 def factor(results: list[Result], weights: str) -> str:
-    """How many times longer tanh takes, from the means over seeds: at least, where a seed had not
-    come down in time.
+    """How many times longer tanh takes, by the means over seeds.
+
+    A lower bound where a seed had not come down in time.
     """
     relu, tanh = (
         next(result for result in results if result.curve == Curve(weights, activation))
