@@ -110,9 +110,8 @@ class Archives:
     def __init__(self) -> None:
         self._maps: dict[str, mmap.mmap] = {}
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most, most)
-        )  # ImageNet comes as a thousand archives
+        # ImageNet comes as a thousand archives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def read_ahead(self, path: str, offset: int, size: int) -> None:
         """Have the system fetch the bytes in the background; `read` would wait for them."""

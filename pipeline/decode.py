@@ -55,9 +55,8 @@ def look(data: NDArray[np.uint8]) -> Header:
                 raise ValueError(
                     f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken"
                 )
-            kind = (
-                "JPEG" if image.format == "MPO" else image.format or ""
-            )  # a JPEG file with more pictures behind it
+            # A JPEG file with more pictures behind it
+            kind = "JPEG" if image.format == "MPO" else image.format or ""
             return Header(kind, image.mode, _orientation(image), width * height)
     except UnidentifiedImageError:
         raise ValueError("not an image, or cut short in its header") from None

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 class Regions(NamedTuple):
     """Regions of n images in their own pixels, (top, left) and (bottom, right)."""
 
-    decode_start: NDArray[
-        np.int32
-    ]  # [n, 2] whole pixels to decode, a margin for the filter included
+    # [n, 2] whole pixels to decode, a margin for the filter included
+    decode_start: NDArray[np.int32]
     decode_end: NDArray[np.int32]  # [n, 2]
     start: NDArray[np.float32]  # [n, 2] what the crop covers, relative to decode_start; not whole
     end: NDArray[np.float32]  # [n, 2] left and right change places where the crop is mirrored

@@ -130,9 +130,8 @@ class Loader:
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
             return labels
-        return labels.pin_memory().to(
-            self._device, non_blocking=True
-        )  # unpinned, it would wait for the network
+        # Unpinned, it would wait for the network
+        return labels.pin_memory().to(self._device, non_blocking=True)
 
     def _take(self, images: Any) -> Tensor:
         """The graph's output as a tensor."""

@@ -11,14 +11,12 @@ class Views(NamedTuple):
     """How to show some rows of a batch, n of them."""
 
     indices: NDArray[np.int64]  # [n] which image
-    corners: NDArray[
-        np.int64
-    ]  # [n, 2] top and left of the crop, in pixels of the resized central square
+    # [n, 2] top and left of the crop, in pixels of the resized central square
+    corners: NDArray[np.int64]
     mirrored: NDArray[np.bool_]  # [n] flipped left to right
     lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
-    counted: NDArray[
-        np.bool_
-    ]  # [n] False where an image only fills up the last batch of an evaluation
+    # [n] False where an image only fills up the last batch of an evaluation
+    counted: NDArray[np.bool_]
 
 
 class Plan(Protocol):

@@ -91,9 +91,8 @@ class PixelSums:
         np.subtract(image.reshape(-1, 3).T, np.float32(_OFFSET), out=planes)
         self.count += 1
         self.total += image
-        self.moments += [
-            [one @ other for one in planes] for other in planes
-        ]  # three times faster than one product
+        # Three times faster than one product
+        self.moments += [[one @ other for one in planes] for other in planes]
 
     def merge(self, other: "PixelSums") -> None:
         """Add the sums over another set of images."""

@@ -13,11 +13,7 @@ from model.alexnet import AlexNet
 from model.config import ModelConfig, PerLayer
 
 TINY = ModelConfig(
-    kernels=(8, 12, 16, 16, 12),
-    conv1_size=5,
-    conv1_stride=2,
-    fc_width=24,
-    init_std=PerLayer(0.2),
+    kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=PerLayer(0.2)
 )
 CROP = 36
 CLASSES = 7  # odd: the two columns can't share the classes evenly

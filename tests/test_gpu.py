@@ -63,9 +63,8 @@ def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
 
 def test_batches_stay_what_they_are_while_later_ones_arrive(dataset):
     """A failure would mean that DALI writes into buffers that torch still reads."""
-    early = [
-        batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")
-    ]  # each before the next comes
+    # Each before the next comes
+    early = [batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")]
     kept = list(loader(dataset, "cuda:0"))
     assert [batch.images.double().sum().item() for batch in kept] == early
 
@@ -132,9 +131,8 @@ def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.train_step(batch)
-            with pytest.raises(
-                RuntimeError, match="synchroniz"
-            ):  # else the line above would prove nothing
+            # Else the line above would prove nothing
+            with pytest.raises(RuntimeError, match="synchroniz"):
                 trainer.state.sums.sum().item()
         finally:
             torch.cuda.set_sync_debug_mode("default")

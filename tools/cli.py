@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # cleans up on the way out
+    # Cleans up on the way out
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:

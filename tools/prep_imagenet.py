@@ -118,6 +118,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the prepared folder to make")
     args = parser.parse_args(argv)
+    _check(args)
+    return args
+
+
+def _check(args: argparse.Namespace) -> None:
+    """DatasetError where the arguments do not go together."""
     if args.val_labels and not args.val:
         raise DatasetError(
             "--val-labels goes with --val; images that are held out keep their class folder's label"
@@ -130,7 +136,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise DatasetError(f"--resize is {args.resize}; expected 16 to 4096 pixels, such as 256")
     if not 1 <= args.quality <= 100:
         raise DatasetError(f"--quality is {args.quality}; expected 1 to 100, such as 90")
-    return args
 
 
 def _sources(args: argparse.Namespace) -> tuple[Source, Source, list[str]]:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -140,9 +140,8 @@ class Averaging:
         assert parameter.grad is not None
         with record_function("gradient averaging"):
             parameter.grad /= dist.get_world_size(self._group)
-            in_memory = parameter.grad.as_strided(
-                (parameter.grad.numel(),), (1,)
-            )  # whichever dimension goes first
+            # Whichever dimension goes first
+            in_memory = parameter.grad.as_strided((parameter.grad.numel(),), (1,))
             self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
 
     def wait(self) -> None:
@@ -177,55 +176,65 @@ class _Exchange:
 def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
-    `device` is cpu, cuda or auto (cuda where this machine has GPUs). Each rank holds one of
-    `num_columns`: with 1, a whole network. ConfigError where the ranks do not form pairs, or a rank
-    can't have a GPU of its own; MachineError where memory or a GPU fails inside. One of several
-    ranks that fails inside says why, and the process ends.
+    `device` is cpu, cuda or auto: cuda where this machine has GPUs. Each rank holds one of
+    `num_columns` columns; with 1, a whole network. ConfigError where ranks do not form pairs, or a
+    rank can't have a GPU of its own. MachineError where memory or a GPU fails inside. With several
+    ranks, one that fails inside prints its error and exits.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_world_size = (
-        int(os.environ.get("LOCAL_RANK", 0)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-    )
-    if world_size > 1 and (world_size % num_columns or local_world_size % num_columns):
-        raise ConfigError(
-            f"found {world_size} ranks, {local_world_size} of them on this machine; expected one, "
-            "or an even number on each machine: two columns make a network (torchrun "
-            "--nproc_per_node=2 ...)"
-        )
-    where = _device(device, local_rank, local_world_size)
-    num_threads = max(1, len(os.sched_getaffinity(0)) // local_world_size)
-    if where.type == "cpu":
-        keep_freed_memory()
-    if world_size == 1:
-        try:
-            yield Ranks(0, 1, where, num_threads, Columns.whole(num_columns))
-        except Exception as error:
-            fault = machine_error(error)
-            if fault is None:
-                raise
-            raise fault from error
-        return
-    torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
+    world = _World(*(int(os.environ.get(name, alone)) for name, alone in _ALONE.items()))
+    _check_pairs(world, num_columns)
+    where = _device(device, world.local_rank, world.local_world_size)
+    num_threads = max(1, len(os.sched_getaffinity(0)) // world.local_world_size)
     on_gpu = where.type == "cuda"
+    if not on_gpu:
+        keep_freed_memory()
+    if world.world_size == 1:
+        with _faults_explained():
+            yield Ranks(0, 1, where, num_threads, Columns.whole(num_columns))
+        return
+
+    torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
     try:
-        if num_columns == NUM_COLUMNS:
-            yield _in_pairs(rank, world_size, where, num_threads)
-        else:
-            everyone, control = dist.group.WORLD, dist.new_group(backend="gloo")
-            yield Ranks(
-                rank,
-                world_size,
-                where,
-                num_threads,
-                Columns.whole(1),
-                everyone,
-                control_group=control,
-            )
+        form = _in_pairs if num_columns == NUM_COLUMNS else _each_whole
+        yield form(world.rank, world.world_size, where, num_threads)
     except BaseException as error:
         _leave_at_once(error)
     dist.destroy_process_group()
+
+
+class _World(NamedTuple):
+    """What torchrun tells each rank, in the order of `_ALONE`."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+_ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+"""torchrun's environment, and what it would say to a single process."""
+
+
+def _check_pairs(world: _World, num_columns: int) -> None:
+    together, here = world.world_size, world.local_world_size
+    if together > 1 and (together % num_columns or here % num_columns):
+        raise ConfigError(
+            f"found {together} ranks, {here} of them on this machine; expected one, or an even "
+            "number on each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
+        )
+
+
+@contextmanager
+def _faults_explained() -> Iterator[None]:
+    """MachineError in place of what torch raises where memory or a GPU fails."""
+    try:
+        yield
+    except Exception as error:
+        fault = machine_error(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _leave_at_once(error: BaseException) -> NoReturn:
@@ -244,6 +253,15 @@ def _leave_at_once(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _each_whole(rank: int, world_size: int, where: torch.device, num_threads: int) -> Ranks:
+    """Every rank holds a whole network."""
+    control = dist.new_group(backend="gloo")
+    columns = Columns.whole(1)
+    return Ranks(
+        rank, world_size, where, num_threads, columns, dist.group.WORLD, control_group=control
+    )
 
 
 def _in_pairs(rank: int, world_size: int, where: torch.device, num_threads: int) -> Ranks:

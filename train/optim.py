@@ -29,8 +29,8 @@ class OptimConfig:
         lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight:
             0}, or {bias: 2}.
         later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
-            Of one name the latest holds; conv1.weight goes before conv1 and that before weight, and
-            a later factor before lr_factors.
+            The latest epoch wins; `conv1.weight` overrides `conv1`, which overrides `weight`. A
+            later factor overrides lr_factors.
         schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps,
             after `drop_epochs`; exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.

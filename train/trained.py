@@ -32,9 +32,7 @@ class Trained(NamedTuple):
     step: int
     config: Config
     model: AlexNet
-    mean: (
-        Tensor  # [3, crop, crop], subtracted from every view: that of the images it was trained on
-    )
+    mean: Tensor  # [3, crop, crop] of its training images, subtracted from every view
     classes: list[str]
 
 

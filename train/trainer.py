@@ -146,12 +146,7 @@ class Trainer:
             return iter(())
         config, dataset = self.config, self.dataset
         batches = training_batches(
-            dataset.train,
-            self.plan,
-            dataset.stats,
-            config.data,
-            self.ranks,
-            self.state.step,
+            dataset.train, self.plan, dataset.stats, config.data, self.ranks, self.state.step
         )
         self.stopwatch.resume()
         return batches

@@ -244,7 +244,7 @@ def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: 
 
 
 def _reason(error: Exception) -> str:
-    """One line that a person can act on, with the decoder's own words where it had any."""
+    """One line that a user can act on, with the decoder's own words where it had any."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     said = _decoder_said()

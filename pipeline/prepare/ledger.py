@@ -35,7 +35,8 @@ class Ledger:
         self.position = (0, 0)  # of the store
         self.sums = PixelSums()
         size = self._read_state() if self._state.exists() else 0
-        self._file = open(path, "r+b" if size else "wb")  # noqa: SIM115 - open over many calls of add
+        # Open over many calls of add.
+        self._file = open(path, "r+b" if size else "wb")  # noqa: SIM115
         self._file.truncate(size)
         self._file.seek(size)
         self._saved_at = time.monotonic()

@@ -149,9 +149,8 @@ def label_by_folder(listing: Listing, classes: list[str]) -> Source:
             f"{listing.root}: class folders {_some(unknown)} are not among the training classes"
         )
     index = {name: label for label, name in enumerate(classes)}
-    ordered = sorted(
-        listing.names, key=lambda name: index[name.split("/")[0]]
-    )  # else in the order that they have
+    # Else in the order that they have
+    ordered = sorted(listing.names, key=lambda name: index[name.split("/")[0]])
     return listing.source(ordered, [index[name.split("/")[0]] for name in ordered])
 
 
@@ -229,9 +228,8 @@ def _files_below(root: Path, folder: str, seen: set[str]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         name = f"{folder}/{entry.name}"
-        if os.path.isdir(
-            entry.path
-        ):  # unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
+        # Unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
+        if os.path.isdir(entry.path):
             yield from _files_below(root, name, seen)
         else:
             yield name

@@ -52,10 +52,8 @@ def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uin
             f"{width}x{height} pixels, which would be {new_width}x{new_height}; JPEG has "
             f"{_MAX_SIDE} at most"
         )
-    left, top = (
-        max(width - new_width * scale, 0) / 2,
-        max(height - new_height * scale, 0) / 2,
-    )  # -1e-14 is no box
+    # -1e-14 is no box
+    left, top = (max(width - new_width * scale, 0) / 2, max(height - new_height * scale, 0) / 2)
     box = (left, top, width - left, height - top)
     # Pillow, as DALI takes twice the time for single images, and torch can't start between two
     # pixels.
@@ -167,7 +165,8 @@ class Shards:
         return self._folder / f"{self._prefix}-{self._number:06d}.tar"
 
     def _open(self, size: int) -> None:
-        self._file = open(self._path(), "r+b" if size else "wb")  # noqa: SIM115 - open over many calls of add
+        # Open over many calls of add.
+        self._file = open(self._path(), "r+b" if size else "wb")  # noqa: SIM115
         self._file.truncate(size)
         self._file.seek(size)
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115

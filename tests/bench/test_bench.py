@@ -9,7 +9,7 @@ from model.config import ModelConfig
 from pipeline.dataset import Dataset
 from tools.bench import __main__ as bench
 from tools.bench.feeding import stores
-from tools.bench.steps import Way, plain_network
+from tools.bench.steps import Contender, plain_network
 
 
 def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
@@ -23,7 +23,9 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     speeds = iter([10.0, 100.0, 30.0, 300.0, 20.0, 200.0])
     names = ("slow-fp32", "fast-fp32", "peak-fp32", "peak-bf16")
     monkeypatch.setattr(
-        bench, "step_ways", lambda num_gpus: {name: Way(1, None, "fp32") for name in names}
+        bench,
+        "step_contenders",
+        lambda num_gpus: {name: Contender(1, None, "fp32") for name in names},
     )
     monkeypatch.setattr(bench, "flops_per_image", lambda: 2e9)
 
@@ -60,7 +62,7 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     assert "| fast" in capsys.readouterr().out
 
 
-def test_ways_of_feeding_are_measured_on_real_files_and_compared_with_decoding(
+def test_contenders_for_feeding_are_measured_on_real_files_and_compared_with_decoding(
     prepared, tmp_path, capsys
 ):
     arguments = [

@@ -35,9 +35,8 @@ def count(received):
 
     def all_reduce(tensor, *arguments, **options):
         others = dist.get_world_size(options.get("group")) - 1
-        received["reduced"] += (
-            2 * others / (others + 1) * tensor.nbytes
-        )  # a ring passes each part twice
+        # A ring passes each part twice
+        received["reduced"] += 2 * others / (others + 1) * tensor.nbytes
         return reduce(tensor, *arguments, **options)
 
     dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce = (

@@ -24,9 +24,8 @@ def test_values_are_the_printed_formulas():
 
 def test_values_are_torchs_where_alpha_is_meant_alike():
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
-    expected = F.local_response_norm(
-        x, size=5, alpha=5e-4, beta=0.75, k=2.0
-    )  # torch divides alpha by 5
+    # Torch divides alpha by 5
+    expected = F.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
     torch.testing.assert_close(response_norm(x), expected, rtol=1e-12, atol=1e-12)
 
 

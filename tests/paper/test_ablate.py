@@ -54,9 +54,8 @@ def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, s
         widths.append(row.difference_range[1] - row.difference_range[0])
     assert covered >= 181
     true_deviation = np.sqrt(2 * (seed_deviation**2 + 0.3 * 0.7 / images) / seeds)
-    assert (
-        np.median(widths) < 12 * true_deviation
-    )  # Student's factor for three seeds is 4.3 to either side
+    # Student's factor for three seeds is 4.3 to either side
+    assert np.median(widths) < 12 * true_deviation
 
 
 @pytest.mark.parametrize(

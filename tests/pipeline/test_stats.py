@@ -24,9 +24,8 @@ def test_statistics_against_numpy_over_all_pixels():
     np.testing.assert_allclose(stats.eigenvectors.T @ stats.eigenvectors, np.eye(3), atol=1e-12)
     assert (np.diff(stats.eigenvalues) <= 0).all()
     directions = stats.lighting_directions()
-    np.testing.assert_allclose(
-        directions @ directions.T, covariance, rtol=1e-4
-    )  # noise has the pixels' own colours
+    # Noise has the pixels' own colours
+    np.testing.assert_allclose(directions @ directions.T, covariance, rtol=1e-4)
 
 
 def test_statistics_survive_a_file(tmp_path, dataset):

@@ -85,9 +85,8 @@ def test_stored_pixels_are_pillows_resize_from_the_same_region(originals, tmp_pa
     difference = np.abs(
         stored[first : first + SIDE].astype(int)[2:-2] - np.asarray(square).astype(int)[2:-2]
     )
-    assert (
-        difference.max() <= 1
-    )  # the rows at the square's ends see beyond it in the one and not in the other
+    # The rows at the square's ends see beyond it in the one and not in the other
+    assert difference.max() <= 1
     assert stored.shape[0] * scale <= tall.shape[0] < (stored.shape[0] + 2) * scale
 
 

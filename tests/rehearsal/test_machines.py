@@ -20,8 +20,8 @@ from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import demo, gpu_check
 from tools.bench import __main__ as bench
-from tools.bench.feeding import NEEDS, ways
-from tools.bench.steps import step_ways, train_ways
+from tools.bench.feeding import NEEDS, contenders
+from tools.bench.steps import step_contenders, train_contenders
 from train import distributed, gpus
 from train.config import ConfigError
 
@@ -233,16 +233,20 @@ def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty
 
 
 def test_every_expectation_is_of_a_figure_that_is_measured():
-    names = {"step": step_ways(8), "train": train_ways(8), "pipeline": ways("cuda")}
+    names = {
+        "step": step_contenders(8),
+        "train": train_contenders(8),
+        "pipeline": contenders("cuda"),
+    }
     for one in gpu_check.EXPECTATIONS:
         assert one.row in names[one.benchmark]
-    assert set(NEEDS) <= set(ways("cuda"))
+    assert set(NEEDS) <= set(contenders("cuda"))
 
 
-def test_a_way_for_more_gpus_than_there_are_would_be_seen(prepared, monkeypatch, tmp_path):
+def test_a_contender_for_more_gpus_than_there_are_would_be_seen(prepared, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
-    monkeypatch.setattr(bench, "train_ways", lambda num_gpus: train_ways(2))
+    monkeypatch.setattr(bench, "train_contenders", lambda num_gpus: train_contenders(2))
     with pytest.raises(AssertionError, match="ranks <= num_gpus"):
         test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
             1, prepared, monkeypatch, tmp_path

@@ -28,9 +28,8 @@ from train.validation import centre_view, error_rates, probabilities
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
-_META_KERNELS.impl(
-    "_fused_sgd_", lambda *arguments, **options: None
-)  # writes to its inputs alone: no shapes to tell
+# Writes to its inputs alone: no shapes to tell
+_META_KERNELS.impl("_fused_sgd_", lambda *arguments, **options: None)
 KERNELS = 165
 """Ceiling for a step of the paper's network in one process, with a response norm that is
 compiled.
@@ -160,9 +159,8 @@ def test_gradients_lie_in_memory_as_their_weights_do(device):
 def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(trainer):
     trainer.train_step(batch())
     model, optimizer = trainer.state.model, trainer.state.optimizer
-    model.load_full_state(
-        AlexNet(trainer.config.model, 3, 224).full_state()
-    )  # as from a file: on the CPU
+    # As from a file: on the CPU
+    model.load_full_state(AlexNet(trainer.config.model, 3, 224).full_state())
     for column in model.own_columns:
         buffers = {
             name: torch.zeros(parameter.shape) for name, parameter in column.named_parameters()
@@ -172,9 +170,8 @@ def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(traine
         trainer.train_step(batch())
         mean = torch.empty(3, 224, 224, device=META)
         squares = Batch(torch.empty(6, 3, 256, 256, device=META), batch().labels)
-        with pytest.raises(
-            RuntimeError, match="meta"
-        ):  # when all is added up, and no sooner, the host waits
+        # When all is added up, and no sooner, the host waits
+        with pytest.raises(RuntimeError, match="meta"):
             error_rates(model, [squares, squares], mean, added_up)
         for num_views in (1, 10):
             assert probabilities(model, squares.images, mean, num_views).shape == (6, 3)

@@ -135,9 +135,8 @@ def test_every_import_comes_with_the_install(room):
 
 def test_the_tests_need_the_dev_extra_alone():
     for path in (ROOT / "tests").rglob("*.py"):
-        missing = (
-            set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}
-        )  # asked for, skipped
+        # Asked for, skipped
+        missing = set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}
         assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
 
 

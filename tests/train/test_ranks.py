@@ -104,9 +104,8 @@ def test_fewer_gpus_than_ranks_are_refused_and_none_at_all_means_the_cpu(asked, 
 
 
 def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_another(monkeypatch):
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background jobs ignore it
+    # A shell's background jobs ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with StopRequest() as request:
             signal.raise_signal(signal.SIGTERM)

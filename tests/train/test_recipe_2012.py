@@ -120,6 +120,5 @@ def test_without_crops_and_flips_every_epoch_shows_the_same_images(run):
     _, images, _ = run("still", (6,), "--data.crops_and_flips", "false", "--data.lighting_std", "0")
     first, second = (torch.cat(images[start : start + 3]).flatten(1) for start in (0, 3))
     seen = {tuple(row[:50].tolist()) for row in first}
-    assert (
-        sum(tuple(row[:50].tolist()) in seen for row in second) >= 36 - 2 * 6
-    )  # an epoch leaves out 6 of 42
+    # An epoch leaves out 6 of 42
+    assert sum(tuple(row[:50].tolist()) in seen for row in second) >= 36 - 2 * 6

@@ -1,4 +1,4 @@
-"""Measure ways of doing the same work, in turn, round after round, and report medians.
+"""Measure contenders for the same work, in turn, round after round, and report medians.
 
 python -m tools.bench pipeline --data prepared/imagenet    feeding a network
 python -m tools.bench scale --data prepared/imagenet       a list as long as ImageNet's
@@ -23,9 +23,10 @@ from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from tools.bench.feeding import NEEDS, stores, ways
+from tools.bench import feeding
+from tools.bench.feeding import NEEDS, stores
 from tools.bench.machine import machine
-from tools.bench.steps import flops_per_image, step_ways, train_ways
+from tools.bench.steps import flops_per_image, step_contenders, train_contenders
 from tools.cli import run
 from tools.launch import launcher
 
@@ -75,9 +76,8 @@ Command = tuple[list[str], dict[str, str]]
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     if args.data:
-        Dataset.open(
-            Path(args.data)
-        )  # what is wrong with it is better said here than by a process of each way
+        # What is wrong with it is better said here than by each contender's process
+        Dataset.open(Path(args.data))
     if args.what == "pipeline":
         return _pipeline_commands(args, folder)
     if args.what == "scale":
@@ -93,20 +93,19 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     commands: dict[str, Command] = {}
     num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
-    for name, way in (step_ways if args.what == "step" else train_ways)(num_gpus).items():
-        command = [*launcher(way.num_ranks), "-m", "tools.bench.steps", name]
+    contenders = step_contenders if args.what == "step" else train_contenders
+    for name, contender in contenders(num_gpus).items():
+        command = [*launcher(contender.num_ranks), "-m", "tools.bench.steps", name]
+        command += [args.device, str(args.batch_size), str(args.steps), args.data or ""]
         # One process gets all cores, as it would without torchrun.
-        threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // way.num_ranks))}
-        commands[name] = (
-            [*command, args.device, str(args.batch_size), str(args.steps), args.data or ""],
-            threads,
-        )
+        threads = max(1, len(os.sched_getaffinity(0)) // contender.num_ranks)
+        commands[name] = (command, {"OMP_NUM_THREADS": str(threads)})
     return commands
 
 
 def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    for name, data in stores(Path(args.data), folder, ways(args.device)).items():
+    for name, data in stores(Path(args.data), folder, feeding.contenders(args.device)).items():
         if find_spec(NEEDS.get(name, "torch")) is None:
             print(
                 f"{name} is left out: {NEEDS[name]} is not installed (pip install '.[bench]')",
@@ -127,7 +126,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
 
 
 def _measure(name: str, command: Command) -> dict[str, float]:
-    """One round of one way, in processes of its own."""
+    """One round of one contender, in processes of its own."""
     arguments, environment = command
     result = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment
@@ -139,7 +138,7 @@ def _measure(name: str, command: Command) -> dict[str, float]:
 
 
 def _busy(row: dict[str, Any], cores: int) -> float:
-    """The share of all cores' time that a way of feeding takes."""
+    """The share of all cores' time that a contender takes."""
     return row["images_per_second"] * row["cpu_ms_per_image"] / 1000 / cores
 
 
@@ -205,7 +204,7 @@ def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _plot(report: dict[str, Any], path: Path) -> None:
-    """Bars of images/s, a way each."""
+    """Bars of images/s, one for each contender."""
     rows = report["rows"][::-1]
     figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -236,13 +235,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="cuda where there is a GPU",
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="rounds over all ways (3)"
+        "--rounds", type=int, default=3, metavar="N", help="rounds over all contenders (3)"
     )
     parser.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help="timed steps a round and way (5; pipeline: 60, scale: 100)",
+        help="timed steps in a round (5; pipeline: 60, scale: 100)",
     )
     parser.add_argument(
         "--batch-size",

@@ -1,4 +1,4 @@
-"""Contenders of `tools.bench pipeline`: ways to feed a network, one for each process.
+"""Contenders of `tools.bench pipeline`: feed a network, each in a process of its own.
 
     python -m tools.bench.feeding ours cpu 64 30 prepared/imagenet
 
@@ -147,11 +147,11 @@ def opencv(work: Feeding) -> Iterator[object]:
     return _data_loader(work, load)
 
 
-Way = Callable[[Feeding], Iterator[object]]
+Contender = Callable[[Feeding], Iterator[object]]
 
 
-def ways(device: str) -> dict[str, Way]:
-    """The ways that can be measured on this device, cpu or cuda."""
+def contenders(device: str) -> dict[str, Contender]:
+    """The contenders on this device, cpu or cuda."""
     engine = {f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)}
     return {
         "decode": decode,
@@ -264,7 +264,7 @@ def _peak_mb() -> float:
 
 
 def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -> None:
-    """Measure one way."""
+    """Measure one contender."""
     where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
     num_threads = len(os.sched_getaffinity(0))
     if device == "cpu":
@@ -273,7 +273,7 @@ def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -
         num_threads = min(num_threads, MOST_THREADS_A_GPU)
     torch.set_num_threads(1)
     count = int(batch_size)
-    batches = ways(device)[name](Feeding(Dataset.open(Path(data)), where, count, num_threads))
+    batches = contenders(device)[name](Feeding(Dataset.open(Path(data)), where, count, num_threads))
     for _ in range(WARM_UP):
         next(batches)
     start, cpu = time.perf_counter(), _cpu_seconds()

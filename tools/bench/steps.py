@@ -56,7 +56,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Way:
+class Contender:
     """`measure` on each of `num_ranks` ranks."""
 
     num_ranks: int
@@ -215,9 +215,8 @@ def _wait_for(device: str) -> None:
 @cache
 def flops_per_image() -> float:
     """Additions and multiplications of a training step, forward and backward, for one image."""
-    network = AlexNet(ModelConfig(), 1000, 224).to(
-        "meta"
-    )  # not `plain_network`: grouped convolutions are miscounted
+    # Not `plain_network`: grouped convolutions are miscounted
+    network = AlexNet(ModelConfig(), 1000, 224).to("meta")
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, 224, 224, device="meta")).sum().backward()
     return counter.get_total_flops()
@@ -255,34 +254,43 @@ def _bf16_of_the_cpu() -> list[str]:
     return ["bf16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
 
 
-def step_ways(num_gpus: int) -> dict[str, Way]:
+def step_contenders(num_gpus: int) -> dict[str, Contender]:
     """The contenders for a step, on so many GPUs or on the CPU; peaks come last."""
     precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", *_bf16_of_the_cpu()]
-    ways = {f"plain-{precision}": Way(1, plain, precision) for precision in precisions}
+    found: dict[str, Contender] = {}
+
+    def add(name: str, num_ranks: int, measure: Callable[[Work], Measured]) -> None:
+        for precision in precisions:
+            found[f"{name}-{precision}"] = Contender(num_ranks, measure, precision)
+
+    add("plain", 1, plain)
     if not num_gpus:
-        ways["plain-kept-memory-fp32"] = Way(1, plain_that_keeps_memory, "fp32")
-    ways |= {f"one-process-{precision}": Way(1, ours, precision) for precision in precisions}
+        found["plain-kept-memory-fp32"] = Contender(1, plain_that_keeps_memory, "fp32")
+    add("one-process", 1, ours)
     if num_gpus != 1:
-        ways |= {f"columns-{precision}": Way(2, ours, precision) for precision in precisions}
-        ways |= {f"ddp-{precision}": Way(2, data_parallel, precision) for precision in precisions}
-    return ways | {f"peak-{precision}": Way(1, peak, precision) for precision in precisions}
+        add("columns", 2, ours)
+        add("ddp", 2, data_parallel)
+    add("peak", 1, peak)
+    return found
 
 
-def train_ways(num_gpus: int) -> dict[str, Way]:
+def train_contenders(num_gpus: int) -> dict[str, Contender]:
     """Training with data and without, on two ranks, or on one where there is one GPU."""
     num_ranks = 1 if num_gpus == 1 else 2
     return {
-        f"{name}-{precision}": Way(num_ranks, training(with_data), precision)
+        f"{name}-{precision}": Contender(num_ranks, training(with_data), precision)
         for precision in (["fp32", "bf16"] if num_gpus else ["fp32"])
         for name, with_data in (("with-data", True), ("without-data", False))
     }
 
 
 def main(name: str, device: str, batch_size: str, num_steps: str, data: str) -> None:
-    """Measure one way on this rank."""
+    """Measure one contender on this rank."""
     num_gpus = torch.cuda.device_count() if device == "cuda" else 0
-    way = (step_ways(num_gpus) | train_ways(num_gpus))[name]
-    measured = way.measure(Work(way.precision, device, int(batch_size), int(num_steps), data))
+    contender = (step_contenders(num_gpus) | train_contenders(num_gpus))[name]
+    measured = contender.measure(
+        Work(contender.precision, device, int(batch_size), int(num_steps), data)
+    )
     # One write, so that the ranks' lines do not run into each other.
     print(json.dumps(measured) + "\n", end="", flush=True)
 

@@ -17,9 +17,7 @@ class Traffic(NamedTuple):
     """Bytes that one rank receives in a training step."""
 
     inputs: float  # the partner's part of the batch, exchanged ahead of time
-    columns: (
-        float  # the partner's maps and logits on the way forward, sums of gradients on the way back
-    )
+    columns: float  # the partner's maps and logits forward, sums of gradients backward
     gradients: float  # the other pairs' gradients, in a ring
 
     @property

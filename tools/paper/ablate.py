@@ -43,6 +43,7 @@ from train.validation import label_ranks
 
 VARIANTS = ROOT / "configs/variants"
 WHOLE = "whole"
+_OWN_OPTIONS = ("--train.seed", "--run.dir", "--data.root", "--config")
 
 
 class Claim(NamedTuple):
@@ -310,22 +311,23 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="runs at the same time, all on one GPU (1)",
     )
     args, more = parser.parse_known_args(argv)
+    _check(args, more)
+    return args, more
+
+
+def _check(args: argparse.Namespace, more: list[str]) -> None:
+    """ValueError where the arguments do not go together."""
     if min(args.seeds, args.nproc, args.at_once) < 1:
         raise ValueError("--seeds, --nproc and --at-once: expected 1 or more")
     if args.nproc > 1 and args.at_once > 1:
         raise ValueError(
             "--nproc and --at-once are both above 1; runs of several ranks go one after another"
         )
-    own = [
-        option
-        for option in more
-        if option.split("=")[0] in ("--train.seed", "--run.dir", "--data.root", "--config")
-    ]
+    own = [option for option in more if option.split("=")[0] in _OWN_OPTIONS]
     if own:
         raise ValueError(
             f"{', '.join(own)}: chosen for each run by --seeds, --out, --data and --variants"
         )
-    return args, more
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def learn(
 
 
 class Retrieval(NamedTuple):
-    """One way to find neighbours."""
+    """How one kind of search for neighbours does."""
 
     name: str
     bytes_per_image: int
@@ -116,7 +116,7 @@ def _measure(
 
 
 def table(rows: list[Retrieval]) -> str:
-    """A line for each way, with its speed against the first one's."""
+    """A line for each search, with its speed against the first one's."""
     lines = [
         [
             row.name,

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from tools.paper.drawing import BLUE, RED, save_figure
 from train.distributed import join
 from train.monitor import read_metrics
 from train.trained import check_classes, open_network, predict
+
+Draw = Callable[[argparse.Namespace], Figure]
 
 
 def main(argv: list[str]) -> None:
@@ -215,61 +218,71 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
-
-    def add(
-        name: str, draw: Callable[[argparse.Namespace], Figure], runs: int | str
-    ) -> argparse.ArgumentParser:
-        about = str(draw.__doc__)
-        figure = figures.add_parser(name, help=about.replace("%", "%%"), description=about)
-        figure.set_defaults(draw=draw)
-        if runs:
-            what = "a run's folder" if draw is curves else "a run's folder, or a checkpoint"
-            figure.add_argument("runs", nargs=runs, metavar="RUN", help=what)
-        figure.add_argument(
-            "--out", required=True, metavar="FILE.png", help="the picture; the SVG goes beside it"
-        )
-        return figure
-
-    def add_data(figure: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
-        figure.add_argument(
-            "--device", choices=["auto", "cpu", "cuda"], default="auto", help="to compute on (auto)"
-        )
-        return figure
-
-    add("kernels", kernels, 1)
-    add("curves", curves, "+")
-    images = add_data(add("predictions", predictions, 1))
-    images.add_argument(
-        "--names", metavar="FILE", help="names for people: lines of class, tab, names (words.txt)"
-    )
-    images.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
-    images.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
-    alike = add_data(add("neighbors", neighbors_figure, 1))
-    alike.add_argument("--images", type=int, default=5, metavar="N", help="how many queries (5)")
-    alike.add_argument(
-        "--nearest", type=int, default=6, metavar="N", help="how many neighbours of each (6)"
-    )
-    alike.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
-    short = add_data(add("codes", codes_figure, 1))
-    short.add_argument(
-        "--bits", type=int, nargs="+", default=[16, 32, 64, 128, 256], metavar="N", help="lengths"
-    )
-    speed = add("relu-vs-tanh", relu_vs_tanh, 0)  # options that it does not know are for train
-    speed.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
-    speed.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
-    speed.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
-    speed.add_argument(
-        "--at-once",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at the same time, all on one GPU (1)",
-    )
+    _add(figures, "kernels", kernels, "one")
+    _add(figures, "curves", curves, "some")
+    _add_predictions(figures)
+    _add_neighbors(figures)
+    _add_codes(figures)
+    _add_relu_vs_tanh(figures)
     args, more = parser.parse_known_args(argv)
     args.more = more
     _check(args, more)
     return args
+
+
+def _add(figures: Any, name: str, draw: Draw, runs: str) -> argparse.ArgumentParser:
+    """A figure of `runs`: none, one or some."""
+    about = str(draw.__doc__)
+    figure = figures.add_parser(name, help=about.replace("%", "%%"), description=about)
+    figure.set_defaults(draw=draw)
+    if runs == "one":
+        figure.add_argument("runs", nargs=1, metavar="RUN", help="a run's folder or a checkpoint")
+    elif runs == "some":
+        figure.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    out = "the picture; the SVG goes beside it"
+    figure.add_argument("--out", required=True, metavar="FILE.png", help=out)
+    return figure
+
+
+def _add_data(figure: argparse.ArgumentParser) -> None:
+    figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    devices = ["auto", "cpu", "cuda"]
+    figure.add_argument("--device", choices=devices, default="auto", help="to compute on (auto)")
+
+
+def _add_predictions(figures: Any) -> None:
+    figure = _add(figures, "predictions", predictions, "one")
+    _add_data(figure)
+    names = "names for people: lines of class, tab, names (words.txt)"
+    figure.add_argument("--names", metavar="FILE", help=names)
+    figure.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
+    figure.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
+
+
+def _add_neighbors(figures: Any) -> None:
+    figure = _add(figures, "neighbors", neighbors_figure, "one")
+    _add_data(figure)
+    figure.add_argument("--images", type=int, default=5, metavar="N", help="how many queries (5)")
+    nearest = "how many neighbours of each (6)"
+    figure.add_argument("--nearest", type=int, default=6, metavar="N", help=nearest)
+    figure.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
+
+
+def _add_codes(figures: Any) -> None:
+    figure = _add(figures, "codes", codes_figure, "one")
+    _add_data(figure)
+    lengths = [16, 32, 64, 128, 256]
+    figure.add_argument("--bits", type=int, nargs="+", default=lengths, metavar="N", help="lengths")
+
+
+def _add_relu_vs_tanh(figures: Any) -> None:
+    """Options that it does not know are for train."""
+    figure = _add(figures, "relu-vs-tanh", relu_vs_tanh, "none")
+    figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    figure.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each curve (2)")
+    figure.add_argument("--cap", type=int, default=30, metavar="N", help="epochs at most (30)")
+    at_once = "runs at the same time, all on one GPU (1)"
+    figure.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
 
 
 def _check(args: argparse.Namespace, more: list[str]) -> None:
