@@ -65,7 +65,7 @@ class AlexNet(nn.Module):
         assert self.columns.num_columns == config.columns, (self.columns, config)
         self.num_classes = num_classes
         self.table = layers(config, num_classes)
-        *self.blocks, _ = blocks(self.table)
+        *self.blocks, _ = blocks(self.table)  # fc8 is a block of its own: see `forward`
         sizes = shapes(self.table, config.columns, crop)
         own = nn.ModuleList(Column(self.table, sizes, config, norm) for _ in self.columns.held)
         self.own_columns = cast(Sequence[Column], own)
@@ -120,11 +120,11 @@ class AlexNet(nn.Module):
             return hidden
         if masks is None:
             return [x * (1 - layer.dropout) for x in hidden]
-        rows, width = hidden[0].shape
+        rows, share = hidden[0].shape
         held = self.columns.held
-        neurons = range(held[0] * width, (held[-1] + 1) * width)
-        num_neurons = self.columns.num_columns * width
-        kept = masks.kept(rows, neurons, num_neurons, layer, hidden[0].device)
+        neurons = range(held[0] * share, (held[-1] + 1) * share)
+        width = self.columns.num_columns * share
+        kept = masks.kept(rows, neurons, width, layer, hidden[0].device)
         return [x * own for x, own in zip(hidden, kept.chunk(len(held), dim=1), strict=True)]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One column: half of the kernels and neurons of every layer (paper, section 3.5 and figure 2)."""
+"""One column: its share of the kernels and neurons of every layer (section 3.5, figure 2)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,7 +24,7 @@ class Column(nn.Module):
         """`norm` is the response norm to use; AlexNet sets the weights."""
         super().__init__()
         activation: Activation = F.relu if config.activation == "relu" else torch.tanh
-        *hidden, classes = table
+        *hidden, last = table
         for line in hidden:
             shape = shapes[line.name]
             if isinstance(line, Conv):
@@ -32,8 +32,8 @@ class Column(nn.Module):
             else:
                 layer = FullLayer(shape, activation)
             self.add_module(line.name, layer)
-        reads, gives, _ = shapes[classes.name]
-        self.add_module(classes.name, nn.Linear(reads, gives))
+        reads, gives, _ = shapes[last.name]
+        self.add_module(last.name, nn.Linear(reads, gives))
 
     def forward(self, x: Tensor, block: Sequence[Layer]) -> Tensor:
         """Through the layers of `block`: from what its first layer reads to this column's maps."""

@@ -16,11 +16,11 @@ class Conv:
     size: int
     padding: int
     stride: int = 1
-    reads_both: bool = False  # the maps of both columns, or only of its own
+    reads_both: bool = False  # True: both columns' maps; False: only its own (section 3.5)
     norm: bool = False  # response norm across maps (section 3.3)
     same_map_norm: bool = False  # and once more, across neighbours in the same map (2012 code)
     pool: int = 0  # side of the windows of max pooling, which are 2 apart; 0 for none (section 3.4)
-    activation_last: bool = False  # after pooling instead of before the norm (2012 code)
+    activation_last: bool = False  # after pooling, not right after the convolution (2012 code)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ PAPER: tuple[Layer, ...] = (
 class Shape(NamedTuple):
     """What a layer reads and gives in one column."""
 
-    reads: int  # maps or, in a fully connected layer, neurons
+    reads: int  # maps or, in a fully connected layer, numbers: maps times pixels, or neurons
     gives: int  # maps or neurons
     side: int  # of the maps that come out, in pixels; 1 in a fully connected layer
 

@@ -130,8 +130,10 @@ def load(argv: list[str]) -> Config:
     try:
         values = parser.parse_args(argv)
     except argparse.ArgumentError as error:
+        by_layer = "init_std" in str(error) or "init_bias" in str(error)
+        hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
         raise ConfigError(
-            f"{error}\nusage: {USAGE}\nEvery section and field: python -m train --help"
+            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: python -m train --help"
         ) from error
     if not values.config:
         raise ConfigError(

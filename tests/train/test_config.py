@@ -60,6 +60,7 @@ def test_the_command_line_overrides_the_file():
         (["--train.batch_size", "-1"], "train.batch_size"),
         (["--data.mean", "median"], "data.mean"),
         (["--data.crop", "300"], "at most data.resize"),
+        (["--model.init_std", "[0.01, 0.01]"], "numbers by layer"),
     ],
 )
 def test_what_can_not_be_understood_is_named(arguments, message):
