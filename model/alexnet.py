@@ -90,6 +90,8 @@ class AlexNet(nn.Module):
         maps = self._first_block(first, images.contiguous(memory_format=torch.channels_last))
         for block in others:
             both = self.columns.cross_talk(maps)
+            if isinstance(block[0], Full):
+                both = both.flatten(1)
             maps = [column(both, block) for column in self.own_columns]
             maps = self._dropout(maps, block[-1], masks)
         return self.columns.cross_talk(maps).flatten(1)

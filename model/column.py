@@ -78,5 +78,5 @@ class FullLayer(nn.Linear):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both columns' maps or neurons [N, ...] to this column's neurons [N, gives]."""
-        return self.activation(super().forward(x.flatten(1)))
+        """Both columns' numbers [N, reads] to this column's neurons [N, gives]."""
+        return self.activation(super().forward(x))

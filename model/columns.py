@@ -36,6 +36,8 @@ class Columns:
 
     def cross_talk(self, maps: Sequence[Tensor]) -> Tensor:
         """Both columns' maps [N, C, ...] side by side, for layers that read both (section 3.5)."""
+        if self.num_columns == 1:
+            return maps[0]
         if self.all_held:
             return torch.cat(tuple(maps), dim=1)
         return _CrossTalk.apply(maps[0], self.group)

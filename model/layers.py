@@ -69,7 +69,7 @@ def layers(config: ModelConfig, num_classes: int) -> list[Layer]:
         table.insert(
             fifth + 1, Conv("conv6", config.kernels[4], size=3, padding=1, reads_both=True)
         )
-    for name in config.leave_out:
+    for name in dict.fromkeys(config.leave_out):
         table = _without(name, table)
     return table
 

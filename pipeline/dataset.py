@@ -230,7 +230,8 @@ def _read_list(folder: Path, name: str, root: str, arrays: Mapping[str, NDArray]
         )
     labels = arrays.get(f"{name}_labels")
     if labels is None:  # version 0.1 kept them in the text alone
-        labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in text.tobytes().splitlines()])
+        lines = text.tobytes().split(b"\n")[:-1]
+        labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in lines], np.int64)
     return ImageList(root, text, starts, ends, labels, sizes, arrays.get(f"{name}_spans"))
 
 

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -54,17 +55,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path, in_use: str) -> FileLock:
     """Hold a lock on `path`, until it is released or this process ends.
 
-    ValueError, with the words `in_use`, where another process holds it.
+    ValueError, with the words `in_use`, where another process holds it; OSError where `path` can't
+    be written.
     """
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise ValueError(f"{in_use}, or choose another folder") from None
     except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
         raise ValueError(
-            f"{path} can't be locked against other processes ({error}); mount its file system "
-            "with locks, or choose another folder"
+            f"{path} can't be locked against other processes ({error.strerror}); mount its file "
+            "system with locks, or choose another folder"
         ) from None
     return lock
 

@@ -130,7 +130,7 @@ class Loader:
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
             return labels
-        # Unpinned, it would wait for the network
+        # Unpinned memory would be copied only once the network has caught up.
         return labels.pin_memory().to(self._device, non_blocking=True)
 
     def _take(self, images: Any) -> Tensor:

@@ -51,3 +51,12 @@ def test_one_file_knows_dalis_graph_and_one_the_ranks():
     assert [str(path) for path, text in sources.items() if "SummaryWriter" in text] == [
         "train/monitor.py"
     ]
+
+
+def test_what_feeds_knows_nothing_of_preparing():
+    files = list((ROOT / "pipeline").glob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        assert "pipeline.prepare" not in path.read_text().replace("pipeline.prepare.store`", ""), (
+            path
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
-    # Cleans up on the way out
+    # An exit, unlike the default action, runs the clean-up of `with` blocks.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main(sys.argv[1:])

@@ -14,13 +14,17 @@ def launcher(num_ranks: int) -> list[str]:
 def train_on_ranks(options: list[str], num_ranks: int) -> None:
     """Train on several ranks, with these options of train; ValueError where that fails."""
     command = [sys.executable, *launcher(num_ranks), "-m", "train", *options]
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            _, message = process.communicate()
-        except BaseException:  # torchrun passes the signal on, and its ranks save
-            process.terminate()
-            raise
+    )
+    try:
+        _, message = process.communicate()
+    except KeyboardInterrupt:  # has reached torchrun, too; a second signal would not let it save
+        process.communicate()
+        raise
+    except BaseException:  # torchrun passes the signal on, and its ranks save
+        process.terminate()
+        process.communicate()
+        raise
     if process.returncode:
         raise ValueError(f"training failed with status {process.returncode}:\n{message[-2000:]}")

@@ -11,8 +11,12 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from model.config import CONVOLUTIONS, ModelConfig, PerLayer
-from model.layers import layers
+from model.config import check as check_model
+from train.old_config import in_todays_terms
 from train.optim import OptimConfig
+
+_NO_MATTER = ("root", "num_threads")
+"""Options of data that change no result; a moved folder is the same by its fingerprint."""
 
 USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
 
@@ -155,13 +159,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(plain: dict[str, Any]) -> Config:
     """The inverse of `to_dict`; takes configs of version 0.1, too."""
-    plain = _in_todays_terms(plain)
-    model = plain["model"] | {
-        key: PerLayer(**plain["model"][key]) for key in ("init_std", "init_bias")
-    }
+    plain = in_todays_terms(plain)
     return Config(
         data=DataConfig(**plain["data"]),
-        model=ModelConfig(**model),
+        model=_model(plain["model"]),
         optim=OptimConfig(**plain["optim"]),
         train=TrainConfig(**plain["train"]),
         run=RunConfig(**plain["run"]),
@@ -169,7 +170,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved config, as `load` reads it."""
+    """The resolved config, in a form that `load` reads."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
@@ -179,44 +180,41 @@ def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
     `old` is a config as in YAML. A prepared folder may have moved; whether it is the same one is
     for its fingerprint to say.
     """
-    new, old, defaults = to_dict(config), _in_todays_terms(old), to_dict(Config())
+    defaults, old = to_dict(Config()), in_todays_terms(old)
+    # What a config does not name, it leaves at its default.
+    filled = {section: {**values, **old.get(section, {})} for section, values in defaults.items()}
+    sixth = ["conv6"] if config.model.sixth_convolution else []
+    names = [*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"]
+    new, before = _comparable(to_dict(config), names), _comparable(filled, names)
     return [
-        f"{section}.{key}: {before} -> {value}"
+        f"{section}.{key}: {before[section][key]} -> {value}"
         for section, values in new.items()
-        if section != "run"
         for key, value in values.items()
-        # What a config does not name, it leaves at its default.
-        for before in [old.get(section, {}).get(key, defaults[section][key])]
-        if f"{section}.{key}" not in ("data.root", "data.num_threads")
-        if _effect(key, before, config) != _effect(key, value, config)
+        if before[section][key] != value
     ]
 
 
-def _effect(key: str, value: Any, config: Config) -> Any:
-    """What a value comes to: of numbers for each layer, those of the layers that there are."""
-    if key not in ("init_std", "init_bias"):
-        return value
-    return [PerLayer(**value).of(line.name) for line in layers(config.model, num_classes=1)]
+def _comparable(plain: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """What changes results, by what it comes to: kernels once halved, numbers of these layers."""
+    network = _model(plain["model"])
+    model = {key: value for key, value in plain["model"].items() if key != "half_kernels"}
+    model["kernels"] = [
+        kernels // 2 if name in network.half_kernels else kernels
+        for name, kernels in network.kernels_by_name.items()
+    ]
+    for key, values in (("init_std", network.init_std), ("init_bias", network.init_bias)):
+        model[key] = {name: values.of(name) for name in names}
+    data = {key: value for key, value in plain["data"].items() if key not in _NO_MATTER}
+    return {"data": data, "model": model, "optim": plain["optim"], "train": plain["train"]}
 
 
-def _in_todays_terms(plain: dict[str, Any]) -> dict[str, Any]:
-    """A config of version 0.1, which had lists of numbers for layers, as one of this version."""
-    model = dict(plain.get("model", {}))
-    sixth = ["conv6"] if len(model.get("kernels", ())) == 6 else []
-    if sixth:
-        *model["kernels"], _ = model["kernels"]
-        model["sixth_convolution"] = True
-        model["cross_talk"] = [name for name in model["cross_talk"] if name != "conv6"]
-    for key in ("init_std", "init_bias"):
-        if isinstance(model.get(key), list):
-            model[key] = {
-                "default": 0,
-                **dict(zip([*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"], model[key])),
-            }
-    return {**plain, "model": model}
+def _model(plain: dict[str, Any]) -> ModelConfig:
+    by_layer = {key: PerLayer(**plain[key]) for key in ("init_std", "init_bias")}
+    return ModelConfig(**{**plain, **by_layer})
 
 
 def _check(config: Config) -> None:
+    check_model(config.model)
     data = config.data
     if data.root is None:
         raise ConfigError(

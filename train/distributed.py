@@ -40,12 +40,10 @@ class Ranks:
     device: torch.device
     num_threads: int  # cores of this machine for each of its ranks
     columns: Columns
-    data_group: dist.ProcessGroup | None = (
-        None  # the same column of every pair; None where there is one pair
-    )
-    exchange_group: dist.ProcessGroup | None = (
-        None  # the pair, for input alone, so that it can run under a step
-    )
+    # The same column of every pair; None where there is one pair.
+    data_group: dist.ProcessGroup | None = None
+    # The pair, for batches alone, so that they can travel under a step.
+    exchange_group: dist.ProcessGroup | None = None
     control_group: dist.ProcessGroup | None = None  # everyone, over the CPU
 
     @property
@@ -140,7 +138,7 @@ class Averaging:
         assert parameter.grad is not None
         with record_function("gradient averaging"):
             parameter.grad /= dist.get_world_size(self._group)
-            # Whichever dimension goes first
+            # Flat, in the order of memory, whatever its layout.
             in_memory = parameter.grad.as_strided((parameter.grad.numel(),), (1,))
             self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
 

@@ -125,8 +125,8 @@ def read_metrics(folder: Path, tag: str) -> dict[int, float]:
     run writes it again when it resumes.
     """
     path = folder / "metrics.jsonl"
-    text = path.read_text() if path.is_file() else ""
     try:
+        text = path.read_text() if path.is_file() else ""
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
         return {line["step"]: line[tag] for line in lines if tag in line}
     except (ValueError, KeyError, TypeError) as error:

@@ -27,7 +27,7 @@ def claim(folder: Path, config: Config) -> FileLock:
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / ".lock", in_use)
     if checkpoint.newest(folder / "checkpoints") is not None:
-        _check_same(path, config)
+        _check_same(folder, config)
     # What a writer that was killed left behind.
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         leftover.unlink()
@@ -36,15 +36,24 @@ def claim(folder: Path, config: Config) -> FileLock:
     return lock
 
 
-def _check_same(path: Path, config: Config) -> None:
+def changed_options(folder: Path, config: Config) -> list[str]:
+    """What differs between the config of the run in `folder` and `config`: see differing_keys.
+
+    ConfigError where the folder has no config that can be read.
+    """
+    path = folder / "config.yaml"
     try:
-        changed = differing_keys(config, yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        return differing_keys(config, yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} can't be read as the config of a run; choose another --run.dir"
+            f"{path} can't be read as the config of a run ({error}); choose another folder"
         ) from error
+
+
+def _check_same(folder: Path, config: Config) -> None:
+    changed = changed_options(folder, config)
     if changed:
         raise ConfigError(
-            f"{path.parent} holds a run with another config ({'; '.join(changed)}); "
+            f"{folder} holds a run with another config ({'; '.join(changed)}); "
             "give the same values to resume it, or another --run.dir to start afresh"
         )

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -18,10 +17,11 @@ from pipeline.dataset import Dataset, DatasetError, ImageList
 from pipeline.loader import NOT_COUNTED, Batch
 from pipeline.stats import PixelStats
 from train import checkpoint
-from train.config import Config, differing_keys, from_dict
+from train.config import Config, from_dict
 from train.data import crop_mean, evaluation_batches
 from train.distributed import Ranks
 from train.precision import set_matmul_precision
+from train.run_folder import changed_options
 from train.validation import probabilities
 
 
@@ -71,7 +71,7 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
     path = checkpoint.named(folder)
     if not path.is_file():
         return
-    changed = differing_keys(config, yaml.safe_load((folder / "config.yaml").read_text()))
+    changed = changed_options(folder, config)
     if checkpoint.load(path)["dataset"] != dataset.fingerprint:
         changed.append("the images")
     if changed:

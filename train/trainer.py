@@ -92,6 +92,7 @@ class Trainer:
             # Once more, as a signal may have come after the last meeting.
             (number,) = self.ranks.largest([stop.signal or 0])
             self.save()
+        number = number or stop.signal or 0  # it may also come while the last checkpoint is written
         self._say_goodbye(stopped=bool(number))
         return 128 + int(number) if number else 0
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import BinaryIO
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 
 from pipeline.decode import MOST_TOGETHER, Header, Undecodable, decode, decode_together, look
 from pipeline.faults import MachineError, machine_error
+from pipeline.parent import end_with_the_parent
 from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid
@@ -100,24 +101,12 @@ _decoder_log: BinaryIO
 def _start_worker() -> None:
     """Leave GPUs alone, and catch what the decoder prints of bad files, for the list of them."""
     global _decoder_log
-    os.environ["CUDA_VISIBLE_DEVICES"] = (
-        ""  # each worker would take some hundred megabytes of the first one
-    )
+    # Each worker would take some hundred megabytes of the first GPU.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
     os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
-
-
-def end_with_the_parent() -> None:
-    """For a thread of a worker: end when the parent has been killed.
-
-    A worker would otherwise wait for ever.
-    """
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _examine_run(files: Source, with_sums: bool, store: StoreFormat | None) -> Examined:

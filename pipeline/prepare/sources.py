@@ -149,7 +149,7 @@ def label_by_folder(listing: Listing, classes: list[str]) -> Source:
             f"{listing.root}: class folders {_some(unknown)} are not among the training classes"
         )
     index = {name: label for label, name in enumerate(classes)}
-    # Else in the order that they have
+    # Sorting is stable: within a class, names keep their order.
     ordered = sorted(listing.names, key=lambda name: index[name.split("/")[0]])
     return listing.source(ordered, [index[name.split("/")[0]] for name in ordered])
 

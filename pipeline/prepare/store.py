@@ -52,7 +52,7 @@ def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uin
             f"{width}x{height} pixels, which would be {new_width}x{new_height}; JPEG has "
             f"{_MAX_SIDE} at most"
         )
-    # -1e-14 is no box
+    # Rounding may leave -1e-14, which Pillow takes for no box.
     left, top = (max(width - new_width * scale, 0) / 2, max(height - new_height * scale, 0) / 2)
     box = (left, top, width - left, height - top)
     # Pillow, as DALI takes twice the time for single images, and torch can't start between two

@@ -1,4 +1,4 @@
-"""The formulas of train/traffic.py against what the collectives of a real step are given."""
+"""The formulas of tools/bench/traffic.py against what the collectives of a real step are given."""
 
 import json
 
@@ -75,7 +75,3 @@ def test_the_formulas_are_what_a_step_receives(world_size, precision, tmp_path):
 def test_the_papers_network_has_61_million_parameters():
     whole = sum(parameter.numel() for parameter in AlexNet(ModelConfig(), 1000, 224).parameters())
     assert 2 * column_parameters(ModelConfig(), 1000, 224) == whole == 60_965_224
-
-
-def test_one_process_receives_nothing():
-    assert bytes_per_step(TINY, CLASSES, CROP, BATCH, 0, "fp32").total == 0

@@ -18,6 +18,11 @@ def test_the_table_is_that_of_the_paper_unless_it_is_edited():
     assert layers(ModelConfig(), 1000) == list(PAPER)
 
 
+def test_a_layer_may_be_left_out_twice():
+    once, twice = (ModelConfig(leave_out=names) for names in (("conv4",), ("conv4", "conv4")))
+    assert layers(once, 10) == layers(twice, 10) and len(layers(once, 10)) == 7
+
+
 def test_the_papers_sizes(monkeypatch):
     """Figure 2, drawn and captioned, and the kernels' shapes of section 3.5.
 

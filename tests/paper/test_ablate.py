@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,9 +30,8 @@ def test_differences_are_paired_and_their_intervals_cover_what_made_them():
     assert rows["worse"].difference == pytest.approx(worse.mean() - whole.mean())
     low, high = rows["worse"].difference_range
     assert 0 < low < rows["worse"].difference < high and high - low < 0.04
-    low, high = rows[
-        "whole"
-    ].error_range  # by images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04
+    # By images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04.
+    low, high = rows["whole"].error_range
     assert low < 0.3 < high and 0.03 < high - low < 0.06
     low, high = rows["same"].difference_range
     assert low < 0 < high
@@ -138,6 +138,47 @@ def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(pre
     assert not ablate._is_finished(
         ablate._run("whole", 0, args, more), Dataset.open(Path(prepared))
     )
+
+
+_TWO_RUNS = """
+import sys, time
+from pathlib import Path
+from tools import cli
+from tools.paper import runs
+from train.stop import StopRequest
+
+def save_slowly(name, seconds):
+    folder = Path(sys.argv[1])
+    with StopRequest() as stop:
+        (folder / f"{name}.begun").touch()
+        while stop.signal is None:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        (folder / f"{name}.saved").touch()
+    runs.wait_for_the_end()
+
+def main(argv):
+    with runs.workers(2) as pool:
+        list(pool.map(save_slowly, ["quick", "slow"], [0, 3]))
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number, group", [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_run_that_takes_longer_to_save_is_waited_for(number, group, tmp_path):
+    """SIGTERM to the command alone, or Ctrl-C to all of its processes."""
+    (tmp_path / "two.py").write_text(_TWO_RUNS)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "two.py"), str(tmp_path)], start_new_session=True
+    )
+    while len(list(tmp_path.glob("*.begun"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    (os.killpg if group else os.kill)(process.pid, number)
+    assert process.wait(60) == 128 + number
+    assert (tmp_path / "quick.saved").exists() and (tmp_path / "slow.saved").exists()
 
 
 def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):

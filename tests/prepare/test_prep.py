@@ -285,7 +285,8 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
 
 
 def test_a_folder_of_version_0_1_still_opens(images):
-    """Its labels were in the text of the lists alone."""
+    """Its labels were in the text of the lists alone, whose names may hold a carriage return."""
+    os.rename(images / "train/cat/000.jpg", images / "train/cat/0 9\r0.jpg")
     new, folder = prep(images), images / "out"
     with np.load(folder / "sizes.npz") as arrays:
         old = {name: array for name, array in arrays.items() if not name.endswith("_labels")}

@@ -117,6 +117,8 @@ def test_a_variant_changes_what_it_names_and_no_more():
             for section, values in yaml.safe_load(path.read_text()).items()
             for key in values
         }
+        if "model.half_kernels" in named:  # told as the numbers that it comes to
+            named = named - {"model.half_kernels"} | {"model.kernels"}
         changed = differing_keys(config, to_dict(load([str(base), "--data.root", "x"])))
         may_be_the_same = {"model.same_map_norm"}
         assert {line.split(":")[0] for line in changed} - named == set(), name
@@ -140,7 +142,8 @@ def test_a_config_of_version_0_1_is_understood():
     """It had a number for each layer in a list, and a sixth number of kernels for a sixth
     convolution.
     """
-    small, sixth = str(CONFIGS / "small.yaml"), str(CONFIGS / "variants/sixth-convolution.yaml")
+    small, variants = str(CONFIGS / "small.yaml"), CONFIGS / "variants"
+    sixth, half = (str(variants / f"{name}.yaml") for name in ("sixth-convolution", "half-column"))
     for more, kernels, std, bias in [
         ([], [48, 128, 192, 192, 128], [0.02, 0.02, 0.03, 0.03, 0.03], [0, 1, 0, 1, 1]),
         (
@@ -148,6 +151,12 @@ def test_a_config_of_version_0_1_is_understood():
             [48, 128, 192, 192, 128, 128],
             [0.02, 0.02, 0.03, 0.03, 0.03, 0.03],
             [0, 1, 0, 1, 1, 1],
+        ),
+        (
+            ["--config", half],
+            [24, 64, 96, 96, 128],
+            [0.02, 0.02, 0.03, 0.03, 0.03],
+            [0, 1, 0, 1, 1],
         ),
     ]:
         config = load([small, *more, "--data.root", "x"])
@@ -158,8 +167,12 @@ def test_a_config_of_version_0_1_is_understood():
             "init_std": [*std, *[0.04] * 3],
             "init_bias": [*bias, 1, 1, 0],
         }
-        old["model"]["cross_talk"] = ["conv3", "conv6"] if more else ["conv3"]
+        old["model"]["cross_talk"] = ["conv3", "conv6"] if len(kernels) == 6 else ["conv3"]
         assert differing_keys(config, old) == []
         assert layers(from_dict(old).model, 10) == layers(config.model, 10)
+        if len(kernels) == 6:
+            unlike = old | {"model": old["model"] | {"kernels": [*kernels[:5], 10]}}
+            with pytest.raises(ValueError, match=r"use version 0\.1 for this network"):
+                from_dict(unlike)
         old["model"]["init_std"][2] = 0.5
         assert [line.split(":")[0] for line in differing_keys(config, old)] == ["model.init_std"]

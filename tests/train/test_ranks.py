@@ -119,7 +119,12 @@ def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_ano
 
 
 @pytest.mark.parametrize(
-    "number, message", [(errno.EAGAIN, "in use|being made"), (errno.ENOLCK, "can't be locked")]
+    "number, message",
+    [
+        (errno.EAGAIN, "in use|being made"),
+        (errno.ENOLCK, "can't be locked"),
+        (errno.ENOSYS, "can't be locked"),
+    ],
 )
 def test_a_lock_that_is_held_is_told_from_a_file_system_without_locks(
     number, message, monkeypatch, tmp_path

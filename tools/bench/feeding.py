@@ -134,7 +134,8 @@ def opencv(work: Feeding) -> Iterator[object]:
     mean = work.dataset.stats.channel_mean.astype(np.float32)
 
     def load(path: str) -> torch.Tensor:
-        pixels = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        read: Any = cv2.imread(path)
+        pixels = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
         scale = RESIZE / min(pixels.shape[:2])
         height, width = (max(RESIZE, round(side * scale)) for side in pixels.shape[:2])
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)

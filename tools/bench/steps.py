@@ -1,4 +1,4 @@
-"""Contenders of `tools.bench step` and `tools.bench train`, each run under torchrun.
+"""Contenders of `tools.bench step` and `tools.bench train`, on one rank or two.
 
     torchrun --nproc_per_node=2 -m tools.bench.steps columns-fp32 cpu 128 5 ""
 
@@ -215,7 +215,7 @@ def _wait_for(device: str) -> None:
 @cache
 def flops_per_image() -> float:
     """Additions and multiplications of a training step, forward and backward, for one image."""
-    # Not `plain_network`: grouped convolutions are miscounted
+    # Not of `plain_network`: the counter does not understand grouped convolutions.
     network = AlexNet(ModelConfig(), 1000, 224).to("meta")
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, 224, 224, device="meta")).sum().backward()

@@ -20,11 +20,6 @@ class Traffic(NamedTuple):
     columns: float  # the partner's maps and logits forward, sums of gradients backward
     gradients: float  # the other pairs' gradients, in a ring
 
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return sum(self)
-
 
 def bytes_per_step(
     config: ModelConfig,
@@ -34,9 +29,7 @@ def bytes_per_step(
     num_pairs: int,
     precision: str,
 ) -> Traffic:
-    """`batch_size` is global; `num_pairs` 0 stands for a single process, which receives nothing."""
-    if num_pairs == 0:
-        return Traffic(0, 0, 0)
+    """What a rank of `num_pairs` pairs receives; `batch_size` counts the images of all ranks."""
     rows, partners = batch_size // num_pairs, config.columns - 1
     number = HALF if precision == "bf16" else FLOAT
     table = layers(config, num_classes)

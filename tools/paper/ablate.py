@@ -16,6 +16,7 @@ not compare it between runs that differ in those.
 
 import argparse
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,8 @@ def _trained(missing: list[Run], args: argparse.Namespace) -> Iterator[None]:
             yield
         return
     with runs.workers(args.at_once) as pool:
-        yield from pool.map(_train, missing)
+        for future in as_completed([pool.submit(_train, one) for one in missing]):
+            yield future.result()
 
 
 def _is_finished(one: Run, dataset: Dataset) -> bool:
@@ -154,7 +156,7 @@ def _is_finished(one: Run, dataset: Dataset) -> bool:
 
 
 def _train(one: Run, num_ranks: int = 1) -> None:
-    """Train, or resume; ValueError where that fails."""
+    """Train, or resume; ValueError or OSError, with the folder, where that fails."""
     (one.folder / "finished").unlink(missing_ok=True)
     try:
         if num_ranks == 1:
@@ -163,6 +165,8 @@ def _train(one: Run, num_ranks: int = 1) -> None:
             train_on_ranks(one.options, num_ranks)
     except ValueError as error:
         raise ValueError(f"{one.folder}: {error}") from error
+    except OSError as error:
+        raise OSError(f"{one.folder}: {error}") from error
     (one.folder / "finished").touch()
 
 

@@ -100,8 +100,8 @@ def compare(settings: Settings) -> list[Result]:
 
 def _result(curve: Curve, settings: Settings, pool: Executor) -> Result:
     lr = _search(curve, settings, pool)
-    runs = [(curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
-    result = Result(curve, lr, list(pool.map(train, *zip(*runs))))
+    tasks = [(curve, lr, seed, settings, settings.cap) for seed in range(settings.num_seeds)]
+    result = Result(curve, lr, list(pool.map(train, *zip(*tasks))))
     print(table([result]), flush=True)
     return result
 
@@ -132,8 +132,8 @@ def _race(
         running = [lr for lr in rates if errors.get(lr) != []]  # those that did not diverge
         if not running or any(min(values, default=1) <= TARGET for values in errors.values()):
             break
-        runs = [(curve, lr, 0, settings, epoch) for lr in running]
-        errors |= zip(running, pool.map(train, *zip(*runs)))
+        tasks = [(curve, lr, 0, settings, epoch) for lr in running]
+        errors |= zip(running, pool.map(train, *zip(*tasks)))
     return {
         lr: (epochs_to(TARGET, values), values[-1] if values else 1.0)
         for lr, values in errors.items()

@@ -11,17 +11,23 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from pipeline.prepare.examine import end_with_the_parent
+from pipeline.parent import end_with_the_parent
 from train.config import Config
+from train.data import MOST_THREADS_A_GPU
 from train.distributed import join
 from train.trainer import Trainer
 
-_PATIENCE = 20.0
-"""Seconds in which a worker that is told to stop must have saved."""
+_LONGEST_SAVE = 600.0
+"""Seconds after which a worker that was told to stop is ended, saved or not."""
+
+_saved: "SimpleQueue[int]"
+"""In a worker: where it says that it has saved, by its process number."""
 
 
 @contextmanager
@@ -30,50 +36,72 @@ def workers(count: int) -> Iterator[Executor]:
 
     Where the block ends by a signal or an error, they save and end. OSError where one is killed.
     """
+    context = get_context("spawn")
+    saved: SimpleQueue[int] = context.SimpleQueue()
     threads = max(1, len(os.sched_getaffinity(0)) // count)
-    with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,)) as pool:
+    with ProcessPoolExecutor(count, context, _start_worker, (threads, saved)) as pool:
         try:
             yield pool
-        except BrokenProcessPool as error:
-            raise OSError(
-                "a training was killed, perhaps for its memory; rerun the command to resume"
-            ) from error
-        except KeyboardInterrupt:  # has reached the workers, too; a second would not let them save
-            raise
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            _stop(active_children())
+            # Ctrl-C and the pool's own end have told the workers; a second signal would not let
+            # them save.
+            told = isinstance(error, (KeyboardInterrupt, BrokenProcessPool))
+            _end(active_children(), saved, told)
+            if isinstance(error, BrokenProcessPool):
+                raise OSError(
+                    "a training was killed, perhaps for its memory; rerun the command to resume"
+                ) from error
             raise
 
 
 def train(config: Config) -> None:
-    """Train in this process, a worker; what the run prints goes to a log beside its folder.
-
-    A signal ends the worker once the run has saved: it must not begin anything else.
-    """
+    """Train in this process, a worker; what the run prints goes to a log beside its folder."""
     folder = Path(str(config.run.dir))
-    num_threads = config.data.num_threads or torch.get_num_threads()
-    config = replace(config, data=replace(config.data, num_threads=num_threads))
+    threads = torch.get_num_threads()
+    if config.data.num_threads is None and threads < len(os.sched_getaffinity(0)):
+        share = min(threads, MOST_THREADS_A_GPU)
+        config = replace(config, data=replace(config.data, num_threads=share))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f"{folder.name}.log", "a") as log, redirect_stdout(log):
-        with join(config.run.device, config.model.columns) as ranks:
-            status = Trainer(config, ranks).fit()
-        log.flush()
+    with (
+        open(folder.parent / f"{folder.name}.log", "a") as log,
+        redirect_stdout(log),
+        join(config.run.device, config.model.columns) as ranks,
+    ):
+        status = Trainer(config, ranks).fit()
     if status:
-        os._exit(status)
+        wait_for_the_end()
 
 
-def _start_worker(threads: int) -> None:
+def wait_for_the_end() -> NoReturn:
+    """In a worker that has saved after a signal: begin nothing else, and do not end.
+
+    The pool would end all others at once, which may still be saving.
+    """
+    _saved.put(os.getpid())
+    while True:
+        signal.pause()
+
+
+def _start_worker(threads: int, saved: "SimpleQueue[int]") -> None:
+    global _saved
+    _saved = saved
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends those that wait, without a word
     threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def _stop(processes: list[BaseProcess]) -> None:
-    """Let them save and end; one that waits for work is ended at last."""
+def _end(processes: list[BaseProcess], saved: "SimpleQueue[int]", told: bool) -> None:
+    """End workers once each has saved, or is gone; first tell them, unless they have been told."""
+    if not told:
+        for process in processes:
+            process.terminate()
+    waiting = {process.pid: process for process in processes}
+    deadline = time.monotonic() + _LONGEST_SAVE
+    while waiting and time.monotonic() < deadline:
+        while not saved.empty():
+            waiting.pop(saved.get(), None)
+        waiting = {pid: process for pid, process in waiting.items() if process.is_alive()}
+        time.sleep(0.05)
     for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + _PATIENCE
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
         process.kill()

@@ -1,0 +1,15 @@
+"""Worker processes and the process that started them."""
+
+import os
+from multiprocessing import parent_process
+
+
+def end_with_the_parent() -> None:
+    """For a thread of a worker: end when the parent has been killed.
+
+    A worker would otherwise wait for ever.
+    """
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
