@@ -169,7 +169,10 @@ class Shards:
         self._file = open(self._path(), "r+b" if size else "wb")  # noqa: SIM115
         self._file.truncate(size)
         self._file.seek(size)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        # Open over many calls of add.
+        self._tar = tarfile.open(  # noqa: SIM115
+            fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT
+        )
 
     def _close_shard(self) -> None:
         self._tar.close()
