@@ -72,20 +72,17 @@ def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends
     assert verdict(row, Claim(1, "+1"), num_seeds=1) == f"{expected.split(',')[0]}, one seed"
 
 
+def arguments(prepared, folder, *more):
+    """The command for the recipe and the output in `folder`."""
+    options = ["--data", prepared, "--config", folder / "tiny.yaml", "--out", folder / "out"]
+    return [str(part) for part in [*options, *more]]
+
+
 def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = [
-        "--data",
-        prepared,
-        "--config",
-        tmp_path / "tiny.yaml",
-        "--out",
-        tmp_path / "out",
-        "--seeds",
-        "2",
-    ]
-    command += ["--variants", "no-dropout", "--at-once", "2", "--run.max_steps", "2"]
-    ablate.main([str(part) for part in command])
+    command = arguments(prepared, tmp_path, "--seeds", "2", "--variants", "no-dropout")
+    command += ["--at-once", "2", "--run.max_steps", "2"]
+    ablate.main(command)
     lines = (tmp_path / "out/ablation.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["whole", "no-dropout"]
     assert "substantial overfitting" in lines[3] and "2 seeds, 15 validation images" in lines[-1]
@@ -94,13 +91,13 @@ def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
     ).is_file()
     checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len(checkpoints) == 4
-    ablate.main([str(part) for part in command])
+    ablate.main(command)
     assert checkpoints == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")
     }
     with pytest.raises(ValueError, match="was trained otherwise"):
-        ablate.main([str(part) for part in [*command, "--optim.lr", "0.5"]])
-    ablate.main([str(part) for part in [*command[:-1], "3"]])
+        ablate.main([*command, "--optim.lr", "0.5"])
+    ablate.main([*command[:-1], "3"])
     assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 4, (
         "stopped early, and taken for finished"
     )
@@ -111,17 +108,10 @@ def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(pre
     comes.
     """
     (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 2000"))
-    command = [
-        sys.executable,
-        "-m",
-        "tools.paper.ablate",
-        "--data",
-        prepared,
-        "--config",
-        tmp_path / "tiny.yaml",
-    ]
-    command += ["--out", tmp_path / "out", "--seeds", "1", "--variants", "no-dropout", "no-dropout"]
-    command = [str(part) for part in command]
+    options = arguments(
+        prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout", "no-dropout"
+    )
+    command = [sys.executable, "-m", "tools.paper.ablate", *options]
     subprocess.run([*command, "--run.max_steps", "2"], check=True, capture_output=True)
     folder = tmp_path / "out/whole-seed0"
     begun = len((folder / "metrics.jsonl").read_text().splitlines())
@@ -134,7 +124,7 @@ def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(pre
     assert max(folder.glob("checkpoints/*.pt")).name > "step-0000000002.pt", (
         "what was trained is saved"
     )
-    args, more = ablate._arguments(command[3:])
+    args, more = ablate._arguments(options)
     assert not ablate._is_finished(
         ablate._run("whole", 0, args, more), Dataset.open(Path(prepared))
     )
@@ -209,35 +199,12 @@ def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
 )
 def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = [
-        "--data",
-        prepared,
-        "--config",
-        tmp_path / "tiny.yaml",
-        "--out",
-        tmp_path / "out",
-        *more,
-    ]
     with pytest.raises(ValueError, match=message):
-        ablate.main([str(part) for part in command])
+        ablate.main(arguments(prepared, tmp_path, *more))
 
 
 def test_a_run_that_fails_says_why(prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = [
-        "--data",
-        prepared,
-        "--config",
-        tmp_path / "tiny.yaml",
-        "--out",
-        tmp_path / "out",
-        "--seeds",
-        "1",
-    ]
+    command = arguments(prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout")
     with pytest.raises(ValueError, match=r"whole-seed0: .*42 training images"):
-        ablate.main(
-            [
-                str(part)
-                for part in [*command, "--variants", "no-dropout", "--train.batch_size", "400"]
-            ]
-        )
+        ablate.main([*command, "--train.batch_size", "400"])

@@ -136,18 +136,24 @@ def test_a_run_in_pieces_is_the_run_in_one(train, tmp_path, capsys):
     assert final_state(tmp_path / "pieces")["step"] == STEPS
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prepared, tmp_path):
-    arguments = command(
-        recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1"
-    )
+def started(arguments, step):
+    """The process, once it has logged this step."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "step 4/" in line:
+        if f"step {step}/" in line:
             break
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prepared, tmp_path):
+    arguments = command(
+        recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1"
+    )
+    process = started(arguments, step=4)
     process.send_signal(number)
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 128 + number, rest
@@ -183,13 +189,7 @@ def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, pre
     subprocess.run(whole, cwd=ROOT, check=True)
     assert_traced(tmp_path / "whole")
     killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
-    process = subprocess.Popen(
-        killed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "step 6/" in line:
-            break
+    process = started(killed, step=6)
     os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
     process.stdout.read()
     assert process.wait(timeout=60) != 0
