@@ -131,7 +131,7 @@ def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(pre
 
 
 _TWO_RUNS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tools import cli
 from tools.paper import runs
@@ -152,6 +152,7 @@ def main(argv):
         list(pool.map(save_slowly, ["quick", "slow"], [0, 3]))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     cli.run(main)
 """
 
