@@ -100,7 +100,7 @@ def test_scale_measures_a_list_as_long_as_imagenets(prepared, tmp_path):
     ]
     bench.main([*arguments, "--json", str(tmp_path / "b.json")])
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # its paths alone
+    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # the paths alone take that
 
 
 def test_flops_are_three_forward_passes_less_the_gradient_of_the_images():
