@@ -56,8 +56,8 @@ class AlexNet(nn.Module):
     ) -> None:
         """Without `columns`, this process holds all of them.
 
-        The weights are a function of `seed` alone, whoever holds them. ValueError where sizes do
-        not fit.
+        The weights depend on `seed` alone, not on who holds them. ValueError where sizes do not
+        fit.
         """
         super().__init__()
         check(config)
@@ -106,7 +106,7 @@ class AlexNet(nn.Module):
             column.load_state_dict(own)
 
     def _first_block(self, block: Sequence[Layer], images: Tensor) -> list[Tensor]:
-        """The layers before the first cross talk: each column on its own, from the images on."""
+        """The layers before the first cross talk, which each column computes from the images."""
 
         def run(column: Column, x: Tensor) -> Tensor:
             return column(x, block)
@@ -117,7 +117,7 @@ class AlexNet(nn.Module):
         return [run(column, images) for column in self.own_columns]
 
     def _dropout(self, hidden: list[Tensor], layer: Layer, masks: Masks | None) -> list[Tensor]:
-        """Neurons left out in training, all of them at half strength otherwise (section 4.2)."""
+        """Drop neurons in training; otherwise keep all of them at half strength (section 4.2)."""
         if not isinstance(layer, Full):
             return hidden
         if masks is None:

@@ -36,7 +36,7 @@ class Column(nn.Module):
         self.add_module(last.name, nn.Linear(reads, gives))
 
     def forward(self, x: Tensor, block: Sequence[Layer]) -> Tensor:
-        """Through the layers of `block`: from what its first layer reads to this column's maps."""
+        """Apply the layers of `block`: from what its first layer reads to this column's maps."""
         for line in block:
             x = self.get_submodule(line.name)(x)
         return x
@@ -56,7 +56,7 @@ class ConvLayer(nn.Conv2d):
         """Maps [N, reads, side, side] to [N, gives, side, side]."""
         line = self.line
         missing = -(x.shape[-1] + 2 * line.padding - line.size) % line.stride
-        if missing:  # a window that sticks out counts, too: it sees zeros there (2012 code)
+        if missing:  # windows that reach over the edge count, too: they see zeros there (2012 code)
             x = F.pad(x, (0, missing, 0, missing))
         x = super().forward(x)
         if not line.activation_last:
@@ -78,5 +78,5 @@ class FullLayer(nn.Linear):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both columns' numbers [N, reads] to this column's neurons [N, gives]."""
+        """Both columns' activations [N, reads] to this column's neurons [N, gives]."""
         return self.activation(super().forward(x))

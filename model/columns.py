@@ -69,7 +69,7 @@ class _CrossTalk(torch.autograd.Function):
     """Forward: all-gather. Backward: reduce-scatter.
 
     Channels are sent as the last dim, as they lie in memory. The columns read the gathered maps
-    with different weights, so the gradient of a map is the sum of what either column says of it.
+    with different weights, so the gradient of a map is the sum of both columns' gradients.
     """
 
     @staticmethod
@@ -90,8 +90,8 @@ class _CrossTalk(torch.autograd.Function):
 class _CollectLogits(torch.autograd.Function):
     """Forward: all-gather. Backward: keep one's own half.
 
-    Both partners compute the same loss from the same logits, so either has the whole gradient
-    already; adding the two up would double it.
+    Both partners compute the same loss from the same logits, so each has the whole gradient
+    already. Adding the two up would double it.
     """
 
     @staticmethod

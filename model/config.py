@@ -1,4 +1,4 @@
-"""What the network is made of: the paper's sizes, and the variants that it compares them with."""
+"""What the network is made of: the sizes in the paper, and the variants that it compares."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -117,7 +117,7 @@ def check(config: ModelConfig) -> None:
 
 
 def _check_widths(config: ModelConfig) -> None:
-    """Columns share kernels and neurons evenly, and half of the kernels is a whole number."""
+    """Columns must share kernels and neurons evenly; half of the kernels must be a whole number."""
     widths = {**config.kernels_by_name, "fc_width": config.fc_width}
     for name, width in widths.items():
         share = config.columns * (2 if name in config.half_kernels else 1)

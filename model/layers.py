@@ -100,8 +100,8 @@ def shapes(table: Sequence[Layer], columns: int, crop: int) -> dict[str, Shape]:
 def blocks(table: Sequence[Layer]) -> list[list[Layer]]:
     """The table cut into runs of layers that a column computes alone.
 
-    Between them, the columns exchange maps. The paper's: conv1 and conv2; conv3 to conv5; fc6; fc7;
-    fc8.
+    Between them, the columns exchange maps. The paper's blocks are conv1 and conv2; conv3 to conv5;
+    fc6; fc7; fc8.
     """
     cut: list[list[Layer]] = [[]]
     for line in table:
@@ -135,7 +135,7 @@ def _edited(line: Layer, config: ModelConfig, num_classes: int) -> Layer:
 
 
 def _without(name: str, table: list[Layer]) -> list[Layer]:
-    """The table less a line; the layer before takes over its pooling."""
+    """The table without a layer; the layer before it takes over its pooling."""
     place = next(place for place, line in enumerate(table) if line.name == name)
     left_out, before = table[place], table[place - 1]
     if isinstance(left_out, Conv) and isinstance(before, Conv) and left_out.pool:
@@ -149,6 +149,6 @@ def _without(name: str, table: list[Layer]) -> list[Layer]:
 
 
 def _side(line: Conv, side: int) -> int:
-    """Of the maps that come out: the convolution rounds up (2012 code), pooling rounds down."""
+    """The side of the maps that come out: convolution rounds up (2012 code), pooling down."""
     side = -(-(side + 2 * line.padding - line.size) // line.stride) + 1
     return (side - line.pool) // 2 + 1 if line.pool else side

@@ -22,9 +22,9 @@ def chances(
 ) -> Tensor:
     """[rows, columns] bool, each True with probability `share`.
 
-    They are a part of a table whose rows are `width` long. SplitMix64, as a function of its
-    counter: number n of a purpose is the table's entry n. torch's generators draw other numbers on
-    each kind of device; whole numbers are the same everywhere.
+    They are a part of a table whose rows are `width` long. Entry n of the table is number n of
+    SplitMix64, seeded by the purpose and computed from its counter. torch's generators draw other
+    numbers on each kind of device; whole numbers are the same everywhere.
     """
     across = torch.arange(columns.start, columns.stop, device=device).mul_(_signed(_GOLDEN))
     down = torch.arange(rows.start, rows.stop, device=device).mul_(_signed(width * _GOLDEN))

@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
-"""n, alpha, beta and k as the paper has them; alpha is not divided by n (torch's LocalResponseNorm
-divides).
+"""n, alpha, beta and k as the paper has them.
+
+alpha is not divided by n. torch's LocalResponseNorm divides it.
 """
 
 Norm = Callable[[Tensor, float], Tensor]
@@ -24,8 +25,8 @@ Norm = Callable[[Tensor, float], Tensor]
 def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
     """x / (k + alpha * sum of squares over 5 neighbouring maps)^beta.
 
-    `x` [N, C, H, W] holds the maps of one column. bfloat16 maps are computed in float32; on a CPU,
-    but for the squares that are summed.
+    `x` [N, C, H, W] holds the maps of one column. bfloat16 maps are computed in float32. On a CPU,
+    the squares that are summed are in bfloat16.
     """
     return _ResponseNorm.apply(x, alpha, _EAGER)
 
@@ -43,14 +44,14 @@ def same_map_norm(x: Tensor) -> Tensor:
 def compiled_response_norm(device: torch.device) -> Norm:
     """`response_norm`, fused by torch.compile.
 
-    Where nothing can be compiled for `device`, `response_norm` itself, with a warning.
+    If nothing can be compiled for `device`, it is `response_norm` itself, with a warning.
     """
     kernels = _Kernels(
         torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False)
     )
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
-    except Exception as error:  # whatever the compiler finds wrong, training can do without it
+    except Exception as error:  # training can do without the compiler, whatever it finds wrong
         warnings.warn(
             f"response norm runs uncompiled, several times slower ({type(error).__name__}); "
             "torch.compile needs a C++ compiler such as g++, and Triton for GPUs",
@@ -70,7 +71,7 @@ class _Kernels(NamedTuple):
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """Saves its input alone; the rest is cheaper to compute again than to keep."""
+    """Saves only its input; computing the rest again is cheaper than keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float, kernels: _Kernels) -> Tensor:
@@ -115,7 +116,7 @@ def _power(d: Tensor) -> Tensor:
 
 
 def _window_sum(x: Tensor, precision: torch.dtype) -> Tensor:
-    """Sum over the 5 channels around each one, as far as there are any."""
+    """The sum over the 5 channels around each channel, or over as many as there are."""
     channels, reach = x.shape[1], SIZE // 2
     if precision == torch.bfloat16 and x.device.type == "cpu":
         # A product with a banded matrix: what the compiler for CPUs makes of shifted sums is slow

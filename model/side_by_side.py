@@ -14,8 +14,8 @@ def side_by_side(
 ) -> list[Tensor]:
     """`run(column, x)` for two columns at the same time, each with half of the threads.
 
-    How a convolution adds up its weights' gradient depends on the number of threads: this way these
-    layers come to the bits that two ranks come to. `x` gets no gradient.
+    How a convolution adds up the gradient of its weights depends on the number of threads. With
+    half of them, these layers compute the bits that two ranks compute. `x` gets no gradient.
     """
     parameters = [parameter for column in columns for parameter in column.parameters()]
     return list(_SideBySide.apply(run, columns, x, *parameters))

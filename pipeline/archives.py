@@ -17,7 +17,7 @@ _LONGEST_END = 1 << 20
 
 
 class Member(NamedTuple):
-    """A file inside a tar archive, and the bytes of the archive that it is made of."""
+    """A file inside a tar archive, and the bytes of the archive that hold it."""
 
     name: str
     offset: int
@@ -28,9 +28,9 @@ def members(path: Path) -> list[Member]:
     """Every file in the archive.
 
     Files of an archive inside it get that archive's stem as their folder (ImageNet's training set).
-    A name that occurs twice stands for its last file, as when one unpacks. ValueError where it is
-    no tar file, is not whole, is compressed, or holds what can't be read in place: symbolic links,
-    or names that lead out of it.
+    If a name occurs twice, its last file counts, as when one unpacks. ValueError where it is no tar
+    file, is not whole, is compressed, or holds what can't be read in place: symbolic links, or
+    names that lead out of it.
     """
     found: dict[str, Member] = {}
     try:
@@ -78,7 +78,7 @@ def _files(
             continue
         places[name] = place
         yield entry, place
-    # tarfile stops at anything that is no header, without a word; only zeros may follow the last
+    # tarfile stops without an error at anything that is no header. Only zeros may follow the last
     # file.
     archive.fileobj.seek(archive.offset)
     end = archive.fileobj.read(_LONGEST_END + 1)
@@ -87,7 +87,7 @@ def _files(
 
 
 def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
-    """`size` bytes of a file from `offset` on; by default, all the rest.
+    """`size` bytes of a file from `offset` on; by default, all that follow.
 
     OSError or ValueError where there are none.
     """
@@ -105,7 +105,7 @@ def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
 
 
 class Archives:
-    """Reads ranges of bytes from archives, each mapped into memory when it is first asked for."""
+    """Reads ranges of bytes from archives; each is mapped into memory when first asked for."""
 
     def __init__(self) -> None:
         self._maps: dict[str, mmap.mmap] = {}

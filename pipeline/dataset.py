@@ -154,7 +154,7 @@ def fingerprint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """What a prepared folder is to hold; `rejected` and `converted` are (path, why)."""
+    """The content of a prepared folder; `rejected` and `converted` are (path, why)."""
 
     train: ImageList
     val: ImageList
@@ -229,14 +229,14 @@ def _read_list(folder: Path, name: str, root: str, arrays: Mapping[str, NDArray]
             "prepare the folder again with tools/prep_imagenet.py"
         )
     labels = arrays.get(f"{name}_labels")
-    if labels is None:  # version 0.1 kept them in the text alone
+    if labels is None:  # version 0.1 kept labels in the text alone
         lines = text.tobytes().split(b"\n")[:-1]
         labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in lines], np.int64)
     return ImageList(root, text, starts, ends, labels, sizes, arrays.get(f"{name}_spans"))
 
 
 def _places(text: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the path of each line `relative/path label` begins and ends; it may hold spaces."""
+    """Where the path of each line `relative/path label` begins and ends; paths may hold spaces."""
     line_ends = np.flatnonzero(text == ord("\n"))
     starts = np.concatenate([[0], line_ends[:-1] + 1])[: len(line_ends)]
     spaces = np.flatnonzero(text == ord(" "))

@@ -43,7 +43,7 @@ def machine_error(error: BaseException) -> MachineError | None:
 def gist(error: BaseException) -> str:
     """What an error says, without a library's advice and traceback.
 
-    Its kind where it says nothing.
+    If it says nothing, its kind.
     """
     text = str(error)
     if "encountered:" in text:  # DALI quotes the lines that defined the graph first

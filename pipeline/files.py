@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its name when the block ends well.
+    """Open a temporary file beside `path`; it takes that name when the block ends without an error.
 
     The bytes are on disk before the name is, so a crash leaves the old file or the new one, never a
     part.
@@ -34,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Make a folder beside `path` that takes its name when the block ends well.
+    """Make a folder beside `path`; it takes that name when the block ends without an error.
 
     `path` may not hold anything yet.
     """
@@ -75,7 +75,7 @@ def locked(path: Path, in_use: str) -> FileLock:
 
 @contextmanager
 def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
-    """(folder, notes): `folder` takes the name `path` when the block ends well, and `notes` goes.
+    """(folder, notes): on success `folder` takes the name `path`, and `notes` is deleted.
 
     Resumable: after a kill, a rerun with the same `identity` finds both as they were. After a
     ValueError it starts afresh. ValueError where another process is making the same folder, or it
@@ -109,7 +109,7 @@ def _begin(work: Path, name: str, identity: str) -> tuple[Path, Path]:
         )
     folder, notes = work / "folder", work / "notes"
     if not folder.exists():
-        shutil.rmtree(notes, ignore_errors=True)  # they tell of what is no longer there
+        shutil.rmtree(notes, ignore_errors=True)  # the notes tell of files that are no longer there
     folder.mkdir(exist_ok=True)
     notes.mkdir(exist_ok=True)
     with atomic_write(begun_for) as file:
@@ -118,7 +118,7 @@ def _begin(work: Path, name: str, identity: str) -> tuple[Path, Path]:
 
 
 def _discard(work: Path) -> None:
-    """Notes go first: should this be cut short, they must not tell of files that are gone."""
+    """Delete notes first: if this is interrupted, they must not tell of files that are gone."""
     shutil.rmtree(work / "notes")
     shutil.rmtree(work)
 

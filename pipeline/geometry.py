@@ -16,11 +16,11 @@ class Regions(NamedTuple):
     decode_start: NDArray[np.int32]
     decode_end: NDArray[np.int32]  # [n, 2]
     start: NDArray[np.float32]  # [n, 2] what the crop covers, relative to decode_start; not whole
-    end: NDArray[np.float32]  # [n, 2] left and right change places where the crop is mirrored
+    end: NDArray[np.float32]  # [n, 2] left and right are swapped where the crop is mirrored
 
 
 def on_the_grid(sizes: NDArray[np.int32], resize: int) -> bool:
-    """Whether images of `sizes` [n, 2] are stored resized, with whole pixels as their square.
+    """Whether images of `sizes` [n, 2] are stored resized, with squares that start on whole pixels.
 
     Their crops need no resampling: see `pipeline.prepare.store`.
     """
@@ -39,10 +39,10 @@ def source_regions(
     """Where crops lie in images of `sizes`.
 
     A crop is `crop` pixels square, at `corners` of the central `resize` x `resize` square. Resizing
-    the shorter side to `resize` scales both axes alike, by a factor that need not give a whole
-    number of pixels on the longer one (paper, section 2): regions in source pixels have no such
-    rounding. What a triangle filter reaches beyond the crop is decoded too, unless there is nothing
-    to `resample`.
+    the shorter side to `resize` scales both axes by the same factor, which need not give a whole
+    number of pixels on the longer side (paper, section 2). Regions in source pixels need no such
+    rounding. Pixels that a triangle filter reaches beyond the crop are decoded too, unless there is
+    nothing to `resample`.
     """
     shorter = sizes.min(axis=1, keepdims=True)
     scale = shorter / resize

@@ -12,15 +12,15 @@ from nvidia.dali.pipeline import Pipeline
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.
 
-The engine rounds otherwise than the CUDA decoder, and DALI gives it the largest files of a batch.
-With a share between 0 and 1 a file's pixels depend on what else is in its batch, and so on how many
-ranks share one. With 0 they depend on the file alone, on every GPU; with 1, on the kind of GPU,
-too. `tools.bench pipeline` measures the alternatives.
+The engine rounds differently from the CUDA decoder, and DALI gives it the largest files of a batch.
+With a share between 0 and 1, a file's pixels depend on what else is in its batch, and so on how
+many ranks share one. With 0, they depend on the file alone, on every GPU. With 1, they also depend
+on the kind of GPU. `tools.bench pipeline` measures the alternatives.
 """
 
 
 Request = dict[str, Sequence[NDArray] | NDArray]
-"""What the graph is asked for: by the names of `inputs`, an item for each sample of a batch."""
+"""What the graph is asked for: an item for each sample of a batch, under each name of `inputs`."""
 
 
 class GraphOptions(NamedTuple):

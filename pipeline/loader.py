@@ -1,4 +1,4 @@
-"""Runs the graph over a plan and hands out tensors; where a file can't be read, names it."""
+"""Runs the graph over a plan and hands out tensors; names a file that can't be read."""
 
 import os
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Loader:
         """Without `num_threads`, a thread for each core decodes."""
         self._images, self._plan, self._preprocessing = images, plan, preprocessing
         self._device, self._first_step = device, first_step
-        # Wanted when files are read ahead, when they are asked for, and when they arrive.
+        # Each step's views are needed to read files ahead, to ask for them, and when they arrive.
         self._views = lru_cache(maxsize=8)(lambda step: plan.views(step, part, num_parts))
         on_gpu = device.type == "cuda"
         self._copies = torch.cuda.Stream(device) if on_gpu else None
@@ -116,7 +116,7 @@ class Loader:
         return request
 
     def _files(self, step: int) -> list[NDArray[np.uint8]]:
-        """Paths, or contents where images are in archives, whose next files are then read ahead."""
+        """Paths; or, from archives, contents. The next files in archives are then read ahead."""
         images, indices = self._images, self._views(step).indices
         if images.spans is None:
             names = [images.text[images.starts[i] : images.ends[i]] for i in indices]
@@ -147,7 +147,7 @@ class Loader:
         return copy
 
     def _explained(self, views: Views, error: RuntimeError) -> Exception:
-        """Why the graph failed: the machine, a file, or something that can't be told."""
+        """Why the graph failed: the machine, a file, or a cause that can't be told."""
         fault = machine_error(error)
         if fault is not None:
             return fault

@@ -5,9 +5,9 @@ from multiprocessing import parent_process
 
 
 def end_with_the_parent() -> None:
-    """For a thread of a worker: end when the parent has been killed.
+    """For a thread of a worker: end the worker when its parent has been killed.
 
-    A worker would otherwise wait for ever.
+    It would otherwise wait for ever.
     """
     parent = parent_process()
     assert parent is not None

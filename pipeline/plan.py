@@ -60,7 +60,7 @@ class TrainingPlan:
         self.num_steps = num_steps
         self.steps_per_epoch = num_images // batch_size
         self.batch_size = batch_size
-        # Two epochs: the reader is ahead of the trainer and crosses into the next one first.
+        # Two epochs: the reader runs ahead of the trainer, and enters the next epoch first.
         self._draws = lru_cache(maxsize=2)(
             lambda epoch: _draw_epoch(num_images, margin, seed, epoch)
         )
@@ -120,7 +120,7 @@ def _rows(batch_size: int, part: int, num_parts: int) -> tuple[int, int]:
 def _draw_epoch(
     num_images: int, margin: int, seed: int, epoch: int
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Order of the images, and by image its crop corner, flip and lighting."""
+    """The order of the images, and the crop corner, flip and lighting of each image."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = rng.permutation(num_images)
     corners = rng.integers(margin, size=(num_images, 2), endpoint=True, dtype=np.int16)

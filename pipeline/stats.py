@@ -73,9 +73,9 @@ class PixelStats:
 
 @dataclass
 class PixelSums:
-    """Sums over images [256, 256, 3] uint8, from which PixelStats follow.
+    """Sums over images [256, 256, 3] uint8, from which PixelStats are computed.
 
-    Sums of parts add up to the whole's.
+    The sums of parts add up to those of the whole.
     """
 
     count: int = 0
@@ -116,7 +116,7 @@ class PixelSums:
 
 
 def _area_weights(old: int, new: int) -> NDArray[np.float64]:
-    """[new, old]: the share of each old cell in each new one, rows summing to 1."""
+    """[new, old]: the share of each old cell in each new one; rows sum to 1."""
     edges = np.arange(new + 1) * (old / new)
     cells = np.arange(old)
     upper = np.minimum(edges[1:, None], cells + 1)

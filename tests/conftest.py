@@ -12,7 +12,7 @@ from train.__main__ import main
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
-    """A prepared folder: 3 classes of 14 training and 5 validation images."""
+    """A prepared folder: 3 classes with 14 training and 5 validation images each."""
     return prepare(
         tmp_path_factory.mktemp("data"), dict.fromkeys("abc", 14), dict.fromkeys("abc", 5)
     )
@@ -34,8 +34,9 @@ def trained(prepared, tmp_path_factory) -> Path:
 
 
 def pytest_configure(config):
-    """Ordinary tests run on the CPU, also where there are GPUs; `-m gpu` runs those that need
-    some.
+    """Hide GPUs from ordinary tests, which run on the CPU on every machine.
+
+    `-m gpu` runs the tests that need a GPU.
     """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -17,7 +17,7 @@ def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Ima
 def write_class_folders(
     root: Path, counts: dict[str, int], seed: int = 0, sides: tuple[int, int] = (60, 200)
 ) -> None:
-    """`counts[name]` JPEG files in each class folder, of varied sizes."""
+    """Write `counts[name]` JPEG files of varied sizes into each class folder."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def write_class_folders(
 
 
 def prepare(folder: Path, counts: dict[str, int], val_counts: dict[str, int] | None = None) -> Path:
-    """A prepared folder over freshly drawn images."""
+    """Generate images, prepare them, and return the prepared folder."""
     write_class_folders(folder / "images/train", counts, seed=1)
     write_class_folders(folder / "images/val", val_counts or counts, seed=2)
     out = folder / "prepared"

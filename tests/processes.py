@@ -1,10 +1,10 @@
-"""What the system says of processes."""
+"""Look up processes in /proc."""
 
 from pathlib import Path
 
 
 def running(pid: int) -> bool:
-    """Neither gone nor waiting to be buried."""
+    """Whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -12,7 +12,7 @@ def running(pid: int) -> bool:
 
 
 def workers(pid: int) -> list[int]:
-    """The processes that multiprocessing has spawned from `pid`, but for its resource tracker."""
+    """The processes that multiprocessing has spawned from `pid`, without its resource tracker."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [
         int(child)

@@ -10,18 +10,19 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call `function(*arguments)` in `world_size` new processes; an exception in one fails the
-    test.
+    """Call `function(*arguments)` in `world_size` new processes.
+
+    An exception in one of them fails the test.
     """
-    # Forked from a server that has imported what ranks need, and used none of it: they start in a
-    # tenth of the time.
+    # Ranks are forked from a server that has imported what they need and done nothing else. They
+    # start in a tenth of the time.
     multiprocessing.set_forkserver_preload(["pipeline.prepare.examine", "train.trainer"])
     arguments = (world_size, free_port(), function, arguments)
     mp.start_processes(_start, arguments, nprocs=world_size, start_method="forkserver")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no process listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]

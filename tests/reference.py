@@ -1,5 +1,6 @@
-"""The network and the update, written a second time as plainly as torch allows: what the real ones
-are held against.
+"""The network and the update, written a second time as plainly as torch allows.
+
+Tests compare the real network and optimizer with these.
 """
 
 import hashlib
@@ -20,8 +21,9 @@ CLASSES = 7  # odd: the two columns can't share the classes evenly
 
 
 def norm_over_maps(x: Tensor, config: ModelConfig) -> Tensor:
-    """Response norm within each column's channels; torch divides alpha by its size, the paper does
-    not.
+    """Response norm within each column's channels.
+
+    torch divides alpha by its size; the paper does not.
     """
     parts = x.chunk(config.columns, 1)
     return torch.cat(
@@ -34,7 +36,7 @@ def norm_over_maps(x: Tensor, config: ModelConfig) -> Tensor:
 
 
 def norm_in_map(x: Tensor) -> Tensor:
-    """2012 code: by the sum of squares over 5 x 5 neighbours, 0.001 / 25 each."""
+    """The 2012 code's second norm: squares of 5 x 5 neighbours are summed, 0.001 / 25 each."""
     squares = F.conv2d(
         (x**2).flatten(0, 1)[:, None], torch.ones(1, 1, 5, 5, dtype=x.dtype), padding=2
     )
@@ -48,9 +50,7 @@ def forward(
     masks: list[Tensor] | None,
     config: ModelConfig = TINY,
 ) -> Tensor:
-    """Logits of the whole network, both columns side by side in grouped convolutions (paper, figure
-    2).
-    """
+    """Logits of the whole network; grouped convolutions hold both columns (paper, figure 2)."""
     act = F.relu if config.activation == "relu" else torch.tanh
 
     def conv(x: Tensor, name: str, **options: int) -> Tensor:
@@ -99,8 +99,9 @@ def train(
     lrs: list[float],
     config: ModelConfig,
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and final weights after one update a batch, by the paper's rule for v and w (section
-    5).
+    """Losses and final weights after one update for each batch.
+
+    The update is the paper's rule for v and w (section 5).
     """
     w = {key: value.clone() for key, value in weights.items()}
     v = {key: torch.zeros_like(value) for key, value in w.items()}
@@ -119,8 +120,9 @@ def train(
 
 
 def split_mix(seed: int, count: int) -> np.ndarray:
-    """The first `count` numbers of SplitMix64 (Steele, Lea and Flood, 2014, figure 16), as
-    uint64.
+    """The first `count` numbers of SplitMix64, as uint64.
+
+    See Steele, Lea and Flood, 2014, figure 16.
     """
     with np.errstate(over="ignore"):
         z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
@@ -132,9 +134,9 @@ def split_mix(seed: int, count: int) -> np.ndarray:
 
 
 def mask(rows: int, width: int, dropout: float, *purpose: object) -> Tensor:
-    """[rows, width]: 1 for neurons that stay, numbered row by row."""
+    """A dropout mask [rows, width]: 1 for neurons that stay, numbered row by row."""
     seed = int.from_bytes(hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest(), "little")
-    # The generator's numbers, read as signed ones, from the lowest up: its top bits decide.
+    # Numbers are read as signed. Those below a threshold stay, so the top bits decide.
     signed = split_mix(seed, rows * width).view(np.int64).astype(np.float64)
     return torch.from_numpy((signed < (0.5 - dropout) * 2.0**64).astype(np.float64)).view(
         rows, width
@@ -144,7 +146,7 @@ def mask(rows: int, width: int, dropout: float, *purpose: object) -> Tensor:
 def expected(
     seed: int, batches: list[tuple[Tensor, Tensor]], lrs: list[float], config: ModelConfig = TINY
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """`train`, in float64, from the real network's first weights and with its dropout."""
+    """`train` in float64, from the real network's initial weights and with its dropout."""
     weights = AlexNet(config, CLASSES, CROP, seed=seed).double().full_state()
     masks = [
         [

@@ -1,4 +1,4 @@
-"""What only GPUs can show. `make gpu-check` runs these; elsewhere they skip."""
+"""What only GPUs can show. `make gpu-check` runs these tests; elsewhere they are skipped."""
 
 import os
 import subprocess
@@ -42,16 +42,15 @@ def loader(
 
 @pytest.fixture
 def photographs(dataset):
-    """The prepared folder that DATA names, as `make gpu-check DATA=DIR` does; generated images
-    without it.
-    """
+    """The prepared folder that `make gpu-check DATA=DIR` names, or else generated images."""
     return Dataset.open(Path(os.environ["DATA"])) if os.environ.get("DATA") else dataset
 
 
 @pytest.mark.parametrize("lit_gain", [1, 1 / 1.1])
-def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
-    """The decoders differ in chroma and rounding by a level or two; anything more is another crop,
-    flip or colour.
+def test_the_gpu_graph_gives_nearly_the_cpu_graphs_pixels(photographs, lit_gain):
+    """The decoders differ in chroma and rounding, by a level or two.
+
+    Anything more is another crop, flip or colour.
     """
     for cpu, gpu in zip(
         loader(photographs, "cpu", lit_gain), loader(photographs, "cuda:0", lit_gain)
@@ -61,26 +60,28 @@ def test_the_gpu_graph_gives_the_cpu_graphs_pixels(photographs, lit_gain):
         assert difference.mean() < 1 and difference.max() < 16
 
 
-def test_batches_stay_what_they_are_while_later_ones_arrive(dataset):
+def test_batches_do_not_change_while_later_ones_arrive(dataset):
     """A failure would mean that DALI writes into buffers that torch still reads."""
-    # Each before the next comes
+    # Each is read before the next one arrives
     early = [batch.images.double().sum().item() for batch in loader(dataset, "cuda:0")]
     kept = list(loader(dataset, "cuda:0"))
     assert [batch.images.double().sum().item() for batch in kept] == early
 
 
-def test_pixels_do_not_depend_on_how_many_share_a_batch(photographs):
-    """A failure would mean that DALI decodes part of a batch by other hardware: look at
-    graph.HW_DECODER_LOAD.
+def test_pixels_do_not_depend_on_how_many_ranks_share_a_batch(photographs):
+    """A failure would mean that DALI decodes part of a batch on other hardware.
+
+    In that case, look at graph.HW_DECODER_LOAD.
     """
     halves = zip(*(loader(photographs, "cuda:0", part=part, num_parts=2) for part in range(2)))
     for whole, parts in zip(loader(photographs, "cuda:0"), halves, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
 
 
-def test_awkward_files_have_the_cpus_pixels(tmp_path):
-    """EXIF with a region, CMYK, grey, 16 bits, progressive, PNG, WebP, BMP, TIFF: GPU decoders
-    treat them apart.
+def test_unusual_files_have_nearly_the_cpus_pixels(tmp_path):
+    """GPU decoders treat each of these kinds of files in its own way.
+
+    They are EXIF with a region, CMYK, grey, 16 bits, progressive, PNG, WebP, BMP and TIFF.
     """
     write_class_folders(tmp_path / "images", {"a": 1, "b": 3})
     awkward_images(tmp_path / "images/a")
@@ -107,7 +108,7 @@ def test_awkward_files_have_the_cpus_pixels(tmp_path):
                 index += 1
 
 
-def test_dropout_is_the_cpus():
+def test_dropout_masks_are_the_same_as_on_the_cpu():
     table = (range(100, 228), range(2048, 4096), 4096)
     on_gpu = chances(0.5, *table, torch.device("cuda"), 0, "dropout", 7, 6)
     assert torch.equal(on_gpu.cpu(), chances(0.5, *table, torch.device("cpu"), 0, "dropout", 7, 6))
@@ -131,7 +132,7 @@ def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.train_step(batch)
-            # Else the line above would prove nothing
+            # Otherwise, the line above would prove nothing
             with pytest.raises(RuntimeError, match="synchroniz"):
                 trainer.state.sums.sum().item()
         finally:
@@ -139,9 +140,10 @@ def test_a_step_never_makes_the_host_wait(precision, recipe, prepared, tmp_path)
 
 
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 0.02), ("tf32", 0.02), ("bf16", 0.05)])
-def test_a_run_on_a_gpu_is_the_cpus_step_by_step(precision, tolerance, train, tmp_path):
-    """Same images, crops, flips, lighting and dropout; decoders and sums round otherwise. Losses
-    are about 1.1.
+def test_losses_on_a_gpu_follow_the_cpus_step_by_step(precision, tolerance, train, tmp_path):
+    """Images, crops, flips, lighting and dropout are the same; decoders and sums round differently.
+
+    Losses are about 1.1.
     """
     options = ["--run.log_every", "1", "--optim.lr", "0.001"]
     assert train(tmp_path / "cpu", *options) == 0
@@ -175,7 +177,7 @@ def test_two_columns_over_nccl_train_like_the_plain_network(expected, tmp_path):
         assert_trained_alike(result["losses"], result["weights"], expected)
 
 
-def test_a_run_in_pieces_is_the_run_in_one_on_a_gpu(train, tmp_path):
+def test_an_interrupted_run_on_a_gpu_ends_with_the_same_bits(train, tmp_path):
     options = ["--run.device", "cuda"]
     assert train(tmp_path / "whole", *options) == 0
     for stop in ("1", "5", "6"):

@@ -22,8 +22,9 @@ def imported(path):
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_imports_run_one_way(room):
-    """tools -> train -> {pipeline, model}; and model knows nothing of files, DALI, YAML or the
-    environment.
+    """The order is tools -> train -> {pipeline, model}.
+
+    model imports nothing for files, DALI, YAML or the environment.
     """
     files = list((ROOT / room).rglob("*.py"))
     assert files
@@ -34,8 +35,8 @@ def test_imports_run_one_way(room):
             assert not set(imported(path)) & {"nvidia", "yaml", "os", "pathlib", "numpy"}, path
 
 
-def test_one_file_knows_dalis_graph_and_one_the_ranks():
-    """The benchmark builds the graphs that ours is measured against."""
+def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
+    """The exception is the benchmark, which builds the graphs that ours is measured against."""
     sources = {
         path.relative_to(ROOT): path.read_text()
         for room in ALLOWED
@@ -53,7 +54,7 @@ def test_one_file_knows_dalis_graph_and_one_the_ranks():
     ]
 
 
-def test_what_feeds_knows_nothing_of_preparing():
+def test_the_pipeline_does_not_import_its_preparation():
     files = list((ROOT / "pipeline").glob("*.py"))
     assert len(files) > 10
     for path in files:

@@ -19,6 +19,6 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def moved(command: str) -> None:
-    """For the old name of a command: say the new one, and end."""
+    """For the old name of a command: print the new one, and end."""
     print(f"error: this command is now: {command}", file=sys.stderr)
     sys.exit(2)

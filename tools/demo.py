@@ -59,7 +59,7 @@ def _sources(images: Path) -> list[str]:
 
 
 def _command(*words: str | Path) -> None:
-    """Print and run a Python command; where it fails it has said why."""
+    """Print and run a Python command; if it fails, it has said why."""
     command = list(map(str, words))
     print("\n$ python " + shlex.join(command), flush=True)
     status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode

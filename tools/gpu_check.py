@@ -160,7 +160,7 @@ def read_tests(report: Path) -> list[Test]:
 def _benchmarks(
     commands: dict[str, tuple[list[str], Path]],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reports by benchmark, and what those that failed said."""
+    """The reports by benchmark, and the errors of benchmarks that failed."""
     reports, failures = {}, {}
     for name, (command, report) in commands.items():
         print(f"\n$ python {' '.join(command)}", flush=True)

@@ -108,7 +108,7 @@ def _show(axes: Axes, pixels: NDArray) -> None:
 
 
 def _outline(axes: Axes, size: tuple[int, int], corner: NDArray, resize: int, crop: int) -> None:
-    """Where the crop lies in the whole image, whose pixels' centres are at whole numbers."""
+    """Where the crop lies in the whole image; the centres of pixels are at whole numbers."""
     scale = min(size) / resize
     top, left = ((side - min(size)) / 2 + place * scale - 0.5 for side, place in zip(size, corner))
     axes.add_patch(

@@ -10,8 +10,8 @@ from train.trainer import Trainer
 def main(argv: list[str]) -> int:
     """Run a training; returns the exit status.
 
-    0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun makes 1 of any status but
-    0, and adds a report of its own below the message.
+    0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun turns any status but 0
+    into 1, and adds a report of its own below the message.
     """
     try:
         config = load(argv)

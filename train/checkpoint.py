@@ -59,7 +59,7 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not its own
+    except Exception as error:  # torch raises many kinds of errors for a file that is not its own
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error

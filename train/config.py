@@ -177,8 +177,8 @@ def to_yaml(config: Config) -> str:
 def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
     """`section.field: old -> new` for all that changes results.
 
-    `old` is a config as in YAML. A prepared folder may have moved; whether it is the same one is
-    for its fingerprint to say.
+    `old` is a config as in YAML. A prepared folder may have moved; its fingerprint says whether it
+    is the same.
     """
     defaults, old = to_dict(Config()), in_todays_terms(old)
     # What a config does not name, it leaves at its default.
@@ -195,7 +195,7 @@ def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
 
 
 def _comparable(plain: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """What changes results, by what it comes to: kernels once halved, numbers of these layers."""
+    """What changes results, as it comes out: kernels once halved, numbers of these layers."""
     network = _model(plain["model"])
     model = {key: value for key, value in plain["model"].items() if key != "half_kernels"}
     model["kernels"] = [

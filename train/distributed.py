@@ -123,9 +123,10 @@ class Ranks:
 class Averaging:
     """Averages each gradient of `model` over the pairs, `group`, as soon as backward has it.
 
-    Each is added up by itself, in an order that depends on its own shape alone.
-    DistributedDataParallel puts gradients into buckets, in its first step into others than later,
-    so that from three pairs on a run in pieces would not compute the bits of a run in one.
+    Each gradient is summed by itself, in an order that depends on its shape alone.
+    DistributedDataParallel puts gradients into buckets, and into other buckets in its first step
+    than later. From three pairs on, an interrupted run would then not compute the bits of a run in
+    one.
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None) -> None:
@@ -143,14 +144,14 @@ class Averaging:
             self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
 
     def wait(self) -> None:
-        """Once all of backward has been called: what follows on the device comes after all sums."""
+        """To call after backward: what follows on the device comes after all averages."""
         for work in self._works:
             work.wait()
         self._works.clear()
 
 
 class _Exchange:
-    """An all-gather under way; it keeps what is being sent alive."""
+    """An all-gather that has begun; it keeps alive what is being sent."""
 
     def __init__(self, batch: Batch, group: dist.ProcessGroup | None) -> None:
         self._sent = batch
@@ -225,7 +226,7 @@ def _check_pairs(world: _World, num_columns: int) -> None:
 
 @contextmanager
 def _faults_explained() -> Iterator[None]:
-    """MachineError in place of what torch raises where memory or a GPU fails."""
+    """Where memory or a GPU fails, raise MachineError in place of what torch raises."""
     try:
         yield
     except Exception as error:
@@ -294,9 +295,9 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
 def report_error(error: Exception) -> int:
     """Print a message for users; returns the exit status.
 
-    Where all ranks fail alike, the first one's is enough.
+    If all ranks fail in the same way, only the first one prints.
     """
     if int(os.environ.get("RANK", 0)) > 0:
-        time.sleep(3)  # torchrun ends this rank within that time if the first one has failed too
+        time.sleep(3)  # torchrun ends this rank within that time if the first one has failed, too
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 2

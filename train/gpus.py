@@ -8,8 +8,9 @@ import torch
 from train.config import ConfigError
 
 _NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}
-"""The oldest branch of NVIDIA's Linux driver for each major version of CUDA (CUDA's release
-notes).
+"""The oldest branch of NVIDIA's Linux driver for each major version of CUDA.
+
+From CUDA's release notes.
 """
 _OTHERWISE = (
     "install a PyTorch that was built for an older CUDA (pytorch.org gives the command for "

@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable
 
 _INTERVAL = 0.25
-"""Seconds between two meetings, about: a signal is answered within a second even if steps get
-slower meanwhile.
+"""About how many seconds pass between two meetings.
+
+A signal is then answered within a second, even if steps become slower meanwhile.
 """
 
 
 class Meeting:
-    """Lets all ranks know what one of them wishes, every few steps.
+    """Tells all ranks what one of them wishes, every few steps.
 
-    A meeting costs every rank a collective on the CPU, as much as a short step on a GPU. How many
-    steps go by until the next one is agreed in each, from the pace of the slowest rank, so that all
-    ranks meet at the same steps.
+    A meeting costs every rank a collective on the CPU, which takes as long as a short step on a
+    GPU. In each meeting, the ranks agree how many steps to take until the next one, from the pace
+    of the slowest rank. So all ranks meet at the same steps.
     """
 
     def __init__(self, largest: Callable[[list[float]], list[float]]) -> None:

@@ -17,9 +17,9 @@ from pipeline.files import atomic_write
 class Stopwatch:
     """Splits the time of training steps into waiting for data and computing, as the device sees it.
 
-    A GPU works through what the host has issued, some steps behind it: its marks are events in its
-    own queue, and it waits only where it has nothing left to do before the next batch is there.
-    Evaluations and checkpoints are outside; so is the first step, which warms everything up.
+    A GPU works through what the host has issued, some steps behind it. Its marks are events in its
+    own queue. It waits for data only if it has nothing left to do before the next batch is there.
+    Evaluations and checkpoints do not count; nor does the first step, which warms everything up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -70,7 +70,7 @@ class Stopwatch:
 
 
 def _mark_on_gpu() -> torch.cuda.Event:
-    """Where the GPU's queue is now: its time is known once the GPU has come there."""
+    """Mark the end of the GPU's queue; the time is known once the GPU has come there."""
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
@@ -87,7 +87,7 @@ class Monitor:
     """Writes numbers where people look for them. Only the main rank has one."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after `step`: what an interrupted run wrote of later steps is taken back."""
+        """Go on after `step`: delete what an interrupted run wrote of later steps."""
         self._path = folder / "metrics.jsonl"
         self._forget_after(step)
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run

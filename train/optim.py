@@ -83,8 +83,8 @@ class PaperSGD(torch.optim.SGD):
                 )
         groups: dict[Any, dict[str, Any]] = {}
         for name, parameter in named.items():
-            # One group for all that are alike, for ever: each group costs the host as much as all
-            # of the others.
+            # Parameters that are treated alike in every epoch share a group: each further group
+            # costs the host as much again.
             group = groups.setdefault(_treatment(name, config), {"name": name, "params": []})
             group["params"].append(parameter)
             group["lr"] = _rate(name, self.lr, 0, config)
@@ -151,7 +151,7 @@ def _decay(name: str, config: OptimConfig) -> float:
 
 
 def _treatment(name: str, config: OptimConfig) -> tuple:
-    """Equal for parameters whose learning rate and decay are equal in every epoch."""
+    """Equal for parameters with the same learning rate and decay in every epoch."""
     changes = {epoch for pairs in config.later_lr_factors.values() for epoch, _ in pairs}
     factors = tuple(_factor(name, epoch, config) for epoch in sorted({0, *changes}))
     return _decay(name, config), _is_bias(name) and config.bias_lr is not None, factors
@@ -210,7 +210,7 @@ def schedule(config: OptimConfig, epochs: int) -> "Schedule":
 
 
 class EpochSchedule:
-    """A learning rate that depends on the number of epochs completed alone."""
+    """A learning rate that depends only on the number of epochs completed."""
 
     def __init__(self, config: OptimConfig, epochs: int) -> None:
         self._config, self._epochs = config, epochs

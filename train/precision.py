@@ -8,9 +8,9 @@ from train.config import ConfigError
 
 
 def set_matmul_precision(precision: str, device: torch.device) -> None:
-    """For the whole process: whether GPUs round products to tf32, and the same bits in every run.
+    """Set whether GPUs round products to tf32, and ask for the same bits in every run.
 
-    ConfigError where the device has no such arithmetic.
+    It holds for the whole process. ConfigError where the device has no such arithmetic.
     """
     if precision == "tf32" and device.type == "cpu":
         raise ConfigError(

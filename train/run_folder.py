@@ -11,9 +11,9 @@ from train.config import Config, ConfigError, differing_keys, to_yaml
 
 
 def claim(folder: Path, config: Config) -> FileLock:
-    """Make `folder` the run's, or resume it; the lock is held as long as the object lives.
+    """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
-    ConfigError where the folder is something else's, or has checkpoints of another config.
+    ConfigError where the folder belongs to something else, or has checkpoints of another config.
     ValueError where another process writes to it.
     """
     path = folder / "config.yaml"

@@ -53,11 +53,11 @@ class TrainingState:
         self.step = saved["step"]
 
     def _restore_sums(self, of_pairs: Tensor, ranks: Ranks) -> None:
-        """Each pair takes its own; where there were other pairs, the first takes them all."""
+        """Each pair takes its own sums; if their number has changed, the first pair takes all."""
         if len(of_pairs) == ranks.num_pairs:
             self.sums.copy_(of_pairs[ranks.pair])
         elif ranks.pair == 0:
-            # Other pairs counted the steps then: weigh them as this many would have.
+            # Other pairs counted the steps then: weigh them as this number of pairs would have.
             self.sums.copy_(of_pairs.sum(0) * (ranks.num_pairs / len(of_pairs)))
 
 

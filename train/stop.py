@@ -6,8 +6,9 @@ from types import FrameType, TracebackType
 from typing import Self
 
 _PATIENCE = 1.0
-"""Seconds in which a repetition is the same request: torchrun passes signals on that a rank may
-have got itself.
+"""Seconds within which a second signal counts as the same request.
+
+torchrun passes on signals that a rank may already have received itself.
 """
 
 

@@ -101,7 +101,7 @@ def predict(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities [N, C] and labels [N] of all validation images, in their order.
 
-    Other ranks than the main one get none. `batch_size` is a rank's.
+    Only the main rank gets them. `batch_size` is that of one rank.
     """
     check_classes(network, dataset)
     rows = []

@@ -179,7 +179,7 @@ class Trainer:
             self.save()
 
     def _save_is_due(self) -> bool:
-        """By the main rank's clock, which decides for all."""
+        """Whether it is time to save, by the main rank's clock, which decides for all."""
         minutes = (time.monotonic() - self._saved_at) / 60
         return self.ranks.is_main and minutes > self.config.run.checkpoint_minutes
 
@@ -228,7 +228,7 @@ class Trainer:
             self._set_learning_rates(rates.lr)
 
     def _set_learning_rates(self, lr: float) -> None:
-        """Of the epoch that begins; what changes is said."""
+        """Set the learning rates of the epoch that begins, and print what changes."""
         optim, optimizer = self.config.optim, self.state.optimizer
         if lr != optimizer.lr:
             self._say(f"learning rate is now {lr:g} ({optim.schedule})")

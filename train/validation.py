@@ -22,7 +22,8 @@ class ErrorRates:
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     """[N]: rank of the label among the scores [N, C]; 0 means top-1 correct.
 
-    A tie counts against the network, and so does a NaN: a network that says nothing is not right.
+    A tie counts against the network, and so does a NaN: equal scores for all classes must not count
+    as right.
     """
     own = scores.gather(1, labels[:, None])
     return (~(scores < own)).sum(1) - 1

@@ -9,9 +9,9 @@ from train import checkpoint
 def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[str], list[str]]:
     """Copy into `model` what fits of a checkpoint; returns (layers taken, layers afresh).
 
-    `path` may also be a run, whose newest checkpoint is taken. A layer fits if its weight and bias
-    have the same shapes, the last one only if it told the same `classes` apart. CheckpointError
-    where nothing fits.
+    `path` may also be a run; its newest checkpoint is taken. A layer fits if its weight and bias
+    have the same shapes. The last one must also have been trained on the same `classes`.
+    CheckpointError where nothing fits.
     """
     state = checkpoint.load(checkpoint.named(path))
     old, new = state["model"], model.full_state()

@@ -18,7 +18,7 @@ _SAVE_EVERY = 10.0  # seconds
 class Finding(NamedTuple):
     """What one file turned out to be: either its `size`, or the `reason` that it can't be used."""
 
-    name: str  # as the list will have it
+    name: str  # as it will be in the list
     size: tuple[int, int] | None  # height and width, of the stored image where there is a store
     reason: str = ""
     oddity: str = ""  # why the file was converted, where there is a store

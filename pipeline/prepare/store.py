@@ -1,8 +1,8 @@
-"""The store: images re-encoded with their shorter side as training resizes it.
+"""The store: images re-encoded with their shorter side at the size to which training resizes it.
 
-A stored image is the resized image on training's own grid of pixels, less what is left over at the
-ends of its longer side when the central square lies on whole pixels. Its crops are then cut out,
-with nothing to resample.
+A stored image is the resized image on training's own grid of pixels: its central square lies on
+whole pixels. What is left over at the ends of its longer side is dropped. Crops of it are then cut
+out, with nothing to resample.
 """
 
 import io
@@ -37,7 +37,7 @@ class StoreFormat:
 
 
 def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uint8]:
-    """[height, width, 3] with `resize` pixels on the shorter side.
+    """Resize to [height, width, 3] with `resize` pixels on the shorter side.
 
     ValueError where the longer one would be more than a JPEG file can hold.
     """
@@ -55,8 +55,7 @@ def resize_on_the_grid(pixels: NDArray[np.uint8], resize: int) -> NDArray[np.uin
     # Rounding may leave -1e-14, which Pillow takes for no box.
     left, top = (max(width - new_width * scale, 0) / 2, max(height - new_height * scale, 0) / 2)
     box = (left, top, width - left, height - top)
-    # Pillow, as DALI takes twice the time for single images, and torch can't start between two
-    # pixels.
+    # Pillow: DALI takes twice the time for single images, and torch can't start between two pixels.
     resized = Image.fromarray(pixels).resize(
         (new_width, new_height), Image.Resampling.BILINEAR, box=box
     )
@@ -91,7 +90,7 @@ class Store(Protocol):
         ...
 
     def position(self) -> tuple[int, int]:
-        """How far it has come, with everything before it safe on disk."""
+        """How far the store has come; everything before is safe on disk."""
         ...
 
     def close(self) -> None:
@@ -100,7 +99,7 @@ class Store(Protocol):
 
 
 class LooseFiles:
-    """A file an image, in folders as the originals."""
+    """One file for each image, in the same folders as the originals."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

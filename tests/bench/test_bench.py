@@ -12,7 +12,7 @@ from tools.bench.feeding import stores
 from tools.bench.steps import Contender, plain_network
 
 
-def test_the_plain_network_that_ours_is_measured_against_has_the_same_layers():
+def test_the_plain_network_has_the_same_parameters_as_ours():
     plain, ours = plain_network(), AlexNet(ModelConfig(), 1000, 224).full_state()
     found = sorted(tuple(parameter.shape) for parameter in plain.parameters())
     assert found == sorted(tuple(value.shape) for value in ours.values())
@@ -62,7 +62,7 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     assert "| fast" in capsys.readouterr().out
 
 
-def test_contenders_for_feeding_are_measured_on_real_files_and_compared_with_decoding(
+def test_feeding_contenders_run_on_real_files_and_are_compared_with_decoding(
     prepared, tmp_path, capsys
 ):
     arguments = [
@@ -86,7 +86,7 @@ def test_contenders_for_feeding_are_measured_on_real_files_and_compared_with_dec
     )
 
 
-def test_a_list_as_long_as_imagenets(prepared, tmp_path):
+def test_scale_measures_a_list_as_long_as_imagenets(prepared, tmp_path):
     arguments = [
         "scale",
         "--data",
@@ -100,13 +100,11 @@ def test_a_list_as_long_as_imagenets(prepared, tmp_path):
     ]
     bench.main([*arguments, "--json", str(tmp_path / "b.json")])
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # its paths alone
+    assert row["first_batch_s"] > 0 and row["memory_mb"] > 60  # the paths alone take that
 
 
-def test_a_step_takes_three_times_the_forward_pass_less_the_gradient_of_the_images():
-    """The paper's layers by hand, a multiplication and an addition for each weight that an output
-    reads.
-    """
+def test_flops_are_three_forward_passes_less_the_gradient_of_the_images():
+    """Counted by hand: a multiplication and an addition for each weight that an output reads."""
     macs = [
         55**2 * 96 * 363,
         27**2 * 256 * 48 * 25,
@@ -118,7 +116,7 @@ def test_a_step_takes_three_times_the_forward_pass_less_the_gradient_of_the_imag
     assert bench.flops_per_image() == 2 * (3 * sum(macs) - macs[0])
 
 
-def test_what_is_not_loose_originals_is_refused_before_any_work(dataset, monkeypatch, tmp_path):
+def test_a_dataset_of_resized_images_is_refused_before_any_work(dataset, monkeypatch, tmp_path):
     resized = replace(dataset, train=replace(dataset.train, sizes=dataset.train.sizes * 0 + 256))
     monkeypatch.setattr(Dataset, "open", lambda folder: resized)
     with pytest.raises(ValueError, match="expected one prepared from loose originals"):

@@ -10,7 +10,7 @@ def test_the_golden_file_has_a_loss_for_every_step():
 
 
 def test_a_path_with_other_losses_is_an_error(monkeypatch):
-    """One loss of 200 is off by twice what is allowed, on the compiled path alone."""
+    """One of 200 losses is off by twice the tolerance, on the compiled path alone."""
     right = golden.read(golden.GOLDEN)
     wrong = [loss + 2e-4 * (step == 150) for step, loss in enumerate(right, 1)]
     monkeypatch.setattr(golden.Dataset, "open", lambda folder: None)

@@ -1,4 +1,4 @@
-"""The formulas of tools/bench/traffic.py against what the collectives of a real step are given."""
+"""The formulas of tools/bench/traffic.py, against the bytes in the collectives of real steps."""
 
 import json
 
@@ -20,8 +20,9 @@ BATCH = 8
 
 
 def count(received):
-    """Wrap the collectives so that each adds to `received` what this rank gets from others, at the
-    least.
+    """Wrap the collectives: each adds to `received` the bytes that this rank gets from others.
+
+    For an all-reduce, these are the fewest bytes with which it can be done.
     """
     gather, scatter, reduce = dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce
 
@@ -65,7 +66,7 @@ def step(folder, precision):
 
 
 @pytest.mark.parametrize("world_size, precision", [(2, "fp32"), (2, "bf16"), (4, "fp32")])
-def test_the_formulas_are_what_a_step_receives(world_size, precision, tmp_path):
+def test_a_step_receives_the_bytes_that_the_formulas_say(world_size, precision, tmp_path):
     run_ranks(world_size, step, tmp_path, precision)
     expected = bytes_per_step(TINY, CLASSES, CROP, BATCH, world_size // 2, precision)
     for rank in range(world_size):

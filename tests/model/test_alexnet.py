@@ -14,20 +14,20 @@ from tests.reference import CLASSES, CROP, TINY
 LAYERS = [line.name for line in PAPER]
 
 
-def test_the_table_is_that_of_the_paper_unless_it_is_edited():
+def test_the_default_layers_are_the_papers_table():
     assert layers(ModelConfig(), 1000) == list(PAPER)
 
 
-def test_a_layer_may_be_left_out_twice():
+def test_a_layer_named_twice_in_leave_out_is_left_out_once():
     once, twice = (ModelConfig(leave_out=names) for names in (("conv4",), ("conv4", "conv4")))
     assert layers(once, 10) == layers(twice, 10) and len(layers(once, 10)) == 7
 
 
 def test_the_papers_sizes(monkeypatch):
-    """Figure 2, drawn and captioned, and the kernels' shapes of section 3.5.
+    """The sizes in figure 2, its drawing and its caption, and the kernel shapes of section 3.5.
 
-    The caption's 253,440 neurons of layer 1 do not fit the 55 x 55 x 96 of its drawing, 290,400;
-    the others do.
+    For layer 1, the caption says 253,440 neurons. The drawing says 55 x 55 x 96, which is 290,400.
+    The caption's other numbers fit the drawing.
     """
     model = AlexNet(ModelConfig(), num_classes=1000, crop=224)
     names = {column.get_submodule(name): name for column in model.own_columns for name in LAYERS}
@@ -68,7 +68,7 @@ def test_the_papers_sizes(monkeypatch):
 
 
 def test_logits_are_not_rounded_to_bfloat16():
-    """Of a thousand, many would be equal, and ties count as errors."""
+    """In bfloat16, many of a thousand logits would be equal, and ties count as errors."""
     model, images = AlexNet(TINY, CLASSES, CROP), torch.randn(4, 3, CROP, CROP)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         logits, hidden = model(images), model.last_hidden(images)
@@ -88,7 +88,7 @@ def test_initial_weights_and_biases():
         assert (bias == (1 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0)).all()
 
 
-def test_columns_start_as_halves_of_the_whole():
+def test_each_column_starts_with_its_half_of_the_whole_networks_weights():
     whole = AlexNet(TINY, CLASSES, CROP, seed=3).full_state()
     halves = [
         AlexNet(TINY, CLASSES, CROP, Columns(held=(c,)), seed=3).own_columns[0].state_dict()
@@ -123,11 +123,11 @@ def test_evaluation_halves_the_hidden_neurons_and_drops_none():
         ({"leave_out": ("conv3",)}, "cross_talk names conv3"),
     ],
 )
-def test_networks_that_can_not_be_are_refused(changes, message):
+def test_impossible_networks_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         AlexNet(ModelConfig(**changes), 10, crop=56 if "conv1_size" in changes else 224)
 
 
-def test_crops_that_pooling_would_leave_nothing_of_are_refused():
+def test_crops_too_small_for_the_pooling_layers_are_refused():
     with pytest.raises(ValueError, match="at conv5"):
         AlexNet(ModelConfig(), 10, crop=56)

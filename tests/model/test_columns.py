@@ -1,8 +1,7 @@
-"""The test that guards everything: one process, two columns and two pairs of columns train alike,
-in float64.
+"""One process, two columns and two pairs of columns train the same weights, in float64.
 
-Where it fails, look first at the backward rules of model/columns.py: a wrong one doubles or loses
-gradients in silence.
+This test guards everything else. Where it fails, look first at the backward rules of
+model/columns.py: a wrong rule doubles or loses gradients without an error.
 """
 
 from dataclasses import replace
@@ -56,14 +55,18 @@ def batches():
 
 
 def train(ranks: Ranks, config=TINY):
-    """Losses over all pairs and the merged weights, by the real network and optimizer."""
+    """Train the real network with the real optimizer.
+
+    Returns the losses over all pairs, and the weights of the whole network.
+    """
     losses, state = train_from(None, ranks, 0, len(LRS), config)
     return losses, state["model"]
 
 
 def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
-    """Updates `first` to `last`, going on from `state` as the trainer does; their losses and the
-    state at the end.
+    """Run the updates from `first` to `last` - 1, resuming from `state` as the trainer does.
+
+    Returns their losses, and the state at the end.
     """
     model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
     averaging = Averaging(model, ranks.data_group)
@@ -93,7 +96,7 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
 
 
 def read(ranks: Ranks, dataset: Dataset):
-    """The first batches of a training run, as this rank's network gets them."""
+    """The first batches of a training run, as this rank receives them."""
     plan = TrainingPlan(len(dataset.train), 12, margin=8, seed=1, num_steps=4)
     data = DataConfig(root="", resize=64, crop=56)
     batches = training_batches(dataset.train, plan, dataset.stats, data, ranks, 1)
@@ -115,7 +118,10 @@ def train_and_save(folder, dataset):
 
 
 def train_with_swapped_rules(ranks):
-    """Merged weights with either backward rule put in the other's place: the silent mistakes."""
+    """Whole weights after training with one backward rule in the other's place.
+
+    Such a mistake raises no error.
+    """
 
     def keep_own(ctx, grad):
         return grad.chunk(2, dim=1)[ranks.columns.held[0]].contiguous(), None
@@ -135,7 +141,10 @@ def train_with_swapped_rules(ranks):
 
 
 def train_variants(folder, variants):
-    """Each variant with a column a rank; networks of one column, data parallel."""
+    """Train each variant, and save its losses and weights.
+
+    Two columns are on two ranks. A network of one column is on each rank, data parallel.
+    """
     with join("cpu", next(iter(variants.values())).columns) as ranks:
         torch.save(
             {name: train(ranks, config) for name, config in variants.items()},
@@ -144,8 +153,9 @@ def train_variants(folder, variants):
 
 
 def average_twice(folder):
-    """Gradients of one batch in the first step after a start and in the second, and this pair's
-    own.
+    """Save this pair's own gradients, and the averages in its first and in its second step.
+
+    All are gradients of the same batch.
     """
     with join("cpu", num_columns=1) as ranks:
         config = replace(TINY, columns=1, kernels=(16, 24, 32, 32, 24), fc_width=256)
@@ -172,8 +182,8 @@ def average_twice(folder):
         )
 
 
-def test_gradients_are_the_mean_over_pairs_with_the_same_bits_in_every_step(tmp_path):
-    """With four addends the order of addition shows in the last bits."""
+def test_gradients_are_averaged_over_pairs_to_the_same_bits_in_every_step(tmp_path):
+    """With four addends, another order of addition would change the last bits."""
     run_ranks(4, average_twice, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
     for name, gradient in results[0][1].items():

@@ -1,5 +1,7 @@
-"""Dropout's numbers are SplitMix64's, and as good as random: by every split, row, column, step and
-layer.
+"""Dropout's random numbers: they are those of SplitMix64, and they look random.
+
+The masks must be the same however the work is split. Statistical tests look at rows, columns, steps
+and layers.
 """
 
 import numpy as np
@@ -29,7 +31,7 @@ def test_the_reference_is_the_published_generator():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5, 0.9])
-def test_masks_are_those_of_the_reference_on_any_split(dropout):
+def test_masks_equal_the_reference_however_the_work_is_split(dropout):
     whole = mask(12, 10, dropout, 3, "dropout", 7, 6).bool()
     for num_parts in (1, 2, 3):
         for column in range(2):
@@ -43,9 +45,11 @@ def test_masks_are_those_of_the_reference_on_any_split(dropout):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_shares_are_right_in_all_and_in_every_row_and_column(share):
-    """Row and column counts are binomial: their squared deviations sum to a chi-square with as many
-    degrees.
+def test_shares_are_right_overall_and_in_rows_and_columns(share):
+    """The counts of rows and columns are binomial.
+
+    Their squared and scaled deviations sum to a chi-square variable. It has as many degrees of
+    freedom as there are rows or columns.
     """
     draws = chances(share, *WHOLE, "shares").numpy()
     deviation = (draws.mean() - share) / np.sqrt(share * (1 - share) / draws.size)
@@ -56,7 +60,7 @@ def test_shares_are_right_in_all_and_in_every_row_and_column(share):
         assert abs((z**2).sum() - len(z)) < 4 * np.sqrt(2 * len(z))
 
 
-def test_neighbours_rows_steps_layers_and_seeds_have_nothing_to_do_with_each_other():
+def test_neighbours_rows_steps_layers_and_seeds_are_uncorrelated():
     """The share of equal entries is one half, within four standard deviations."""
     draws = chances(0.5, *WHOLE, 0, "dropout", 5, 6)
     pairs = {
@@ -79,7 +83,7 @@ def test_neighbours_rows_steps_layers_and_seeds_have_nothing_to_do_with_each_oth
         assert abs(equal - 0.5) < 4 * 0.5 / np.sqrt(one.numel()), name
 
 
-def test_words_of_eight_neighbours_are_equally_frequent():
+def test_all_words_of_eight_neighbours_are_equally_frequent():
     """Chi-square over all 256 words, along rows and along columns."""
     draws = chances(0.5, *WHOLE, "words").numpy()
     for table in (draws, draws.T):

@@ -6,8 +6,9 @@ from model.response_norm import compiled_response_norm, response_norm, same_map_
 
 
 def printed_formula(x):
-    """b_i = a_i / (k + alpha * sum over j in [i - n/2, i + n/2] of a_j^2)^beta, loop by loop
-    (paper, section 3.3).
+    """The formula as the paper prints it, loop by loop (section 3.3).
+
+    b_i = a_i / (k + alpha * sum over j in [i - n/2, i + n/2] of a_j^2)^beta
     """
     n, alpha, beta, k = 5, 1e-4, 0.75, 2
     out = torch.empty_like(x)
@@ -17,27 +18,28 @@ def printed_formula(x):
     return out
 
 
-def test_values_are_the_printed_formulas():
+def test_values_match_the_formula_in_the_paper():
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
     torch.testing.assert_close(response_norm(x), printed_formula(x), rtol=1e-12, atol=1e-12)
 
 
-def test_values_are_torchs_where_alpha_is_meant_alike():
+def test_values_match_torchs_for_the_same_alpha_per_term():
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
     # Torch divides alpha by 5
     expected = F.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
     torch.testing.assert_close(response_norm(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradient_is_the_derivative():
+def test_the_gradient_matches_finite_differences():
     x = (100 * torch.randn(2, 8, 2, 3, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(response_norm, x, eps=1e-4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_bfloat16_is_as_good_as_its_format(layout):
-    """Off from the formula in float64 by at most 1 % of the largest value; a bfloat16 itself is
-    good to 0.4 %.
+def test_bfloat16_is_nearly_as_accurate_as_its_format_allows(layout):
+    """It differs from the formula in float64 by at most 1 % of the largest value.
+
+    A bfloat16 number itself is accurate to 0.4 %.
     """
     x = (30 * torch.randn(4, 48, 7, 7)).bfloat16().contiguous(memory_format=layout).requires_grad_()
     exact = x.detach().double().requires_grad_()
@@ -52,8 +54,9 @@ def test_bfloat16_is_as_good_as_its_format(layout):
 
 
 def over_neighbours(x):
-    """x / (1 + 0.001 / 25 * sum of squares of 5 x 5 neighbours in the same map)^0.75, pixel by
-    pixel (2012 code).
+    """The 2012 code's second norm, pixel by pixel.
+
+    x / (1 + 0.001 / 25 * sum of squares of 5 x 5 neighbours in the same map)^0.75
     """
     out = torch.empty_like(x)
     for row in range(x.shape[2]):
@@ -65,22 +68,23 @@ def over_neighbours(x):
     return out
 
 
-def test_the_second_norm_of_2012_is_over_neighbours_in_a_map():
+def test_the_second_norm_of_2012_sums_over_neighbours_in_a_map():
     x = 100 * torch.randn(2, 3, 7, 6, dtype=torch.float64)
     torch.testing.assert_close(same_map_norm(x), over_neighbours(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("deviation", [3, 30])
-def test_the_second_norm_in_bfloat16_is_as_good_as_its_format(deviation):
-    """In bfloat16 throughout, 1 plus a small share would often be 1: mean squares of 9 change
-    values by 0.7 %.
+def test_the_second_norm_in_bfloat16_is_as_accurate_as_its_format_allows(deviation):
+    """The sum must not be computed in bfloat16.
+
+    There, 1 plus a small share would often be 1. Mean squares of 9 change values by 0.7 %.
     """
     x = (deviation * torch.randn(4, 16, 9, 9)).bfloat16()
     error = (same_map_norm(x).double() / over_neighbours(x.double()) - 1).abs()[x != 0]
     assert same_map_norm(x).dtype == torch.bfloat16 and error.max() < 0.004 and error.mean() < 0.002
 
 
-def test_the_compiled_form_gives_the_same_and_so_does_the_fallback(monkeypatch):
+def test_the_compiled_form_and_its_fallback_give_the_same_values(monkeypatch):
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
     compiled = compiled_response_norm(x.device)
     torch.testing.assert_close(compiled(x), response_norm(x), rtol=1e-12, atol=1e-12)

@@ -15,9 +15,10 @@ from tools.paper import ablate
 from tools.paper.ablate import Claim, compare, verdict
 
 
-def test_differences_are_paired_and_their_intervals_cover_what_made_them():
-    """Three networks on 2,000 images that are all hard or easy: errors vary widely, paired
-    differences little.
+def test_differences_are_paired_and_their_intervals_cover_the_truth():
+    """Three networks see 2,000 images, each of which is easy or hard for all of them.
+
+    So errors vary widely, and paired differences little.
     """
     rng = np.random.default_rng(0)
     hard = rng.random((1, 2000)) < 0.3
@@ -30,7 +31,7 @@ def test_differences_are_paired_and_their_intervals_cover_what_made_them():
     assert rows["worse"].difference == pytest.approx(worse.mean() - whole.mean())
     low, high = rows["worse"].difference_range
     assert 0 < low < rows["worse"].difference < high and high - low < 0.04
-    # By images alone, about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04.
+    # From images alone, the width is about 2 * 1.96 * sqrt(.3 * .7 / 2000) = 0.04
     low, high = rows["whole"].error_range
     assert low < 0.3 < high and 0.03 < high - low < 0.06
     low, high = rows["same"].difference_range
@@ -41,8 +42,10 @@ def test_differences_are_paired_and_their_intervals_cover_what_made_them():
     "seeds, images, seed_deviation", [(3, 4000, 0.02), (3, 400, 0.002), (5, 1000, 0.01)]
 )
 def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, seed_deviation):
-    """No true difference, but each run is off by a deviation of its own: 190 of 200, less three
-    standard errors.
+    """There is no true difference, but each run has a random deviation of its own.
+
+    A 95 % interval covers the truth in 190 of 200 trials; the test allows three standard errors
+    less.
     """
     rng = np.random.default_rng(0)
     covered, widths = 0, []
@@ -54,7 +57,7 @@ def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, s
         widths.append(row.difference_range[1] - row.difference_range[0])
     assert covered >= 181
     true_deviation = np.sqrt(2 * (seed_deviation**2 + 0.3 * 0.7 / images) / seeds)
-    # Student's factor for three seeds is 4.3 to either side
+    # For three seeds, Student's factor is 4.3 on either side
     assert np.median(widths) < 12 * true_deviation
 
 
@@ -66,19 +69,19 @@ def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, s
         (0.01, (-0.01, 0.03), "yes, within noise"),
     ],
 )
-def test_a_verdict_is_the_sign_and_whether_noise_leaves_it_open(difference, ends, expected):
+def test_a_verdict_says_the_sign_and_whether_it_may_be_noise(difference, ends, expected):
     row = ablate.Row("x", 0.1, 0.5, (0.4, 0.6), difference, ends)
     assert verdict(row, Claim(1, "+1"), num_seeds=3) == expected
     assert verdict(row, Claim(1, "+1"), num_seeds=1) == f"{expected.split(',')[0]}, one seed"
 
 
 def arguments(prepared, folder, *more):
-    """The command for the recipe and the output in `folder`."""
+    """The command's arguments: the recipe and the output are in `folder`."""
     options = ["--data", prepared, "--config", folder / "tiny.yaml", "--out", folder / "out"]
     return [str(part) for part in [*options, *more]]
 
 
-def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
+def test_variants_are_trained_once_and_listed_in_a_table(prepared, tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
     command = arguments(prepared, tmp_path, "--seeds", "2", "--variants", "no-dropout")
     command += ["--at-once", "2", "--run.max_steps", "2"]
@@ -103,9 +106,10 @@ def test_variants_are_trained_once_and_tabled(prepared, tmp_path, capsys):
     )
 
 
-def test_a_command_that_is_told_to_stop_stops_its_runs_and_goes_on_with_them(prepared, tmp_path):
-    """First a run is ended early by its options; then it is to be trained for longer, and SIGTERM
-    comes.
+def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(prepared, tmp_path):
+    """A run ends early by its options. The command then resumes it for longer, and gets SIGTERM.
+
+    It must save what was trained, and not take the run for finished.
     """
     (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 2000"))
     options = arguments(
@@ -158,8 +162,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number, group", [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_run_that_takes_longer_to_save_is_waited_for(number, group, tmp_path):
-    """SIGTERM to the command alone, or Ctrl-C to all of its processes."""
+def test_the_command_waits_for_a_run_that_saves_slowly(number, group, tmp_path):
+    """SIGTERM goes to the command alone, Ctrl-C to all of its processes."""
     (tmp_path / "two.py").write_text(_TWO_RUNS)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "two.py"), str(tmp_path)], start_new_session=True
@@ -173,8 +177,9 @@ def test_a_run_that_takes_longer_to_save_is_waited_for(number, group, tmp_path):
 
 
 def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
-    """40 images in batches of 12: 3 steps an epoch, of which the last logs are at steps 10 and 12,
-    not 8.
+    """An epoch has 3 steps: 40 images in batches of 12.
+
+    The log lines of the last epoch are those of steps 10 and 12, not that of step 8.
     """
     (tmp_path / "tiny.yaml").write_text(TINY)
     lines = [
@@ -198,7 +203,7 @@ def test_the_training_error_is_that_of_the_last_epoch(prepared, tmp_path):
         (["--nproc", "2", "--at-once", "2"], "one after another"),
     ],
 )
-def test_what_would_compare_unlike_runs_is_refused(more, message, prepared, tmp_path):
+def test_conflicting_options_are_refused(more, message, prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     with pytest.raises(ValueError, match=message):
         ablate.main(arguments(prepared, tmp_path, *more))

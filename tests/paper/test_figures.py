@@ -10,8 +10,9 @@ from train.trained import open_network, predict
 
 
 def test_the_colour_share_tells_grey_from_coloured_kernels():
-    """Grey: nothing; red against green: all of it; red alone: two thirds, the other third being
-    brightness.
+    """The share is 0 for grey, 1 for red against green, and two thirds for red alone.
+
+    The other third of red alone is brightness.
     """
     kernels = np.zeros((3, 3, 2, 2), np.float32)
     kernels[0] = np.array([[1, -1], [2, 0]])
@@ -37,7 +38,7 @@ def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
     assert (tmp_path / "out/figure.svg").read_text().count("<path") > 3
 
 
-def test_a_run_has_one_colour_in_both_curves_and_is_named_before_its_first_epoch_ends(tmp_path):
+def test_a_run_has_one_colour_in_both_panels_and_is_in_the_legend_from_the_start(tmp_path):
     for name, more in (("young", {}), ("old", {"val/top1_error": 0.5})):
         (tmp_path / name).mkdir()
         line = {"step": 3, "epoch": 1, "train/loss": 1.0, **more}
@@ -58,7 +59,7 @@ def test_a_run_has_one_colour_in_both_curves_and_is_named_before_its_first_epoch
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["young", "old"]
 
 
-def test_curves_of_no_run_or_of_a_damaged_file_are_refused_by_name(tmp_path):
+def test_curves_without_a_run_or_from_a_damaged_file_are_an_error(tmp_path):
     command = ["curves", str(tmp_path), "--out", str(tmp_path / "curves.png")]
     with pytest.raises(ValueError, match=r"no training loss in its metrics\.jsonl"):
         figures.main(command)
@@ -67,10 +68,10 @@ def test_curves_of_no_run_or_of_a_damaged_file_are_refused_by_name(tmp_path):
         figures.main(command)
 
 
-def test_predictions_are_of_the_images_that_are_shown(
+def test_predictions_belong_to_the_images_that_are_shown(
     trained, prepared, dataset, tmp_path, monkeypatch
 ):
-    """Of a set of thousands, only these are worth the work; each keeps its own label and scores."""
+    """Only a few of many images are drawn; each must keep its own label and scores."""
     drawn = []
     monkeypatch.setattr(
         figures, "_bars", lambda axes, scores, label, names: drawn.append((scores, label))

@@ -1,6 +1,4 @@
-"""Nearest neighbours and binary codes against numpy, and against data whose neighbours are
-known.
-"""
+"""Nearest neighbours and binary codes, against numpy and data whose neighbours are known."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from train.distributed import join
 from train.trained import open_network, predict
 
 
-def test_the_nearest_are_those_of_all_distances_sorted():
+def test_the_nearest_agree_with_sorting_all_distances():
     rng = np.random.default_rng(0)
     database, queries = (rng.normal(size=(n, 7)).astype(np.float32) for n in (50, 6))
     distances = ((queries[:, None] - database[None]) ** 2).sum(-1)
@@ -20,12 +18,12 @@ def test_the_nearest_are_those_of_all_distances_sorted():
     )
 
 
-def test_the_share_of_the_same_label():
+def test_same_label_is_the_share_of_neighbours_with_the_querys_label():
     labels = np.array([0, 0, 1, 1])
     assert neighbors.same_label(labels, np.array([[0, 2], [2, 3]]), np.array([0, 1])) == 3 / 4
 
 
-def test_features_are_the_hidden_layers_of_the_central_crops(trained, dataset):
+def test_features_are_the_last_hidden_layer_for_the_central_crops(trained, dataset):
     with join("cpu", num_columns=1) as ranks:
         network = open_network(trained, ranks.device)
         hidden, pixels = neighbors.describe(network, dataset.val, ranks)
@@ -35,7 +33,7 @@ def test_features_are_the_hidden_layers_of_the_central_crops(trained, dataset):
         and pixels.shape == (15, 3 * 32 * 32)
         and 0 <= pixels.min() <= pixels.max() <= 255
     )
-    with torch.no_grad():  # the layer above turns these features into the network's own answers
+    with torch.no_grad():  # from these features, fc8 computes the network's own scores
         column_outputs = [
             column.fc8(torch.from_numpy(hidden)) for column in network.model.own_columns
         ]
@@ -44,7 +42,7 @@ def test_features_are_the_hidden_layers_of_the_central_crops(trained, dataset):
 
 
 def clusters(seed, count):
-    """Eight directions in 40 dimensions, and points about them."""
+    """Points around eight centres in 40 dimensions, and the number of the centre of each."""
     centres = np.random.default_rng(0).normal(size=(8, 40))
     rng = np.random.default_rng(seed)
     labels = rng.integers(8, size=count)
@@ -52,12 +50,12 @@ def clusters(seed, count):
 
 
 def small_autoencoder(monkeypatch):
-    """Enough for 40 dimensions, in a tenth of the time."""
+    """Make the autoencoder small: enough for 40 dimensions, in a tenth of the time."""
     for name, value in {"_STEPS": 900, "_HIDDEN": 64, "_BATCH": 64}.items():
         monkeypatch.setattr(binary_codes, name, value)
 
 
-def test_codes_are_packed_bits_whose_hamming_neighbours_share_the_cluster(monkeypatch):
+def test_codes_are_packed_bits_and_their_hamming_neighbours_share_a_cluster(monkeypatch):
     small_autoencoder(monkeypatch)
     (train, labels), (val, wanted) = clusters(1, 600), clusters(2, 80)
     encode = binary_codes.learn(train, 16)
@@ -73,7 +71,7 @@ def test_codes_are_packed_bits_whose_hamming_neighbours_share_the_cluster(monkey
 
 
 def test_noise_makes_the_codes_binary(monkeypatch):
-    """With noise on the way, the units learn to be far on either side of the threshold."""
+    """With noise, the units learn values far from the threshold, on either side."""
     small_autoencoder(monkeypatch)
     train, _ = clusters(1, 600)
     saturated = []
@@ -98,7 +96,9 @@ Real = binary_codes.AutoEncoder
 @pytest.mark.parametrize(
     "figure, more", [("neighbors", ["--images", "3"]), ("codes", ["--bits", "8", "16"])]
 )
-def test_the_commands_draw(figure, more, trained, prepared, tmp_path, capsys, monkeypatch):
+def test_the_commands_draw_a_figure_and_print_the_share(
+    figure, more, trained, prepared, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(binary_codes, "_STEPS", 5)
     out = tmp_path / "figure.png"
     figures.main(

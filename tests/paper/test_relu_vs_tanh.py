@@ -21,19 +21,19 @@ from train.config import load
 from train.optim import PaperSGD
 
 
-def test_epochs_to_a_target_are_read_off_a_straight_line_between_epochs():
+def test_epochs_to_a_target_are_interpolated_between_epochs():
     assert epochs_to(0.25, [0.6, 0.4, 0.2]) == pytest.approx(2.75)
-    assert epochs_to(0.25, [0.1]) == pytest.approx(5 / 6)  # from 100 % before the first epoch
+    assert epochs_to(0.25, [0.1]) == pytest.approx(5 / 6)  # starts at 100 % before the first epoch
     assert epochs_to(0.25, [0.6, 0.4]) == math.inf
 
 
-def test_the_factor_is_that_of_the_mean_epochs_or_a_bound():
+def test_the_factor_compares_mean_epochs_or_is_a_lower_bound():
     def text(*tanh_errors, relu_errors=([0.5, 0.25], [0.5, 0.4, 0.25])):
         relu = Result(Curve("2012", "relu"), 0.1, list(relu_errors))
         return factor([relu, Result(Curve("2012", "tanh"), 0.1, list(tanh_errors))], "2012")
 
     assert text([0.5] * 4 + [0.25], [0.5] * 4 + [0.25]) == "tanh takes 2.0 times as long"
-    # One seed took 5 epochs, the other more than 10: more than 7.5 on average, and 2.5 with ReLUs.
+    # One seed took 5 epochs, the other more than 10: on average more than 7.5. ReLUs took 2.5.
     assert text([0.5] * 4 + [0.25], [0.5] * 10) == "tanh takes more than 3.0 times as long"
     assert text([0.5] * 4 + [0.25], []) == "no factor, as a run diverged"
     assert text([0.5] * 3, relu_errors=[[0.5] * 3]) == "no factor, as ReLUs did not come to 25%"
@@ -41,8 +41,9 @@ def test_the_factor_is_that_of_the_mean_epochs_or_a_bound():
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
-    """Two networks in float64, one with scaled weights and rate, one with scaled pixels: the same
-    losses.
+    """In float64, two networks have the same losses.
+
+    One has scaled weights and a scaled learning rate, the other scaled pixels.
     """
     data = ["--data.root", "x"]
     options = [str(relu_vs_tanh.CONFIG), *data, "--model.activation", activation]
@@ -73,7 +74,7 @@ def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
     assert losses[0][0] != losses[0][-1]
 
 
-def test_four_layers():
+def test_the_network_has_the_four_layers_of_figure_1():
     config = load([str(relu_vs_tanh.CONFIG), "--data.root", "x"]).model
     assert isinstance(config, ModelConfig)
     names = {name.split(".")[0] for name in AlexNet(config, 10, 32).full_state()}
@@ -87,18 +88,17 @@ def test_four_layers():
 
 
 class Pool(Executor):
-    """Runs one after another, in this process."""
+    """An executor that runs tasks one after another, in this process."""
 
     def map(self, function, *columns):
         return map(function, *columns)
 
 
 @pytest.mark.parametrize("best, expected", [(0.01, 0.01), (0.0001, 0.0001)])
-def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(
-    best, expected, monkeypatch
-):
-    """It takes 4 epochs at the best rate, 2 more for every step of the grid away from it, and
-    begins about 0.001.
+def test_the_search_widens_its_grid_until_the_best_rate_is_inside(best, expected, monkeypatch):
+    """A run takes 4 epochs at the best rate, and 2 more for each step of the grid away from it.
+
+    The search begins around 0.001.
     """
     tried = {}
 
@@ -117,7 +117,7 @@ def test_the_search_goes_on_until_the_best_is_not_at_the_end_of_its_grid(
     assert max(tried.values()) <= 8, "once one is at the target, nobody is trained longer"
 
 
-def test_where_no_rate_comes_to_the_target_the_nearest_is_taken_and_divergence_never(monkeypatch):
+def test_if_no_rate_reaches_the_target_the_nearest_is_taken_but_none_that_diverged(monkeypatch):
     errors = {0.001: [0.5, 0.4], 0.0032: [0.5, 0.35], 0.01: []}
     trained = []
 
@@ -145,9 +145,10 @@ cli.run(lambda _: print(compare(Settings(data, Path(work), 1, int(cap), 2, ("--c
 """
 
 
-def test_a_comparison_that_is_told_to_stop_stops_and_goes_on(prepared, tmp_path):
-    """SIGTERM to the command alone while two runs train; then the whole comparison to a cap, in the
-    same folder.
+def test_a_stopped_comparison_ends_its_workers_and_can_be_resumed(prepared, tmp_path):
+    """The command alone gets SIGTERM, while two of its runs train.
+
+    A second command then trains the whole comparison up to a cap, in the same folder.
     """
     recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
     recipe.write_text(TINY)
@@ -171,8 +172,8 @@ def test_a_comparison_that_is_told_to_stop_stops_and_goes_on(prepared, tmp_path)
     assert after[: len(before)] == before and len(after) >= 2
 
 
-def test_a_run_that_is_killed_ends_the_comparison(prepared, tmp_path):
-    """SIGKILL to a worker, as where memory runs out."""
+def test_a_killed_run_ends_the_comparison(prepared, tmp_path):
+    """A worker gets SIGKILL, as from a kernel that runs out of memory."""
     recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
     recipe.write_text(TINY)
     command = [sys.executable, "-c", _PROGRAM, str(prepared), str(work), str(recipe), "1000"]
@@ -186,12 +187,12 @@ def test_a_run_that_is_killed_ends_the_comparison(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--optim.lr", "--train.seed=5", "--run.dir"])
-def test_what_the_comparison_chooses_itself_is_refused(option, tmp_path):
+def test_options_that_the_comparison_chooses_itself_are_refused(option, tmp_path):
     with pytest.raises(ValueError, match=f"{option}.*chosen for each run"):
         figures.main(["relu-vs-tanh", "--data", "x", "--out", str(tmp_path / "x.png"), option, "1"])
 
 
-def test_the_comparison_runs_goes_on_and_draws(prepared, tmp_path, capsys, monkeypatch):
+def test_the_comparison_trains_resumes_and_draws(prepared, tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(relu_vs_tanh, "CONFIG", tmp_path / "tiny.yaml")
     monkeypatch.setattr(relu_vs_tanh, "_FAN_IN", {"conv1": 75})

@@ -24,7 +24,7 @@ def imagenet(tmp_path):
     write_class_folders(tmp_path / "train", dict.fromkeys(SYNSETS, 6), seed=1)
     write_class_folders(tmp_path / "flat", {"all": 7}, seed=2)
     with tarfile.open(tmp_path / "train.tar", "w") as outer:
-        for synset in reversed(SYNSETS):  # in no useful order
+        for synset in reversed(SYNSETS):  # not in sorted order
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as tar:
                 for path in sorted((tmp_path / "train" / synset).iterdir(), reverse=True):
@@ -40,8 +40,9 @@ def imagenet(tmp_path):
 
 
 def devkit(folder, truth, packed):
-    """The kit numbers its classes in an order of its own, and its synsets with inner nodes after
-    the leaves.
+    """Write a development kit with the labels `truth`, as a folder or packed.
+
+    It numbers classes in an order of its own, and lists inner nodes after the leaves.
     """
     data = folder / "ILSVRC2012_devkit_t12/data"
     data.mkdir(parents=True)
@@ -65,7 +66,7 @@ def prep(*arguments):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_archives_and_devkit_give_what_class_folders_give(imagenet, packed):
+def test_archives_and_devkit_give_the_same_data_as_class_folders(imagenet, packed):
     kit = devkit(imagenet, [1, 2, 3, 3, 2, 1, 1], packed)
     val = ["--val", imagenet / "val.tar", "--val-labels", kit]
     archive = prep("--train", imagenet / "train.tar", *val, "--out", imagenet / "from_archives")
@@ -94,7 +95,7 @@ def test_archives_and_devkit_give_what_class_folders_give(imagenet, packed):
         assert one.images.equal(other.images) and one.labels.equal(other.labels)
 
 
-def test_an_archive_that_can_not_be_read_in_place_is_an_error(imagenet):
+def test_a_compressed_archive_is_an_error(imagenet):
     with tarfile.open(imagenet / "packed.tar", "w:gz") as tar:
         tar.add(imagenet / "train")
     with pytest.raises(ValueError, match="not compressed"):
@@ -117,7 +118,7 @@ def test_a_devkit_that_lacks_a_file_is_an_error(imagenet):
         )
 
 
-def test_half_of_each_class_is_held_out_by_seed(imagenet):
+def test_split_half_holds_out_half_of_each_class_by_seed(imagenet):
     halves = [
         prep(
             "--train",
@@ -156,9 +157,10 @@ def flat(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["hole", "garbage", "cut in a header", "cut between files", "cut in a file", "no end"]
 )
-def test_an_archive_that_is_not_whole_is_never_taken_for_a_smaller_one(flat, damage):
-    """Each file takes 512 bytes of header and 1024 of data; tarfile itself stops at most of these
-    without a word.
+def test_a_damaged_archive_is_an_error_and_never_a_smaller_archive(flat, damage):
+    """Each file takes 512 bytes of header and 1024 of data.
+
+    At most kinds of damage, tarfile itself stops without an error.
     """
     whole, header = flat.read_bytes(), 5 * 1536
     assert [member.size for member in members(flat)] == [900] * 12
@@ -175,7 +177,7 @@ def test_an_archive_that_is_not_whole_is_never_taken_for_a_smaller_one(flat, dam
         members(flat)
 
 
-def test_an_inner_archive_that_is_not_whole_is_noticed_too(flat, tmp_path):
+def test_a_damaged_inner_archive_is_an_error(flat, tmp_path):
     inner = flat.read_bytes()[: 7 * 1536]
     with tarfile.open(tmp_path / "outer.tar", "w") as tar:
         entry = tarfile.TarInfo("n01.tar")
@@ -185,7 +187,7 @@ def test_an_inner_archive_that_is_not_whole_is_noticed_too(flat, tmp_path):
         members(tmp_path / "outer.tar")
 
 
-def test_links_doubles_and_names_that_lead_outside(tmp_path):
+def test_hard_links_and_repeated_names_are_read_and_unsafe_names_refused(tmp_path):
     def archive(*entries):
         with tarfile.open(tmp_path / "odd.tar", "w") as tar:
             for name, kind, content in entries:
@@ -222,7 +224,7 @@ def test_links_doubles_and_names_that_lead_outside(tmp_path):
             members(archive(odd))
 
 
-def test_reading_ahead_changes_nothing_and_stays_within_the_archive(tmp_path):
+def test_reading_ahead_changes_no_bytes_and_stays_within_the_archive(tmp_path):
     path, data = (
         tmp_path / "some.tar",
         np.random.default_rng(0).integers(0, 256, 3 * mmap.PAGESIZE, dtype=np.uint8),

@@ -1,4 +1,4 @@
-"""Pixels, labels and order, against Pillow and numpy."""
+"""The loader's pixels, labels and order, compared with Pillow and numpy."""
 
 import os
 import shutil
@@ -26,9 +26,7 @@ def load(images, plan, preprocessing=PLAIN, **options):
 
 
 def pillow_crop(path, corner, mirrored, resize=96, crop=80):
-    """The crop as Pillow makes it: resize (with antialiasing) from the same region of the file's
-    pixels.
-    """
+    """The same crop by Pillow: an antialiased resize of the same region of the file's pixels."""
     image = Image.open(path).convert("RGB")
     shorter = min(image.size)
     scale = shorter / resize
@@ -39,7 +37,7 @@ def pillow_crop(path, corner, mirrored, resize=96, crop=80):
     return (pixels[:, ::-1] if mirrored else pixels).transpose(2, 0, 1)
 
 
-def test_training_pixels_are_pillows(dataset):
+def test_training_pixels_match_pillows(dataset):
     plan = training_plan(dataset, num_steps=6)
     for step, batch in enumerate(load(dataset.train, plan)):
         views = plan.views(step, 0, 1)
@@ -54,8 +52,9 @@ def test_training_pixels_are_pillows(dataset):
 
 
 def resized_square(path, resize=96):
-    """The whole central square resized in float64: a triangle filter as wide as a pixel of the
-    coarser grid.
+    """The whole central square, resized in float64.
+
+    The filter is a triangle, as wide as a pixel of the coarser grid.
     """
     pixels = np.asarray(Image.open(path).convert("RGB"), np.float64)
     shorter = min(pixels.shape[:2])
@@ -63,7 +62,7 @@ def resized_square(path, resize=96):
     for _ in range(2):  # rows, then columns
         size = len(pixels)
         centres = (size - shorter) / 2 + (np.arange(resize) + 0.5) * scale
-        sources = np.arange(-100, size + 100)  # beyond the image, its outermost pixels go on
+        sources = np.arange(-100, size + 100)  # beyond the image, its outermost pixels repeat
         weights = np.clip(1 - np.abs(sources + 0.5 - centres[:, None]) / max(scale, 1), 0, None)
         weights /= weights.sum(axis=1, keepdims=True)
         pixels = np.einsum("ij,jkc->ikc", weights, pixels[np.clip(sources, 0, size - 1)]).swapaxes(
@@ -72,7 +71,7 @@ def resized_square(path, resize=96):
     return pixels
 
 
-def test_decoding_and_resizing_a_region_alone_is_resizing_the_whole_and_cropping(dataset):
+def test_resizing_only_a_region_equals_resizing_the_whole_image_and_cropping(dataset):
     plan = training_plan(dataset, num_steps=3)
     for step, batch in enumerate(load(dataset.train, plan)):
         views = plan.views(step, 0, 1)
@@ -87,7 +86,7 @@ def test_decoding_and_resizing_a_region_alone_is_resizing_the_whole_and_cropping
             )
 
 
-def test_evaluation_pixels_are_pillows_central_square_and_counted_once(dataset):
+def test_evaluation_pixels_match_pillows_and_each_image_counts_once(dataset):
     preprocessing = Preprocessing.nothing(96)
     batches = load(dataset.val, EvaluationPlan(len(dataset.val), 12), preprocessing)
     labels = torch.cat([batch.labels for batch in batches])
@@ -99,8 +98,9 @@ def test_evaluation_pixels_are_pillows_central_square_and_counted_once(dataset):
 
 
 def test_mean_and_lighting_are_added_after_the_flip(dataset):
-    """Each image: its plain crop, less the mean image, plus one RGB offset: directions times its
-    three draws.
+    """Each image is its plain crop, less the mean image, plus one RGB offset.
+
+    The offset is the lighting directions times the image's three draws.
     """
     rng = np.random.default_rng(0)
     mean, directions = rng.uniform(0, 255, (80, 80, 3)).astype(np.float32), rng.normal(0, 5, (3, 3))
@@ -112,9 +112,10 @@ def test_mean_and_lighting_are_added_after_the_flip(dataset):
         np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-4)
 
 
-def test_images_with_lighting_and_no_others_are_multiplied_after_the_mean_is_taken_away(dataset):
-    """2012 code: (crop - mean + noise) / 1.1 while there is noise, crop - mean from the epoch on
-    that has none.
+def test_only_images_with_lighting_are_rescaled_after_the_mean_is_subtracted(dataset):
+    """The 2012 code computes (crop - mean + noise) / 1.1 while there is noise.
+
+    From the epoch on that has no noise, it computes crop - mean.
     """
     rng = np.random.default_rng(0)
     mean, directions = rng.uniform(0, 255, (80, 80, 3)).astype(np.float32), rng.normal(0, 5, (3, 3))
@@ -129,7 +130,7 @@ def test_images_with_lighting_and_no_others_are_multiplied_after_the_mean_is_tak
         )
 
 
-def test_the_mean_is_the_centre_of_the_training_mean_or_one_number_a_channel(dataset):
+def test_the_mean_is_the_centre_of_the_mean_image_or_one_number_for_each_channel(dataset):
     by_pixel = Preprocessing.of(dataset.stats, 256, 224, "image", 0.1)
     np.testing.assert_allclose(
         by_pixel.mean_image, dataset.stats.mean_image[16:240, 16:240], rtol=1e-6
@@ -158,7 +159,7 @@ def test_a_loader_that_starts_later_gives_the_same_batches(dataset):
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other size"])
-def test_a_file_that_went_bad_after_preparing_is_named(tmp_path, damage):
+def test_a_file_damaged_after_preparing_is_named(tmp_path, damage):
     prepared = prepare(tmp_path, {"a": 4, "b": 4})
     victim = tmp_path / "images/train/b/002.jpg"
     if damage == "gone":

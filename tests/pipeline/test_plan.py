@@ -27,7 +27,7 @@ def test_an_epoch_shows_no_image_twice_and_drops_the_partial_batch():
         assert len(np.unique(shown)) == len(shown) == 96
 
 
-def test_every_image_is_shown_once_where_the_batch_divides_the_set():
+def test_an_epoch_shows_every_image_once_if_the_batch_divides_their_number():
     shown = np.concatenate([whole(plan(num_images=96), step)[0] for step in range(8)])
     assert sorted(shown) == list(range(96))
 
@@ -39,8 +39,8 @@ def test_the_batch_is_the_same_for_any_number_of_ranks(num_parts):
             np.testing.assert_array_equal(one, many)
 
 
-def test_a_step_is_the_same_whether_or_not_those_before_it_were_asked_for():
-    """A failure would mean state between steps: a resumed run would see other images."""
+def test_a_step_does_not_depend_on_which_steps_were_read_before():
+    """A failure would mean that a plan keeps state: a resumed run would see other images."""
     used = plan()
     for step in range(40):
         used.views(step, 0, 1)
@@ -54,8 +54,9 @@ def test_epochs_and_seeds_differ():
 
 
 def test_crops_are_uniform_over_all_positions_and_flips_are_fair():
-    """33 x 33 positions, 100 expected in each: chi-squared has mean 1088 and standard deviation
-    46.6.
+    """There are 33 x 33 positions, with 100 crops expected in each.
+
+    Chi-squared then has mean 1088 and standard deviation 46.6.
     """
     views = plan(num_images=108_900, batch_size=108_900).views(0, 0, 1)
     counts = np.bincount(views.corners[:, 0] * 33 + views.corners[:, 1], minlength=33 * 33)
@@ -77,8 +78,8 @@ def test_without_crops_and_flips_the_central_crop_is_shown_as_it_is():
     np.testing.assert_array_equal(still.lighting, moving.lighting)
 
 
-def test_lighting_stops_after_the_epochs_that_it_is_given():
-    """8 steps an epoch."""
+def test_lighting_stops_after_lighting_epochs():
+    """An epoch has 8 steps."""
     short = plan(lighting_epochs=2)
     for step in (0, 15):
         np.testing.assert_array_equal(

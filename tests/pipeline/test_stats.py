@@ -5,7 +5,7 @@ from PIL import Image
 from pipeline.stats import PixelSums
 
 
-def test_statistics_against_numpy_over_all_pixels():
+def test_statistics_match_numpys_over_all_pixels():
     rng = np.random.default_rng(0)
     mixing = rng.uniform(0, 1, (3, 3))
     images = (rng.integers(0, 256, (4, 256, 256, 3)) @ mixing / mixing.sum(0)).astype(np.uint8)
@@ -24,11 +24,11 @@ def test_statistics_against_numpy_over_all_pixels():
     np.testing.assert_allclose(stats.eigenvectors.T @ stats.eigenvectors, np.eye(3), atol=1e-12)
     assert (np.diff(stats.eigenvalues) <= 0).all()
     directions = stats.lighting_directions()
-    # Noise has the pixels' own colours
+    # Lighting noise has the covariance of the pixels
     np.testing.assert_allclose(directions @ directions.T, covariance, rtol=1e-4)
 
 
-def test_statistics_survive_a_file(tmp_path, dataset):
+def test_statistics_are_the_same_after_saving_and_loading(tmp_path, dataset):
     with open(tmp_path / "stats.npz", "wb") as file:
         dataset.stats.save(file)
     again = type(dataset.stats).load(tmp_path / "stats.npz")

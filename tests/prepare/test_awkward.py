@@ -1,6 +1,4 @@
-"""Whatever people have in their folders: each file is either usable and right, or rejected with its
-reason.
-"""
+"""Unusual and damaged files: each is read correctly, or rejected with its reason."""
 
 import io
 import os
@@ -24,8 +22,9 @@ _EXIF_TURNED[274] = 6
 
 
 def awkward_images(folder):
-    """Images that a person would call fine; all are coloured or grey pictures of 90 x 130 pixels
-    unless named so.
+    """Write images that a person would call fine.
+
+    All are coloured or grey pictures of 90 x 130 pixels, unless their name says otherwise.
     """
     picture = smooth_image(np.random.default_rng(0), 130, 90)
     grey = np.asarray(picture.convert("L"))
@@ -49,7 +48,7 @@ def awkward_images(folder):
 
 
 def awkward_files(folder):
-    """(name, part of the reason) of files that can't be used."""
+    """Write files that can't be used; returns a part of the reason for each name."""
     good = (folder / "progressive.JPEG").read_bytes()
     plain = (folder / "two words.JPEG").read_bytes()
     contents = {
@@ -64,7 +63,7 @@ def awkward_files(folder):
     for name, (data, _) in contents.items():
         (folder / name).write_bytes(data)
     Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
-    (folder / "unreadable.JPEG").symlink_to("unreadable.JPEG")  # even for root
+    (folder / "unreadable.JPEG").symlink_to("unreadable.JPEG")  # root can't read it either
     os.mkfifo(folder / "pipe.JPEG")
     (folder / "directory.JPEG").mkdir()
     reasons = {name: reason for name, (_, reason) in contents.items()}
@@ -77,7 +76,7 @@ def awkward_files(folder):
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory):
-    """(folder of the pack, names that must be rejected with their reasons)."""
+    """The folder with all these files, and the reasons for the names that must be rejected."""
     folder = tmp_path_factory.mktemp("pack")
     write_class_folders(folder, {"a": 1, "b": 3})
     awkward_images(folder / "a")
@@ -92,7 +91,7 @@ def prep(pack, out, *more):
 
 
 def told(path):
-    """Remarks by file name."""
+    """The remarks in a list such as rejected.txt, by file name."""
     lines = path.read_text().splitlines()
     return {line.split("\t")[0].split("/a/")[-1]: line.split("\t")[1] for line in lines}
 
@@ -103,7 +102,7 @@ def central_squares(images):
 
 
 def pillows(path):
-    """The central square by Pillow: upright, RGB, the upper eight of 16 bits."""
+    """The central square by Pillow: upright, in RGB, with the upper eight of 16 bits."""
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -116,7 +115,7 @@ def pillows(path):
     ).transpose(2, 0, 1)
 
 
-def test_in_place_each_is_right_or_rejected_with_its_reason(pack, tmp_path):
+def test_read_in_place_each_file_is_right_or_rejected_with_its_reason(pack, tmp_path):
     folder, reasons = pack
     dataset = prep(folder, tmp_path / "out")
     rejected = told(tmp_path / "out/rejected.txt")
@@ -131,7 +130,7 @@ def test_in_place_each_is_right_or_rejected_with_its_reason(pack, tmp_path):
 
 
 @pytest.mark.parametrize("form", [[], ["--shards"]], ids=["loose", "shards"])
-def test_in_the_store_oddities_are_converted_and_recorded(pack, tmp_path, form):
+def test_the_store_converts_unusual_files_and_lists_them(pack, tmp_path, form):
     folder, reasons = pack
     dataset = prep(folder, tmp_path / "out", "--resize", str(SIDE), "--quality", "98", *form)
     rejected = told(tmp_path / "out/rejected.txt")

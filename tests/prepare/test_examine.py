@@ -1,5 +1,6 @@
-"""How files are examined: together where that is cheaper, with the same findings, and not for
-ever.
+"""How files are examined: together where that is cheaper, with the same findings.
+
+Examining must also end: where the disk fails, and where the command is killed.
 """
 
 import errno
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def good(tmp_path):
-    """Whole files of several kinds."""
+    """Sound image files of several kinds."""
     rng = np.random.default_rng(0)
     picture = smooth_image(rng, 60, 90)
     picture.save(tmp_path / "colour.jpg")
@@ -46,7 +47,7 @@ def source(folder):
     return Source(folder, names, [0] * len(names))
 
 
-def test_files_decoded_together_have_the_pixels_that_they_have_one_by_one(good):
+def test_files_decoded_together_have_the_same_pixels_as_one_by_one(good):
     together = examine._decode_together(good)
     assert len(together) == 7
     for index, (data, pixels) in enumerate(together):
@@ -56,7 +57,7 @@ def test_files_decoded_together_have_the_pixels_that_they_have_one_by_one(good):
 
 
 @pytest.mark.parametrize("odd", ["text", "gif", "cut", "many pixels"])
-def test_files_are_not_decoded_together_where_one_needs_a_closer_look(good, odd, monkeypatch):
+def test_files_are_not_decoded_together_if_one_is_odd_or_they_are_too_large(good, odd, monkeypatch):
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     if odd == "text":
         (good.root / "x.jpg").write_text("no image")
@@ -70,16 +71,14 @@ def test_files_are_not_decoded_together_where_one_needs_a_closer_look(good, odd,
 
 
 class Broken(Source):
-    """Files on a disk that answers with an error."""
+    """Files on a disk whose reads fail with an error."""
 
     def content(self, index):
         raise OSError(int(self.root.name), os.strerror(int(self.root.name)))
 
 
-def test_a_disk_that_fails_stops_the_work_and_a_file_that_is_not_there_is_rejected(monkeypatch):
-    """Else a network that is away for a minute puts all remaining files on the list of rejected
-    ones.
-    """
+def test_a_failing_disk_stops_the_command_and_a_missing_file_is_rejected(monkeypatch):
+    """Otherwise, a network that is down for a minute would have all remaining files rejected."""
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     for failure in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN):
         files = Broken(Path(str(failure)), ["a.jpg"], [0])
@@ -93,7 +92,7 @@ def test_a_disk_that_fails_stops_the_work_and_a_file_that_is_not_there_is_reject
         assert examine._examine_run(files, False, None) == ([(finding, b"")], None)
 
 
-def test_workers_end_with_a_parent_that_is_killed():
+def test_workers_end_when_their_parent_is_killed():
     script = "import os, time; from pipeline.prepare.examine import workers\n"
     script += "if __name__ == '__main__':\n with workers() as pool:\n"
     script += "  print(pool.submit(os.getpid).result(), flush=True); time.sleep(100)"

@@ -1,4 +1,4 @@
-"""tools/prep_imagenet.py, from folders to a prepared folder, and what it says of bad input."""
+"""tools/prep_imagenet.py: from class folders to a prepared folder, and errors for bad input."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def prep(folder, *more, val=True):
     return Dataset.open(folder / "out")
 
 
-def test_lists_sizes_and_classes(images):
+def test_a_prepared_folder_has_lists_sizes_and_classes(images):
     dataset = prep(images)
     assert dataset.classes == ["cat", "dog"]
     lines = (images / "out/train.txt").read_text().splitlines()
@@ -52,9 +52,10 @@ def test_lists_sizes_and_classes(images):
     assert about["train_images"] == 7 and about["val_images"] == 3 and about["rejected"] == 0
 
 
-def test_statistics_are_pillows(images):
-    """The mean over the central squares, resized to 256, within a grey level of Pillow's on
-    average.
+def test_statistics_match_pillows(images):
+    """The mean over the central squares, resized to 256, is nearly Pillow's.
+
+    On average, it differs by less than a grey level.
     """
     dataset = prep(images)
     squares = []
@@ -104,7 +105,7 @@ def test_bad_files_are_listed_and_the_rest_is_used(images):
     assert len(dataset.train) == 7 + 3
 
 
-def test_a_jpeg_that_is_something_else_is_taken_for_what_it_is(images):
+def test_files_named_jpg_are_decoded_by_their_content(images):
     """PNG, greyscale and CMYK files under a .jpg name decode to RGB; EXIF rotation is undone."""
     rng = np.random.default_rng(0)
     picture = smooth_image(rng, 90, 60)
@@ -138,7 +139,7 @@ def test_a_jpeg_that_is_something_else_is_taken_for_what_it_is(images):
     ],
     ids=["tiny-imagenet", "names", "windows", "numbers", "csv", "kaggle"],
 )
-def test_flat_validation_with_a_label_file(images, text):
+def test_a_flat_validation_folder_takes_labels_from_a_file(images, text):
     shutil.rmtree(images / "val")
     (images / "val").mkdir()
     names = [Path("val one.JPEG"), Path("two.JPEG")]
@@ -184,14 +185,14 @@ def test_held_out_images_are_not_trained_on(images):
     assert np.bincount(dataset.val.labels).tolist() == [1, 1]
 
 
-def test_a_class_that_loses_all_its_files_is_an_error(images):
+def test_a_class_without_usable_files_is_an_error(images):
     for path in (images / "train/dog").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"class folder dog(.|\n)*the file is empty"):
         prep(images)
 
 
-def test_folders_that_are_not_there_or_empty_are_errors(images):
+def test_missing_and_empty_folders_are_errors(images):
     shutil.rmtree(images / "val/cat")
     shutil.rmtree(images / "val/dog")
     with pytest.raises(DatasetError, match="no folder at all"):
@@ -202,8 +203,9 @@ def test_folders_that_are_not_there_or_empty_are_errors(images):
 
 
 def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
-    """Labels 0 and 1 for classes named 1 and 2: reading word by word would call the second file a
-    1.
+    """The classes are named 1 and 2, and the labels are 0 and 1.
+
+    Reading word by word would take the second file for one of class 1.
     """
     for old, new in (("cat", "1"), ("dog", "2")):
         (images / "train" / old).rename(images / "train" / new)
@@ -218,7 +220,7 @@ def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
     assert prep(images, "--val-labels", str(images / "labels")).val.labels.tolist() == [1, 0]
 
 
-def test_what_is_no_file_does_not_hold_it_up(images):
+def test_pipes_and_circular_links_do_not_block_preparation(images):
     os.mkfifo(images / "train/cat/pipe.jpg")
     (images / "train/cat/loop").symlink_to(images / "train/cat")
     assert len(prep(images).train) == 7
@@ -232,7 +234,7 @@ def test_validation_may_lack_a_class(images):
     assert prep(images).val.labels.tolist() == [1]
 
 
-def test_folders_of_splits_are_not_taken_for_classes(images):
+def test_folders_named_train_and_val_are_not_taken_for_classes(images):
     with pytest.raises(DatasetError, match="which are no classes"):
         prep_imagenet.main(
             ["--train", str(images), "--hold-out", "0.5", "--out", str(images / "out")]
@@ -245,7 +247,7 @@ def test_validation_classes_must_be_training_classes(images):
         prep(images)
 
 
-def test_nothing_is_overwritten(images):
+def test_a_folder_that_is_not_empty_is_not_overwritten(images):
     (images / "out").mkdir()
     (images / "out/precious").write_text("data")
     with pytest.raises(DatasetError, match="not empty"):
@@ -285,7 +287,10 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
 
 
 def test_a_folder_of_version_0_1_still_opens(images):
-    """Its labels were in the text of the lists alone, whose names may hold a carriage return."""
+    """Version 0.1 kept labels only in the text of the lists.
+
+    Names in those lists may hold a carriage return.
+    """
     os.rename(images / "train/cat/000.jpg", images / "train/cat/0 9\r0.jpg")
     new, folder = prep(images), images / "out"
     with np.load(folder / "sizes.npz") as arrays:

@@ -1,6 +1,4 @@
-"""Images that are re-encoded: loose or in shards, against the originals and against other readers
-of the same files.
-"""
+"""Stored images, loose or in shards, against the originals and as other readers see them."""
 
 import os
 import shutil
@@ -47,7 +45,7 @@ def prep(originals, out, *more):
 
 @pytest.fixture(scope="module")
 def prepared(originals, tmp_path_factory):
-    """The same images in place, in loose files, and in shards."""
+    """The same images in three forms: in place, as loose files, and in shards."""
     folder = tmp_path_factory.mktemp("prepared")
     small = ["--resize", SIDE, "--quality", "98"]
     return {
@@ -63,15 +61,15 @@ def load(images, first_step=0, part=0, num_parts=1):
     return list(Loader(images, plan, Preprocessing.nothing(SIDE, CROP), **parts))
 
 
-def test_the_store_has_the_originals_order_and_nearly_their_pixels(prepared):
+def test_the_store_keeps_the_order_and_nearly_the_pixels_of_the_originals(prepared):
     batches = {name: load(dataset.train) for name, dataset in prepared.items()}
     for one, loose, shards in zip(*batches.values(), strict=True):
         assert torch.equal(one.labels, loose.labels) and torch.equal(one.labels, shards.labels)
         assert torch.equal(loose.images, shards.images)
-        assert (one.images - loose.images).abs().mean() < 2.5  # JPEG, twice, of strong colours
+        assert (one.images - loose.images).abs().mean() < 2.5  # strong colours, through JPEG twice
 
 
-def test_stored_pixels_are_pillows_resize_from_the_same_region(originals, tmp_path):
+def test_stored_pixels_match_pillows_resize_of_the_same_region(originals, tmp_path):
     image = np.asarray(Image.open(next((originals / "cat").iterdir())).convert("RGB"))
     tall = np.ascontiguousarray(image[:, :49])
     stored = store.resize_on_the_grid(tall, SIDE)
@@ -85,7 +83,7 @@ def test_stored_pixels_are_pillows_resize_from_the_same_region(originals, tmp_pa
     difference = np.abs(
         stored[first : first + SIDE].astype(int)[2:-2] - np.asarray(square).astype(int)[2:-2]
     )
-    # The rows at the square's ends see beyond it in the one and not in the other
+    # The rows at the square's ends are left out: only one of the two resizes sees beyond it
     assert difference.max() <= 1
     assert stored.shape[0] * scale <= tall.shape[0] < (stored.shape[0] + 2) * scale
 
@@ -100,14 +98,14 @@ def test_crops_of_stored_images_need_no_resampling(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize("num_parts", [2, 4])
-def test_shards_give_the_same_batches_from_any_step_and_on_any_ranks(prepared, num_parts):
+def test_shards_give_the_same_batches_from_any_step_on_any_number_of_ranks(prepared, num_parts):
     whole = load(prepared["shards"].train)
     parts = [load(prepared["shards"].train, 5, part, num_parts) for part in range(num_parts)]
     for step, batch in enumerate(whole[5:]):
         assert torch.equal(batch.images, torch.cat([part[step].images for part in parts]))
 
 
-def test_any_tool_can_read_the_shards(prepared):
+def test_other_readers_can_read_the_shards(prepared):
     folder = prepared["shards"].folder / "shards"
     with tarfile.open(folder / "train-000000.tar") as tar:
         names = tar.getnames()
@@ -149,7 +147,7 @@ def test_a_damaged_shard_is_named(originals, tmp_path):
         load(dataset.train)
 
 
-def test_two_files_under_one_stored_name_are_an_error(tmp_path):
+def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
     write_class_folders(tmp_path / "images", {"cat": 3, "dog": 3})
     for number in range(3):
         os.link(tmp_path / f"images/cat/00{number}.jpg", tmp_path / f"images/cat/00{number}.JPEG")
@@ -157,8 +155,11 @@ def test_two_files_under_one_stored_name_are_an_error(tmp_path):
         prep(tmp_path / "images", tmp_path / "out", "--resize", SIDE)
 
 
-def test_a_preparation_that_was_killed_goes_on(tmp_path):
-    """Killed twice, with the ledger saved after every chunk: the same folder as in one go."""
+def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path):
+    """It is killed twice, and saves its ledger after every chunk.
+
+    The folder must be the same as from one run without a kill.
+    """
     write_class_folders(tmp_path / "images", dict.fromkeys("abc", 300), sides=(60, 90))
     (tmp_path / "images/a/bad.jpg").write_text("no image")
     code = (
@@ -203,7 +204,7 @@ def test_a_preparation_that_was_killed_goes_on(tmp_path):
     ).read_bytes()
 
 
-def test_an_unfinished_folder_of_something_else_is_left_alone(originals, tmp_path):
+def test_an_unfinished_folder_of_another_preparation_is_left_alone(originals, tmp_path):
     unfinished = tmp_path / ".out.unfinished"
     unfinished.mkdir()
     (unfinished / "identity").write_text("other files")
@@ -212,9 +213,10 @@ def test_an_unfinished_folder_of_something_else_is_left_alone(originals, tmp_pat
     assert (unfinished / "identity").read_text() == "other files"
 
 
-def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monkeypatch):
-    """As the kernel does to the one that takes the most memory; a failure would throw away
-    hours.
+def test_a_killed_worker_leaves_work_that_a_rerun_resumes(originals, tmp_path, monkeypatch):
+    """The kernel kills the process that takes the most memory.
+
+    That must not throw away hours of work.
     """
     monkeypatch.setattr(preparation, "examine", killed)
     with pytest.raises(OSError, match="rerun the command to resume"):
@@ -224,11 +226,10 @@ def test_a_worker_that_is_killed_leaves_what_was_done(originals, tmp_path, monke
     assert len(prep(originals, tmp_path / "out", "--resize", SIDE, "--shards").train) == 28
 
 
-def test_notes_without_the_images_that_they_tell_of_are_not_believed(
-    originals, tmp_path, monkeypatch
-):
-    """Whoever removed them, or a kill in the last moment: lists without images would pass for a
-    finished folder.
+def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeypatch):
+    """A user may have removed the images, or a kill at the last moment may have lost them.
+
+    Lists without images would pass for a finished folder.
     """
     monkeypatch.setattr(preparation, "examine", killed)
     monkeypatch.setattr(Ledger, "is_due", lambda self: True)

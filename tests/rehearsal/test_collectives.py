@@ -1,8 +1,8 @@
 """Every rank issues the same collectives in the same order, over all groups together.
 
-NCCL needs that: where two ranks meet in two groups in different orders, each waits for the other,
-without a message. Here each rank runs alone, with collectives that are noted down and answered as
-if all ranks had sent the same.
+NCCL needs this. If two ranks meet in two groups in different orders, each waits for the other for
+ever, without a message. Here each rank runs alone. Its collectives are recorded, and answered as if
+all ranks had sent the same.
 """
 
 import signal
@@ -21,9 +21,7 @@ from train.trainer import Trainer
 
 
 class Notes:
-    """Stands in for the collectives that the project uses; notes what is called, over which group,
-    on what.
-    """
+    """Stands in for the project's collectives; records each call, its group and its tensor."""
 
     def __init__(self, monkeypatch, stop_after):
         self.calls, self._groups, self._meetings, self._stop_after = [], {}, 0, stop_after
@@ -64,7 +62,7 @@ class Notes:
             if len(tensor) > 1:
                 tensor[-1] = 1.0  # a step takes a second: the ranks meet after each
             if self._stop_after and self._meetings >= self._stop_after:
-                tensor[0] = signal.SIGTERM  # somewhere a rank was told to stop
+                tensor[0] = signal.SIGTERM  # as if some rank had been told to stop
         return _Done() if async_op else None
 
     def all_gather_object(self, states, state, group=None):
@@ -78,7 +76,7 @@ class _Done:
 
 
 def run(rank, world_size, options, monkeypatch, stop_after=None):
-    """What one of `world_size` ranks would issue over a whole run."""
+    """The collectives that one of `world_size` ranks issues over a whole run."""
     monkeypatch.setattr(distributed.dist, "new_group", partial(_without_backend, dist.new_group))
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     try:
@@ -123,8 +121,9 @@ def options(prepared, tmp_path):
 def test_all_ranks_issue_the_same_collectives_in_the_same_order(
     world_size, stop_after, options, monkeypatch
 ):
-    """Training, evaluating after each epoch, saving after each step, logging, and stopping at a
-    signal.
+    """The run trains, logs, evaluates after each epoch, and saves after each step.
+
+    With `stop_after`, it stops at a signal.
     """
     calls = [
         run(rank, world_size, options(rank), monkeypatch, stop_after) for rank in range(world_size)
@@ -138,7 +137,7 @@ def test_all_ranks_issue_the_same_collectives_in_the_same_order(
     assert all(own == calls[0] for own in calls)
 
 
-def test_a_rank_that_saves_before_it_evaluates_would_be_seen(options, monkeypatch):
+def test_a_rank_that_saves_before_it_evaluates_is_detected(options, monkeypatch):
     end_epoch = Trainer._end_epoch
 
     def save_first(self):

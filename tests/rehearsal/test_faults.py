@@ -1,5 +1,6 @@
-"""Memory that runs out and a GPU that is lost: no image is blamed or rejected, and one message says
-what happened.
+"""Memory runs out, or a GPU is lost: no image is blamed or rejected.
+
+One message says what happened.
 """
 
 import contextlib
@@ -71,7 +72,7 @@ class Failing:
 
 @contextlib.contextmanager
 def no_workers():
-    """Examines files in this process, where faults can be planted."""
+    """Examine files in this process, where the test can plant faults."""
 
     class Pool:
         def submit(self, function, *arguments):
@@ -86,7 +87,7 @@ def no_workers():
 
 
 @each_fault
-def test_decoding_rejects_nothing_and_the_same_command_goes_on(
+def test_a_fault_while_decoding_rejects_no_file_and_the_command_can_be_rerun(
     error, message, monkeypatch, tmp_path
 ):
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
@@ -116,8 +117,8 @@ def test_decoding_rejects_nothing_and_the_same_command_goes_on(
     )
 
 
-def test_what_the_decoder_says_of_an_image_is_still_the_images_fault(monkeypatch, tmp_path):
-    """Else the tests above would prove nothing."""
+def test_an_error_of_the_decoder_still_rejects_the_image(monkeypatch, tmp_path):
+    """Otherwise, the test above would prove nothing."""
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
     victim = tmp_path / "train/a/001.jpg"
     victim.write_bytes(victim.read_bytes()[:400])
@@ -138,7 +139,7 @@ def loader(dataset):
 @pytest.mark.parametrize(
     "error, message", [fault for fault in FAULTS.values() if isinstance(fault[0], RuntimeError)]
 )
-def test_the_loader_blames_no_image(error, message, dataset, monkeypatch):
+def test_a_fault_in_the_loader_blames_no_image(error, message, dataset, monkeypatch):
     feed = loader(dataset)
     monkeypatch.setattr(feed, "_pipeline", Failing(error))
     with pytest.raises(MachineError, match=f"(?s){message}") as caught:
@@ -149,8 +150,8 @@ def test_the_loader_blames_no_image(error, message, dataset, monkeypatch):
 @pytest.mark.parametrize(
     "said", ["Failed to decode sample #3 :", "nvImageCodec failure: '#4'", "something new"]
 )
-def test_where_no_image_fails_alone_the_loader_blames_none(said, dataset, monkeypatch):
-    """As where a GPU's decoder fails for a reason of its own."""
+def test_the_loader_blames_no_image_if_each_decodes_alone(said, dataset, monkeypatch):
+    """A GPU's decoder may fail for a reason of its own."""
     feed = loader(dataset)
     monkeypatch.setattr(
         feed, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}"))
@@ -161,9 +162,7 @@ def test_where_no_image_fails_alone_the_loader_blames_none(said, dataset, monkey
         next(iter(feed))
 
 
-def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(
-    dataset, monkeypatch
-):
+def test_running_out_of_memory_while_looking_for_the_bad_image_blames_none(dataset, monkeypatch):
     feed = loader(dataset)
     monkeypatch.setattr(feed, "_pipeline", Failing(RuntimeError("Failed to decode sample #3 :")))
     failing = lambda: Failing(RuntimeError("std::bad_alloc"))  # noqa: E731 - with an attribute
@@ -176,7 +175,7 @@ def test_memory_that_runs_out_while_the_loader_looks_for_the_image_blames_none(
 @pytest.mark.parametrize(
     "error, message", [FAULTS[name] for name in ("host memory", "GPU memory", "lost GPU")]
 )
-def test_a_step_ends_in_one_message_and_the_checkpoint_stands(
+def test_a_fault_in_a_step_gives_one_message_and_keeps_the_checkpoint(
     error, message, prepared, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -223,5 +222,5 @@ def test_a_step_ends_in_one_message_and_the_checkpoint_stands(
         DatasetError("a.jpg"),
     ],
 )
-def test_mistakes_of_a_program_and_of_its_user_are_not_the_machines(mistake):
+def test_mistakes_of_the_program_or_its_user_are_not_machine_errors(mistake):
     assert machine_error(mistake) is None

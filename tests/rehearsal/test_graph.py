@@ -1,6 +1,4 @@
-"""The GPU form of the graph, as far as a machine without a GPU can check it: what DALI is told,
-word by word.
-"""
+"""The DALI graph for GPUs, as far as it can be checked without one: what DALI is told."""
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from pipeline import graph
 
 
 def _message(pool, name, fields):
-    """A message type of those fields of DALI's that are looked at here: name -> (number, type)."""
+    """Define a message type with the DALI fields that are read here: name -> (number, type)."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package="dali", syntax="proto2")
     file.dependency.extend(
@@ -30,7 +28,7 @@ def _message(pool, name, fields):
 
 
 def _pipeline_definition():
-    """The format in which DALI serialises pipelines, as its bytes show it."""
+    """The message type of DALI's serialised pipelines, inferred from their bytes."""
     pool = descriptor_pool.DescriptorPool()
     _message(
         pool, "Edge", {"name": (1, "string"), "device": (2, "string"), "argument": (4, "string")}
@@ -58,7 +56,10 @@ def _value(argument):
 
 
 def operators(**form):
-    """By operator: its arguments' values, and the operators that other arguments come from."""
+    """The arguments of each operator, by the operator's name.
+
+    An argument is a value, or the name of the operator that it comes from.
+    """
     found, makers = {}, {}
     for operator in _Definition.FromString(serialize(**form)).operators:
         name = operator.name[0]
@@ -83,10 +84,10 @@ BOTH = [False, True]
 @pytest.mark.parametrize("in_archives", BOTH)
 @pytest.mark.parametrize("resample", BOTH)
 @pytest.mark.parametrize("has_gain", BOTH)
-def test_every_argument_that_decides_pixels_is_what_it_should_be(
+def test_every_argument_that_decides_pixels_has_the_right_value(
     on_gpu, in_archives, resample, has_gain
 ):
-    """On a GPU and on a CPU alike, but for the device."""
+    """Between GPU and CPU, only the device differs."""
     graph_of = operators(
         on_gpu=on_gpu, in_archives=in_archives, resample=resample, has_gain=has_gain
     )
@@ -97,7 +98,7 @@ def test_every_argument_that_decides_pixels_is_what_it_should_be(
         decoder, device="mixed" if on_gpu else "cpu", output_type=int(types.RGB), axis_names="HW"
     )
     assert has(decoder, start=outside, end=outside, jpeg_fancy_upsampling=True, hw_decoder_load=0.0)
-    # Left as they are: turned upright by EXIF, exact inverse cosine transform, no cache, 8 bits.
+    # Left at their defaults: upright by EXIF, exact inverse cosine transform, no cache, 8 bits
     assert decoder.keys().isdisjoint({"adjust_orientation", "use_fast_idct", "cache_size", "dtype"})
     if resample:
         resize = graph_of["Resize"]
@@ -128,26 +129,26 @@ def test_every_argument_that_decides_pixels_is_what_it_should_be(
 @pytest.mark.parametrize(
     "argument, wrong", [("antialias", False), ("interp_type", types.INTERP_CUBIC)]
 )
-def test_a_wrong_value_would_be_seen(argument, wrong, monkeypatch):
+def test_a_wrong_value_is_detected(argument, wrong, monkeypatch):
     right = fn.resize
     monkeypatch.setattr(
         fn, "resize", lambda *inputs, **arguments: right(*inputs, **arguments | {argument: wrong})
     )
     with pytest.raises(AssertionError):
-        test_every_argument_that_decides_pixels_is_what_it_should_be(True, False, True, False)
+        test_every_argument_that_decides_pixels_has_the_right_value(True, False, True, False)
 
 
-def test_another_share_for_the_jpeg_engine_would_be_seen(monkeypatch):
+def test_another_share_for_the_jpeg_engine_is_detected(monkeypatch):
     monkeypatch.setattr(graph, "HW_DECODER_LOAD", 0.65)
     with pytest.raises(AssertionError):
-        test_every_argument_that_decides_pixels_is_what_it_should_be(True, False, True, False)
+        test_every_argument_that_decides_pixels_has_the_right_value(True, False, True, False)
 
 
 MEAN = np.arange(3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
 
 
 def serialize(on_gpu, in_archives=False, resample=True, has_gain=False):
-    """Operators, devices, argument names and types are checked when the graph is serialised."""
+    """Serialise the graph; DALI then checks operators, devices, argument names and types."""
     pipeline = Pipeline(batch_size=4, num_threads=1, device_id=None, exec_dynamic=True)
     with pipeline:
         form = graph.GraphOptions(8, in_archives, resample, has_gain, on_gpu)
@@ -162,13 +163,13 @@ def test_the_gpu_graph_decodes_resizes_and_normalises_on_the_gpu(in_archives, re
     on_gpu = serialize(True, in_archives, resample, has_gain)
     assert b"decoders__ImageSlice" in on_gpu and b"CropMirrorNormalize" in on_gpu
     assert (b"Resize" in on_gpu) == resample and (b"io__file__Read" in on_gpu) == (not in_archives)
-    mixed, gpu = b"\x05mixed", b"\x03gpu"  # device names, behind their length
+    mixed, gpu = b"\x05mixed", b"\x03gpu"  # device names, each after its length
     assert mixed in on_gpu and gpu in on_gpu
     on_cpu = serialize(False, in_archives, resample, has_gain)
     assert mixed not in on_cpu and gpu not in on_cpu
 
 
-def test_a_wrong_argument_would_be_caught(monkeypatch):
+def test_an_unknown_argument_is_detected(monkeypatch):
     """If this fails, the test above proves nothing."""
     right = fn.resize
     monkeypatch.setattr(
@@ -178,7 +179,7 @@ def test_a_wrong_argument_would_be_caught(monkeypatch):
         serialize(on_gpu=True)
 
 
-def test_a_wrong_device_would_be_caught(monkeypatch):
+def test_a_wrong_device_is_detected(monkeypatch):
     right = fn.io.file.read
     monkeypatch.setattr(fn.io.file, "read", lambda *inputs: right(*inputs, device="gpu"))
     with pytest.raises(Exception, match=r"(?i)gpu"):

@@ -1,7 +1,6 @@
-"""Machines that find GPUs: CUDA's rule about forks, and 1, 2 or 8 GPUs to choose from. See
-machine/sitecustomize.py.
+"""Emulated machines with GPUs: CUDA's rule about forks, and a choice of 1, 2 or 8 GPUs.
 
-The ordinary tests run on such a machine, too:
+machine/sitecustomize.py emulates them. The ordinary tests run on such a machine, too:
 
     REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make test
 """
@@ -30,7 +29,7 @@ MACHINE = ROOT / "tests/rehearsal/machine"
 
 
 def on_a_machine(command, **emulated):
-    """What a command says and does on an emulated machine."""
+    """Run a command on an emulated machine; returns its output and exit status."""
     environment = os.environ | {"PYTHONPATH": str(MACHINE)} | emulated
     return subprocess.run(
         [sys.executable, *map(str, command)],
@@ -53,7 +52,7 @@ def prep(images, out):
     return ["-m", "tools.prep_imagenet", "--train", images, "--hold-out", "0.2", "--out", out]
 
 
-def test_preparing_rejects_nothing_under_the_fork_rule(images, tmp_path):
+def test_preparing_rejects_no_file_under_the_fork_rule(images, tmp_path):
     result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1")
     assert result.returncode == 0 and "64 training and 16 validation images" in result.stdout, (
         result.stderr
@@ -61,8 +60,8 @@ def test_preparing_rejects_nothing_under_the_fork_rule(images, tmp_path):
     assert "0 files rejected" in result.stdout
 
 
-def test_a_decoder_that_asks_for_gpus_before_the_fork_would_be_seen(images, tmp_path):
-    """As DALI's dynamic mode does on import. No image is blamed for it, either."""
+def test_a_decoder_that_asks_for_gpus_before_the_fork_is_detected(images, tmp_path):
+    """DALI's dynamic mode does so on import. No image is blamed for the failure."""
     result = on_a_machine(
         prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1", REHEARSE_DYNAMIC="1"
     )
@@ -84,8 +83,10 @@ if __name__ == "__main__":
 
 
 def test_every_command_that_starts_processes_works_under_the_fork_rule(images, tmp_path):
-    """Decoding workers, a benchmark's process and its own child, ranks, and a comparison's
-    trainings.
+    """Each kind of process is started once.
+
+    They are decoding workers, a benchmark's process and its child, ranks, and the trainings of a
+    comparison.
     """
     prepared, recipe = tmp_path / "prepared", tmp_path / "tiny.yaml"
     recipe.write_text(TINY)
@@ -126,7 +127,7 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
 
 
-def test_a_test_that_takes_a_gpu_would_be_seen(prepared, tmp_path):
+def test_an_ordinary_test_that_takes_a_gpu_is_detected(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
         "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n      "
         "  pass\n"
@@ -148,7 +149,10 @@ QUICK = "drawn or medians or golden or predictions or bad_input or claims_nothin
 
 
 def test_ordinary_tests_that_choose_a_device_pass_and_take_no_gpu():
-    """All of them take minutes; these run commands whose device is `auto` unless they are told."""
+    """These tests run commands whose device is `auto` unless they are told.
+
+    All tests would take minutes.
+    """
     command = [
         "-m",
         "pytest",
@@ -174,7 +178,7 @@ def num_gpus(request, monkeypatch):
 
 
 def ranks_of(command):
-    """How many ranks a command starts on this machine."""
+    """The number of ranks that a command starts on this machine."""
     counts = [
         int(word.split("=")[1])
         for word in map(str, command)
@@ -191,10 +195,10 @@ def test_the_demo_asks_for_no_more_gpus_than_there_are(num_gpus, monkeypatch):
     assert ranks_of(training) == min(2, num_gpus)
 
 
-def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
+def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
     num_gpus, prepared, monkeypatch, tmp_path
 ):
-    """Every command that it would run, with measuring itself made up."""
+    """Every command is built as it would be run; only the measurements are made up."""
     started = []
 
     def measure(name, command):
@@ -232,7 +236,7 @@ def test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty
     assert len(expected) == len(gpu_check.EXPECTATIONS) - (num_gpus == 1)
 
 
-def test_every_expectation_is_of_a_figure_that_is_measured():
+def test_every_expectation_belongs_to_a_measured_figure():
     names = {
         "step": step_contenders(8),
         "train": train_contenders(8),
@@ -243,17 +247,17 @@ def test_every_expectation_is_of_a_figure_that_is_measured():
     assert set(NEEDS) <= set(contenders("cuda"))
 
 
-def test_a_contender_for_more_gpus_than_there_are_would_be_seen(prepared, monkeypatch, tmp_path):
+def test_a_contender_for_more_gpus_than_there_are_is_detected(prepared, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
     monkeypatch.setattr(bench, "train_contenders", lambda num_gpus: train_contenders(2))
     with pytest.raises(AssertionError, match="ranks <= num_gpus"):
-        test_gpu_checks_commands_ask_for_no_more_than_there_is_and_no_table_is_empty(
+        test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
             1, prepared, monkeypatch, tmp_path
         )
 
 
-def test_each_rank_takes_a_gpu_of_its_own_and_one_rank_more_is_refused(num_gpus, monkeypatch):
+def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gpus, monkeypatch):
     monkeypatch.setattr(gpus, "take", lambda number: torch.device("cuda", number))
     for asked in ("auto", "cuda"):
         taken = [distributed._device(asked, rank, num_gpus) for rank in range(num_gpus)]
@@ -265,9 +269,10 @@ def test_each_rank_takes_a_gpu_of_its_own_and_one_rank_more_is_refused(num_gpus,
     assert distributed._device("cpu", 0, 1) == torch.device("cpu")
 
 
-def test_tools_leave_the_choice_of_a_device_to_one_place():
-    """`auto` is resolved in train/distributed.py, and in the benchmark, which tells its processes
-    what it found.
+def test_only_the_listed_files_ask_pytorch_for_gpus():
+    """`auto` is resolved in train/distributed.py and in the benchmark.
+
+    The benchmark tells its processes what it found.
     """
     asking = [
         str(path.relative_to(ROOT))

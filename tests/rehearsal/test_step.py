@@ -1,7 +1,7 @@
-"""The training step on the meta device: what would stop or slow down a GPU shows without one.
+"""The training step on the meta device: it shows, without a GPU, what would slow one down.
 
-A meta tensor has no values: whoever asks for one (a host that waits for its device) fails, and so
-does whoever mixes it with a tensor of the CPU.
+A meta tensor has no values. Code that asks for one fails here: on a GPU, its host would wait. Code
+that mixes a meta tensor with a tensor of the CPU fails, too.
 """
 
 import contextlib
@@ -28,17 +28,19 @@ from train.validation import centre_view, error_rates, probabilities
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
-# Writes to its inputs alone: no shapes to tell
+# It writes only to its inputs, so there are no output shapes to compute
 _META_KERNELS.impl("_fused_sgd_", lambda *arguments, **options: None)
 KERNELS = 165
-"""Ceiling for a step of the paper's network in one process, with a response norm that is
-compiled.
+"""The most kernels that a step of the paper's network may have in one process.
+
+The response norm is a compiled one.
 """
 
 
 class Watch(TorchDispatchMode):
-    """Counts what would be kernels, and refuses tensors of the CPU but as the source of a copy to
-    the device.
+    """Counts what would be kernels on a GPU, and refuses tensors of the CPU.
+
+    Only the source of a copy to the device may be on the CPU.
     """
 
     def __init__(self):
@@ -76,10 +78,8 @@ class _OneKernel(torch.autograd.Function):
 
 @pytest.fixture
 def trainer(prepared, tmp_path, monkeypatch):
-    """A trainer whose device is meta, with as much of the paper's network as its few images
-    allow.
-    """
-    # Neither autocast nor the fused update knows of meta; both know GPUs.
+    """A trainer on the meta device, with as much of the paper's network as its images allow."""
+    # Autocast and the fused update support GPUs, but not the meta device
     monkeypatch.setattr(
         trainer_module, "autocast", lambda precision, device: contextlib.nullcontext()
     )
@@ -98,7 +98,7 @@ def batch():
     )
 
 
-def test_a_step_never_leaves_the_device_and_has_few_kernels(trainer):
+def test_a_step_stays_on_the_device_and_has_few_kernels(trainer):
     trainer.train_step(batch())
     with Watch() as watch:
         trainer.train_step(batch())
@@ -107,13 +107,13 @@ def test_a_step_never_leaves_the_device_and_has_few_kernels(trainer):
     assert watch.kernels.total() <= KERNELS
 
 
-def test_a_mask_that_is_drawn_on_the_host_would_be_seen(trainer, monkeypatch):
+def test_a_mask_drawn_on_the_host_is_detected(trainer, monkeypatch):
     monkeypatch.setattr(alexnet, "chances", lambda *arguments: torch.rand(6, 4096) < 0.5)
     with Watch(), pytest.raises((AssertionError, RuntimeError), match=r"on the CPU|device"):
         trainer.train_step(batch())
 
 
-def test_a_host_that_waits_for_the_device_would_be_seen(trainer, monkeypatch):
+def test_a_host_that_waits_for_the_device_is_detected(trainer, monkeypatch):
     labels_places = trainer_module.label_ranks
     monkeypatch.setattr(
         trainer_module,
@@ -124,7 +124,7 @@ def test_a_host_that_waits_for_the_device_would_be_seen(trainer, monkeypatch):
         trainer.train_step(batch())
 
 
-def test_a_group_for_each_weight_would_be_seen(trainer, monkeypatch):
+def test_an_optimizer_group_for_each_weight_is_detected(trainer, monkeypatch):
     monkeypatch.setattr("train.optim._treatment", lambda name, config: name)
     trainer.state.optimizer = PaperSGD(trainer.state.model.named_parameters(), OptimConfig())
     with Watch() as watch:
@@ -141,9 +141,10 @@ def gradients_in_other_layouts(model):
 
 
 @pytest.mark.parametrize("device", [META, torch.device("cpu")])
-def test_gradients_lie_in_memory_as_their_weights_do(device):
-    """The fused update walks both side by side; where they differ it copies, or adds to the wrong
-    weights.
+def test_gradients_have_the_memory_layout_of_their_weights(device):
+    """The fused update walks through a weight and its gradient side by side.
+
+    Where their layouts differ, it copies, or adds to the wrong weights.
     """
     config = replace(ModelConfig(), fc_width=64)
     model = AlexNet(config, 10, 64, norm=lambda x, alpha: _OneKernel.apply(x)).to(device)
@@ -156,10 +157,10 @@ def test_gradients_lie_in_memory_as_their_weights_do(device):
 
 
 @pytest.mark.filterwarnings("ignore:for .*no-op")
-def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(trainer):
+def test_restoring_and_evaluating_a_run_stay_on_its_device(trainer):
     trainer.train_step(batch())
     model, optimizer = trainer.state.model, trainer.state.optimizer
-    # As from a file: on the CPU
+    # on the CPU, as read from a file
     model.load_full_state(AlexNet(trainer.config.model, 3, 224).full_state())
     for column in model.own_columns:
         buffers = {
@@ -170,7 +171,7 @@ def test_a_run_is_restored_evaluated_and_shown_in_ten_views_on_its_device(traine
         trainer.train_step(batch())
         mean = torch.empty(3, 224, 224, device=META)
         squares = Batch(torch.empty(6, 3, 256, 256, device=META), batch().labels)
-        # When all is added up, and no sooner, the host waits
+        # The host waits once all is added up, and no sooner
         with pytest.raises(RuntimeError, match="meta"):
             error_rates(model, [squares, squares], mean, added_up)
         for num_views in (1, 10):

@@ -1,4 +1,4 @@
-"""Every command answers --help, and nothing is imported that the install does not bring."""
+"""Every command answers --help, and every import comes with the install."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ COMMANDS = {module(path): path for path in TOOLS.rglob("*.py") if "prog=" in pat
 MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in path.read_text()}
 
 
-def test_the_commands_are_those_that_users_know():
+def test_the_commands_have_the_names_that_users_know():
     tools = "demo evaluate gpu_check make_images prep_imagenet show_batch bench"
     beside = ("paper.ablate", "paper.figures", "bench.cost_model", "bench.golden")
     assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
@@ -46,7 +46,7 @@ def test_help_says_what_a_command_does(command, capsys):
     assert "%%" not in printed and len(printed) > 200
 
 
-def test_commands_that_have_moved_say_where_to(capsys):
+def test_moved_commands_print_their_new_names(capsys):
     assert {
         f"tools.{name}" for name in ("ablate", "figures", "golden", "cost_model")
     } == MOVED.keys()
@@ -70,8 +70,8 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
 @pytest.mark.parametrize(
     "command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
 )
-def test_training_and_preparing_answer_from_a_shell(command):
-    """`python -m train`, and the script by its path."""
+def test_training_and_preparing_answer_help_from_a_shell(command):
+    """Training is called as `python -m train`, preparing as a script by its path."""
     result = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
@@ -79,7 +79,7 @@ def test_training_and_preparing_answer_from_a_shell(command):
 
 
 def requirements(section):
-    """Names of distributions in setup.cfg, without versions and extras."""
+    """The names of distributions in setup.cfg, without versions and extras."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     text = (
@@ -95,8 +95,9 @@ PROVIDED_BY = {
     "cv2": "opencv-python-headless",
     "torchvision": "torchvision",
 }
-"""What packages_distributions can't tell: namespaces of several distributions, and what may not be
-installed.
+"""Imports whose distribution packages_distributions can't tell.
+
+Several distributions share a namespace, and some packages may not be installed.
 """
 
 
@@ -111,7 +112,7 @@ installed = cache(packages_distributions)
 
 
 def distributions(path):
-    """Distributions that a file imports from."""
+    """The distributions that a file imports from."""
     own = {*ROOMS, "tests"}
     known = installed()
     for name in sorted(set(imports(path)) - own - set(sys.stdlib_module_names)):
@@ -120,8 +121,9 @@ def distributions(path):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_import_comes_with_the_install(room):
-    """What an extra brings, the benchmark's rivals alone import; without it they are left out, with
-    a message.
+    """Only the benchmark imports packages of the `bench` extra, for its rivals.
+
+    Without the extra, it leaves those rivals out, with a message.
     """
     for path in (ROOT / room).rglob("*.py"):
         allowed = requirements(None) | (
@@ -133,14 +135,14 @@ def test_every_import_comes_with_the_install(room):
         )
 
 
-def test_the_tests_need_the_dev_extra_alone():
+def test_the_tests_need_only_the_dev_extra():
     for path in (ROOT / "tests").rglob("*.py"):
-        # Asked for, skipped
+        # Tests that import Triton are skipped without it
         missing = set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}
         assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
 
 
-def test_a_missing_requirement_would_be_seen(tmp_path):
+def test_a_missing_requirement_is_detected(tmp_path):
     (tmp_path / "new.py").write_text(
         "import json\nfrom lightning.pytorch import Trainer\nfrom model import alexnet\n"
     )

@@ -1,4 +1,4 @@
-"""The picture's rows against what each stage means."""
+"""The rows of the picture, against what each stage of the pipeline does."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pipeline.plan import TrainingPlan
 from tools import show_batch
 
 
-def test_each_row_differs_from_the_one_before_by_its_stage_alone(dataset):
+def test_each_row_adds_only_its_stage_to_the_row_before(dataset):
     views = TrainingPlan(len(dataset.train), 6, 16, seed=0, num_steps=1).views(0, 0, 1)
     assert views.mirrored.any() and not views.mirrored.all()
     resized, cropped, flipped, lit, final = show_batch.stages(dataset, views, 96, 80).values()
@@ -32,7 +32,7 @@ def test_a_picture_is_drawn(prepared, tmp_path):
         assert picture.format == "PNG" and picture.height > picture.width
 
 
-def test_more_images_than_there_are_is_an_error(prepared, tmp_path):
+def test_asking_for_more_images_than_there_are_is_an_error(prepared, tmp_path):
     with pytest.raises(ValueError, match="42 training images"):
         show_batch.main(
             ["--data", str(prepared), "--out", str(tmp_path / "batch.png"), "--images", "43"]

@@ -12,7 +12,7 @@ def state(step):
     }
 
 
-def test_a_checkpoint_comes_back_and_the_newest_are_kept(tmp_path):
+def test_a_checkpoint_loads_as_saved_and_only_the_newest_are_kept(tmp_path):
     for step in (8, 9, 10, 100):
         checkpoint.save(tmp_path, state(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -23,7 +23,7 @@ def test_a_checkpoint_comes_back_and_the_newest_are_kept(tmp_path):
     assert loaded["step"] == 100 and torch.equal(loaded["model"]["w"], torch.arange(5.0))
 
 
-def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_earlier_checkpoints_unchanged(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, state(1), keep=2)
     before = (tmp_path / "step-0000000001.pt").read_bytes()
 
@@ -40,7 +40,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert (tmp_path / "step-0000000001.pt").read_bytes() == before
 
 
-def test_there_may_be_none(tmp_path):
+def test_a_missing_folder_has_no_newest_checkpoint(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
 
 

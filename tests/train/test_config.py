@@ -28,7 +28,7 @@ def test_every_recipe_loads(path):
     assert from_dict(yaml.safe_load(to_yaml(config))) == from_dict(to_dict(config))
 
 
-def test_the_papers_recipe_is_the_default():
+def test_the_defaults_are_the_papers_recipe():
     config = load([str(CONFIGS / "alexnet.yaml"), "--data.root", "x"])
     assert (
         config.model == ModelConfig()
@@ -63,12 +63,12 @@ def test_the_command_line_overrides_the_file():
         (["--model.init_std", "[0.01, 0.01]"], "numbers by layer"),
     ],
 )
-def test_what_can_not_be_understood_is_named(arguments, message):
+def test_an_invalid_option_is_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         load([str(CONFIGS / "alexnet.yaml"), "--data.root", "x", *arguments])
 
 
-def test_unknown_keys_broken_and_missing_files_are_named(tmp_path):
+def test_unknown_keys_and_broken_or_missing_files_are_named(tmp_path):
     for text, message in [
         ("optim: {rate: 1}", "rate"),
         ("optimizer: {lr: 1}", "optimizer"),
@@ -85,7 +85,7 @@ def test_unknown_keys_broken_and_missing_files_are_named(tmp_path):
         load([str(CONFIGS / "alexnet.yaml")])
 
 
-def test_differences_that_change_results_are_listed_and_others_are_not():
+def test_only_differences_that_change_results_are_listed():
     old = load([str(CONFIGS / "small.yaml"), "--data.root", "x"])
     assert differing_keys(old, to_dict(old)) == []
     new = load(
@@ -104,7 +104,7 @@ def test_differences_that_change_results_are_listed_and_others_are_not():
     assert differing_keys(new, to_dict(old)) == ["optim.lr: 0.01 -> 0.5"]
 
 
-def test_a_variant_changes_what_it_names_and_no_more():
+def test_a_variant_changes_only_what_it_names():
     variants = {path.stem: path for path in (CONFIGS / "variants").glob("*.yaml")}
     assert len(variants) == 14
     recipes = {path.stem: path for path in CONFIGS.glob("*.yaml")}
@@ -117,7 +117,7 @@ def test_a_variant_changes_what_it_names_and_no_more():
             for section, values in yaml.safe_load(path.read_text()).items()
             for key in values
         }
-        if "model.half_kernels" in named:  # told as the numbers that it comes to
+        if "model.half_kernels" in named:  # listed as the numbers of kernels that it gives
             named = named - {"model.half_kernels"} | {"model.kernels"}
         changed = differing_keys(config, to_dict(load([str(base), "--data.root", "x"])))
         may_be_the_same = {"model.same_map_norm"}
@@ -125,7 +125,7 @@ def test_a_variant_changes_what_it_names_and_no_more():
         assert named - may_be_the_same <= {line.split(":")[0] for line in changed}, name
 
 
-def test_a_key_that_an_old_config_lacks_is_at_its_default():
+def test_a_key_missing_from_an_old_config_has_its_default():
     config = load([str(CONFIGS / "small.yaml"), "--data.root", "x"])
     old = to_dict(config)
     del old["model"]["columns"]
@@ -139,8 +139,9 @@ def test_defaults_need_no_file():
 
 
 def test_a_config_of_version_0_1_is_understood():
-    """It had a number for each layer in a list, and a sixth number of kernels for a sixth
-    convolution.
+    """Version 0.1 had a list with a number for each layer.
+
+    A sixth number of kernels stood for a sixth convolution.
     """
     small, variants = str(CONFIGS / "small.yaml"), CONFIGS / "variants"
     sixth, half = (str(variants / f"{name}.yaml") for name in ("sixth-convolution", "half-column"))

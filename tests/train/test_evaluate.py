@@ -15,7 +15,7 @@ from train.validation import centre_view, error_rates, label_ranks, probabilitie
 ROOT = Path(__file__).parents[2]
 
 
-def test_ranks_against_sorting():
+def test_label_ranks_agree_with_sorting():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 12)), rng.integers(0, 12, 50)
     expected = [list(np.argsort(-row)).index(label) for row, label in zip(logits, labels)]
@@ -29,7 +29,7 @@ def test_ties_and_nans_count_against_the_network():
 
 
 class Oracle(torch.nn.Module):
-    """Scores class k by the k-th pixel of the first row."""
+    """A network that scores class k by the k-th pixel of the first row."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Oracle(torch.nn.Module):
 
 
 def test_error_rates_count_each_image_once():
-    """Ranks of the labels: 0, 4, 5, 7 and one row that only fills up the batch."""
+    """The ranks of the labels are 0, 4, 5 and 7; a last row only fills up the batch."""
     images = torch.zeros(5, 3, 12, 12)
     images[:, 0, 2, 2:10] = torch.arange(8.0).flip(0)
     labels = torch.tensor([0, 4, 5, 7, NOT_COUNTED])
@@ -50,7 +50,7 @@ def test_error_rates_count_each_image_once():
 
 
 @pytest.mark.parametrize("size, crop, edge", [(256, 224, 16), (64, 56, 4), (9, 4, 2)])
-def test_centre_view(size, crop, edge):
+def test_the_centre_view_is_cut_from_the_middle(size, crop, edge):
     images = torch.arange(size * size).view(1, 1, size, size)
     assert torch.equal(
         centre_view(images, crop), images[:, :, edge : edge + crop, edge : edge + crop]
@@ -58,8 +58,9 @@ def test_centre_view(size, crop, edge):
 
 
 def test_ten_views_are_corners_centre_and_their_mirror_images():
-    """A pixel's value says where it was: the views' first pixels are the places that the paper
-    names.
+    """Each pixel's value says where it was.
+
+    The first pixels of the views are at the places that the paper names.
     """
     images = torch.arange(2 * 3 * 64 * 64).view(2, 3, 64, 64).float()
     views = ten_views(images, 56)
@@ -70,7 +71,7 @@ def test_ten_views_are_corners_centre_and_their_mirror_images():
         np.testing.assert_array_equal(views[5 + number], expected[..., ::-1])
 
 
-def test_probabilities_are_the_mean_of_each_views_softmax_after_the_mean_is_taken_away():
+def test_probabilities_average_the_softmax_of_each_view_less_the_mean_image():
     rng = np.random.default_rng(0)
     images, mean = rng.normal(size=(4, 3, 12, 12)), rng.normal(size=(3, 8, 8))
     found = probabilities(Oracle(), torch.from_numpy(images), torch.from_numpy(mean), 10)
@@ -86,8 +87,8 @@ def test_probabilities_are_the_mean_of_each_views_softmax_after_the_mean_is_take
     np.testing.assert_allclose(centre, scores / scores.sum(1, keepdims=True), rtol=1e-12)
 
 
-def test_searched_weights_are_the_best_of_a_fine_grid():
-    """Two networks of different worth and a third that is noise."""
+def test_searched_weights_are_at_least_as_good_as_a_fine_grid():
+    """Two networks of different quality, and a third that is noise."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 5, 400)
     scores = np.stack(
@@ -111,7 +112,7 @@ def test_searched_weights_are_the_best_of_a_fine_grid():
     np.testing.assert_allclose(mixture(probs, weights), sum(w * p for w, p in zip(weights, probs)))
 
 
-def test_weights_are_judged_on_other_images_of_every_class():
+def test_halves_split_the_images_of_every_class():
     labels = np.array([0, 0, 0, 1, 1, 2, 0, 2])
     first, second = halves(labels)
     assert (first ^ second).all()
@@ -121,7 +122,7 @@ def test_weights_are_judged_on_other_images_of_every_class():
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_any_number_of_ranks_counts_every_image_once_and_finds_the_same(
+def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
     num_ranks, trained, prepared, tmp_path
 ):
     arguments = [
@@ -159,6 +160,6 @@ def test_any_number_of_ranks_counts_every_image_once_and_finds_the_same(
     assert sum(row["num_images"] for row in found[0]["per_class"]) == 15
 
 
-def test_searching_weights_takes_two_networks_(trained, prepared):
+def test_searching_weights_needs_two_networks(trained, prepared):
     with pytest.raises(ValueError, match="two checkpoints or more"):
         evaluate.main([str(trained), "--data", str(prepared), "--weights", "search"])

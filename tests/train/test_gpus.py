@@ -1,5 +1,6 @@
-"""Which device a command takes, and what it says where it can't have one; no GPU is needed to see
-that.
+"""Which device a command takes, and what it says where it can't have one.
+
+These tests need no GPU.
 """
 
 import pytest
@@ -35,7 +36,7 @@ def cuda(monkeypatch):
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
-def test_a_driver_that_is_too_old_is_one_message_with_the_way_out(asked, cuda):
+def test_a_driver_that_is_too_old_gives_one_message_that_says_what_to_do(asked, cuda):
     def fail():
         raise RuntimeError(TOO_OLD)
 
@@ -54,7 +55,7 @@ def test_a_driver_that_is_too_old_is_one_message_with_the_way_out(asked, cuda):
     )
 
 
-def test_a_gpu_that_others_hold_is_not_blamed_on_the_driver(cuda):
+def test_a_busy_gpu_is_not_blamed_on_the_driver(cuda):
     def fail(number):
         raise torch.AcceleratorError(
             "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore"
@@ -71,7 +72,7 @@ def test_a_gpu_that_others_hold_is_not_blamed_on_the_driver(cuda):
     assert "driver" not in str(caught.value)
 
 
-def test_a_gpu_that_is_too_old_is_one_message_with_the_way_out(cuda):
+def test_a_gpu_that_is_too_old_gives_one_message_that_says_what_to_do(cuda):
     with (
         pytest.raises(
             ConfigError, match=r"GPU 0 is a Tesla V100.*capability 7\.0.*CUDA 13\.0.*older CUDA"
@@ -81,7 +82,7 @@ def test_a_gpu_that_is_too_old_is_one_message_with_the_way_out(cuda):
         pass
 
 
-def test_a_gpu_that_fits_is_taken(cuda):
+def test_a_supported_gpu_is_taken(cuda):
     cuda.setattr(torch.cuda, "get_device_capability", lambda number: (8, 6))
     with join("auto") as ranks:
         assert ranks.device == torch.device("cuda", 0)
@@ -100,12 +101,12 @@ def test_a_gpu_that_fits_is_taken(cuda):
         ((9, 0), ["sm_90a"], True),
     ],
 )
-def test_which_code_runs_on_which_gpu(capability, built_for, runs):
-    """CUDA's rules of binary and of virtual architectures."""
+def test_runs_on_follows_cudas_rules_of_compatibility(capability, built_for, runs):
+    """CUDA's rules for binary and for virtual architectures."""
     assert runs_on(capability, built_for) == runs
 
 
-def test_the_driver_is_read_from_what_the_kernel_says(monkeypatch, tmp_path):
+def test_the_drivers_version_is_read_from_the_kernels_file(monkeypatch, tmp_path):
     text = (
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:15:47 UTC 2025\n"
         "GCC version: 12.2.0"
@@ -121,7 +122,7 @@ def test_the_driver_is_read_from_what_the_kernel_says(monkeypatch, tmp_path):
     "device, cores, threads", [("cpu", 64, 64), ("cuda", 64, 16), ("cuda", 4, 4)]
 )
 def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, monkeypatch):
-    """DALI reserves memory on the GPU for each."""
+    """DALI reserves GPU memory for each thread."""
     taken = []
     monkeypatch.setattr(
         data, "Loader", lambda *arguments, num_threads, **options: taken.append(num_threads) or []
@@ -132,7 +133,7 @@ def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, mon
 
 
 class Event:
-    """A mark in the queue of a GPU, which the host is ahead of."""
+    """A CUDA event, on a GPU whose host runs ahead of it."""
 
     host, device = 0.0, 0.0
 
@@ -140,7 +141,9 @@ class Event:
         assert enable_timing
 
     def record(self):
-        Event.device = max(Event.device, Event.host)  # it can't be reached before it is issued
+        Event.device = max(
+            Event.device, Event.host
+        )  # a GPU can't reach an event before it is issued
         self.at = Event.device
 
     def elapsed_time(self, other):
@@ -148,10 +151,11 @@ class Event:
 
 
 @pytest.mark.parametrize("host_waits, fraction", [(0.5, 0.0), (3.0, 1 / 3)])
-def test_a_gpu_waits_for_data_only_where_it_has_nothing_left_to_do(
-    host_waits, fraction, monkeypatch
-):
-    """The host runs ahead: what it waits itself means nothing as long as the GPU is still busy."""
+def test_a_gpu_waits_for_data_only_while_it_is_idle(host_waits, fraction, monkeypatch):
+    """The host runs ahead of the GPU.
+
+    As long as the GPU is busy, a host that waits costs nothing.
+    """
     monkeypatch.setattr(torch.cuda, "Event", Event)
     Event.host = Event.device = 0.0
     stopwatch = Stopwatch(torch.device("cuda"))

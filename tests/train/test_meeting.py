@@ -1,5 +1,6 @@
-"""Ranks ask each other for signals and checkpoints now and then, all after the same steps, and soon
-enough.
+"""Ranks ask each other for signals and checkpoints.
+
+All must do so after the same steps, and soon enough.
 """
 
 import itertools
@@ -22,7 +23,7 @@ def clock(monkeypatch):
 
 
 def meetings(clock, paces):
-    """At which times ranks of one pace met, that pace being given step by step."""
+    """The times at which ranks of one speed meet; `paces` are the seconds of each step."""
     times = []
     ranks = Meeting(lambda wishes: times.append(clock.now) or wishes)
     for pace in paces:
@@ -32,7 +33,7 @@ def meetings(clock, paces):
 
 
 @pytest.mark.parametrize("pace", [0.0005, 0.004, 0.1, 0.9, 5.0])
-def test_a_second_never_passes_without_a_meeting_and_short_steps_seldom_have_one(pace, clock):
+def test_ranks_meet_within_every_second_but_not_after_every_short_step(pace, clock):
     times = meetings(clock, [pace] * 4000)
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert max(gaps) <= max(1.0, 1.001 * pace)
@@ -42,13 +43,13 @@ def test_a_second_never_passes_without_a_meeting_and_short_steps_seldom_have_one
         assert min(gaps) >= 0.99 * min(pace, 0.2)
 
 
-def test_steps_that_become_four_times_slower_are_met_within_a_second(clock):
+def test_ranks_meet_within_a_second_where_steps_become_four_times_slower(clock):
     times = meetings(clock, [0.004] * 1000 + [0.0155] * 1000)
     assert max(after - before for before, after in itertools.pairwise(times)) <= 1.0
 
 
-def test_ranks_of_different_paces_meet_after_the_same_steps_and_hear_the_largest_wish(monkeypatch):
-    """Each has a clock of its own; the slowest decides."""
+def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_wish(monkeypatch):
+    """Each rank has a clock of its own; the slowest rank decides."""
     now, met, asked = [0.0, 0.0], [[], []], {}
 
     def run(rank, pace, others_pace):
@@ -75,6 +76,6 @@ def test_ranks_of_different_paces_meet_after_the_same_steps_and_hear_the_largest
     assert asked[0] == asked[1] and 30 <= asked[0] < 39
 
 
-def test_one_process_alone_is_asked_too(clock):
+def test_a_single_process_gets_its_own_wish(clock):
     alone = Meeting(lambda wishes: wishes)
     assert alone.after_step(2.0, 0.0) == [2.0, 0.0]

@@ -1,5 +1,6 @@
-"""torchrun on several machines: two nodes of two ranks over loopback, and a checkpoint that moves
-between all forms.
+"""torchrun on several machines: two nodes of two ranks, over loopback.
+
+A checkpoint moves between one process, two ranks and two nodes.
 """
 
 import os
@@ -20,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def launch(nodes: int, ranks: int, folder: Path, first: int, last: int):
-    """Run `main` below on `nodes` torchruns of `ranks` ranks each; without torchrun where that is
-    one process.
+    """Run `main` below on `nodes` torchruns of `ranks` ranks each.
+
+    A single process runs without torchrun.
     """
     arguments = ["-m", "tests.train.test_nodes", str(folder), str(first), str(last)]
     if nodes * ranks == 1:
@@ -42,7 +44,7 @@ def launch(nodes: int, ranks: int, folder: Path, first: int, last: int):
 
 
 def main(folder: Path, first: int, last: int) -> None:
-    """Updates `first` to `last` from the checkpoint of the ones before."""
+    """Run the updates from `first` to `last` - 1, from the checkpoint of the updates before."""
     with join("cpu") as ranks:
         state = torch.load(folder / f"{first}.pt", weights_only=True) if first else None
         losses, state = train_from(state, ranks, first, last)
@@ -64,7 +66,7 @@ def test_two_nodes_of_two_ranks_train_like_the_plain_network(expected, tmp_path)
 
 
 def test_a_checkpoint_moves_between_one_process_two_ranks_and_two_nodes(expected, tmp_path):
-    """Each form writes what another reads; the learning rate drops after the third update."""
+    """Each form reads another's checkpoint; the learning rate drops after the third update."""
     forms = [(1, 1, 0, 1), (2, 2, 1, 2), (1, 2, 2, 4), (1, 1, 4, 5)]
     for nodes, ranks, first, last in forms:
         launch(nodes, ranks, tmp_path, first, last)

@@ -4,7 +4,7 @@ import torch
 from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
 
 
-def test_updates_are_the_papers_across_changes_of_the_learning_rate():
+def test_updates_follow_the_papers_rule_across_changes_of_the_learning_rate():
     """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, with lr dropped and raised again."""
     parameter = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
     w, v = parameter.detach().clone(), torch.zeros(7, dtype=torch.float64)
@@ -22,7 +22,7 @@ def test_updates_are_the_papers_across_changes_of_the_learning_rate():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_restored_optimizer_goes_on_exactly(layout):
+def test_a_restored_optimizer_continues_exactly(layout):
     """A buffer in another memory layout than its parameter would be added to the wrong weights."""
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(5, 2, 3).to(memory_format=layout) for _ in range(2)]
@@ -48,7 +48,7 @@ def step(optimizer, layer):
     optimizer.step()
 
 
-def test_lr_drops_by_ten_at_each_stall_and_the_stall_after_the_last_drop_ends_training():
+def test_a_stall_divides_lr_by_ten_and_the_one_after_the_last_drop_ends_training():
     schedule = PlateauSchedule(OptimConfig(lr=0.01, lr_drops=3, patience=2))
     errors = [0.9, 0.8, 0.8, 0.9, 0.7, 0.7, 0.7, 0.6, 0.6, 0.6, 0.6, 0.6]
     lrs, finished = [], []
@@ -60,7 +60,7 @@ def test_lr_drops_by_ten_at_each_stall_and_the_stall_after_the_last_drop_ends_tr
     assert finished == [False] * 11 + [True]
 
 
-def test_a_schedule_remembers():
+def test_a_restored_schedule_remembers_earlier_epochs():
     config = OptimConfig(patience=2)
     first, second = PlateauSchedule(config), PlateauSchedule(config)
     for error in (0.5, 0.6):
@@ -70,9 +70,10 @@ def test_a_schedule_remembers():
     assert second.lr == pytest.approx(0.001)
 
 
-def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it():
-    """A factor for one tensor goes before one for its layer, and that before one for all biases; 0
-    freezes.
+def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule():
+    """A tensor's factor goes before its layer's, and that before the one for all biases.
+
+    A factor of 0 freezes.
     """
     names = ["0.conv1.weight", "0.conv1.bias", "0.fc8.weight", "0.fc8.bias", "0.fc7.bias"]
     factors = {"conv1": 0.0, "fc8.weight": 10.0, "bias": 2.0}
@@ -98,8 +99,9 @@ def test_layers_with_a_learning_rate_of_their_own_follow_the_papers_rule_with_it
 
 
 def test_biases_and_later_epochs_follow_the_rule_of_2012():
-    """Biases at a rate of their own, not decayed; conv1 slower after one epoch and still, at once,
-    after two.
+    """Biases have a learning rate of their own, and no weight decay.
+
+    conv1 is slower after one epoch. After two it stops at once.
     """
     names = ["conv1.weight", "conv1.bias", "fc8.weight", "fc8.bias"]
     later = {"conv1": [(2, 0.0)], "conv1.weight": [(1, 0.1), (2, 0.0)]}
@@ -129,7 +131,7 @@ def test_biases_and_later_epochs_follow_the_rule_of_2012():
             torch.testing.assert_close(parameters[i].detach(), w[i], rtol=0, atol=1e-14)
 
 
-def test_a_restored_optimizer_knows_the_factors_of_its_epoch():
+def test_a_restored_optimizer_applies_the_factors_of_its_epoch():
     config = OptimConfig(later_lr_factors={"weight": [(3, 0.5)]})
     layer = torch.nn.Linear(2, 1)
     optimizer = PaperSGD(layer.named_parameters(), config)
@@ -139,18 +141,18 @@ def test_a_restored_optimizer_knows_the_factors_of_its_epoch():
     before = layer.weight.detach().clone()
     layer(
         torch.zeros(1, 2)
-    ).sum().backward()  # no gradient for the weight: it moves by its momentum
+    ).sum().backward()  # the weight has no gradient: it moves by its momentum
     optimizer.step()
     decayed = 0.9 + 0.0005 * before
     torch.testing.assert_close(layer.weight.detach(), before - 0.05 * decayed)
 
 
-def test_a_factor_for_a_layer_that_is_not_there_is_an_error():
+def test_a_factor_for_an_unknown_layer_is_an_error():
     with pytest.raises(ValueError, match="no layer is named fc9"):
         PaperSGD(torch.nn.Linear(2, 2).named_parameters(), OptimConfig(lr_factors={"fc9": 2.0}))
 
 
-def test_steps_drop_after_the_epochs_that_they_name():
+def test_the_steps_schedule_drops_after_the_given_epochs():
     steps = schedule(OptimConfig(schedule="steps", drop_epochs=(2, 3)), epochs=5)
     rates = [steps.lr]
     for _ in range(4):
@@ -159,8 +161,8 @@ def test_steps_drop_after_the_epochs_that_they_name():
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001, 0.0001]) and not steps.finished
 
 
-def test_exponential_decay_ends_at_the_share_that_it_names():
-    """lr_e = lr_0 * decay^(-e/E), and it goes on after a checkpoint."""
+def test_exponential_decay_ends_at_the_given_share():
+    """lr_e = lr_0 * decay^(-e/E), also after a checkpoint has been restored."""
     config = OptimConfig(schedule="exponential", decay=250.0)
     whole, half = schedule(config, epochs=10), schedule(config, epochs=10)
     for epoch in range(1, 11):

@@ -1,5 +1,6 @@
-"""Ranks that are told different things, fail, or are told to stop: nobody waits for ever, and
-everybody is told why.
+"""Ranks that have different options, that fail, or that are told to stop.
+
+No rank waits for ever, and users are told why.
 """
 
 import errno
@@ -34,9 +35,7 @@ from train.stop import StopRequest
         (["--run.log_every", "3", "--model.cross_talk", "[conv4]"], "run.log_every: 2 and 3"),
     ],
 )
-def test_ranks_that_were_started_with_different_options_say_which(
-    more, message, prepared, tmp_path
-):
+def test_ranks_with_different_options_say_which_differ(more, message, prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     port, ranks = str(free_port()), []
     for rank, own in enumerate(([], more)):
@@ -68,7 +67,7 @@ def test_ranks_that_were_started_with_different_options_say_which(
 
 
 def fail_while_the_other_waits(error):
-    # NCCL does not leave while another rank waits in a collective.
+    # NCCL does not shut down while another rank waits in a collective
     with (
         mock.patch.object(dist, "destroy_process_group", lambda: time.sleep(1000)),
         join("cpu") as ranks,
@@ -88,7 +87,9 @@ def test_a_rank_that_fails_does_not_wait_for_the_others(error, status):
 
 
 @pytest.mark.parametrize("asked, gpus", [("auto", 1), ("cuda", 1), ("cuda", 0)])
-def test_fewer_gpus_than_ranks_are_refused_and_none_at_all_means_the_cpu(asked, gpus, monkeypatch):
+def test_fewer_gpus_than_ranks_are_refused_and_without_any_auto_means_the_cpu(
+    asked, gpus, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with (
@@ -103,8 +104,8 @@ def test_fewer_gpus_than_ranks_are_refused_and_none_at_all_means_the_cpu(asked, 
         assert ranks.device.type == "cpu"
 
 
-def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_another(monkeypatch):
-    # A shell's background jobs ignore it
+def test_two_signals_at_once_are_one_request_and_a_later_signal_is_another(monkeypatch):
+    # Background jobs of a shell ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with StopRequest() as request:
@@ -126,7 +127,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_is_ano
         (errno.ENOSYS, "can't be locked"),
     ],
 )
-def test_a_lock_that_is_held_is_told_from_a_file_system_without_locks(
+def test_a_held_lock_and_a_file_system_without_locks_have_different_messages(
     number, message, monkeypatch, tmp_path
 ):
     def flock(*arguments):

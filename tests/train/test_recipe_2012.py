@@ -1,6 +1,4 @@
-"""What only the 2012 code did, in whole runs: the options of configs/alexnet-2012.yaml on a tiny
-network.
-"""
+"""What only the 2012 code did: configs/alexnet-2012.yaml, in whole runs of a tiny network."""
 
 from pathlib import Path
 
@@ -19,8 +17,9 @@ EPOCHS, STEPS_PER_EPOCH = 4, 3
 
 @pytest.fixture
 def recipe(tmp_path):
-    """All of alexnet-2012.yaml but sizes; noise stops after 2 epochs, conv1 slows down after 1 and
-    stops after 3.
+    """All of alexnet-2012.yaml, except for its sizes.
+
+    Noise stops after 2 epochs. conv1 slows down after 1 and stops after 3.
     """
     config = yaml.safe_load((CONFIGS / "alexnet-2012.yaml").read_text())
     small = yaml.safe_load(TINY)
@@ -36,8 +35,9 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def run(recipe, prepared, tmp_path, monkeypatch):
-    """Trains `name` in pieces that end at the steps given; the learning rates and images of every
-    step, and the end.
+    """Train `name` in pieces that end at the given steps.
+
+    Returns the learning rates and images of every step, and the weights at the end.
     """
 
     def train(name, ends=(EPOCHS * STEPS_PER_EPOCH,), *more):
@@ -77,7 +77,7 @@ def run(recipe, prepared, tmp_path, monkeypatch):
     return train
 
 
-def test_rates_follow_the_epochs_however_the_run_is_cut(run, capsys):
+def test_learning_rates_follow_the_epochs_wherever_the_run_is_interrupted(run, capsys):
     rates, images, weights = run("whole")
     expected = {
         "conv1.weight": [0.01, 0.001, 0.0001, 0],
@@ -101,7 +101,7 @@ def test_rates_follow_the_epochs_however_the_run_is_cut(run, capsys):
         assert all(torch.equal(pieces[2][key], value) for key, value in weights.items())
 
 
-def test_noise_scales_images_down_while_it_lasts(run):
+def test_images_are_scaled_down_only_while_there_is_noise(run):
     noisy = run("noisy")[1]
     unscaled = run("unscaled", (12,), "--data.lighting_rescale", "false")[1]
     quiet = run("quiet", (12,), "--data.lighting_std", "0")[1]
@@ -111,7 +111,7 @@ def test_noise_scales_images_down_while_it_lasts(run):
             shift = (plain - silent).mean((2, 3), keepdim=True)
             assert (shift.abs() > 1e-3).any() and (
                 plain - silent - shift
-            ).abs().max() < 1e-3  # one colour an image
+            ).abs().max() < 1e-3  # one colour for each image
         else:
             assert torch.equal(one, silent) and torch.equal(plain, silent)
 

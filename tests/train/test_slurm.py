@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for Slurm's commands that print what they are told."""
+"""The Slurm script, with stand-ins for Slurm's commands that print their arguments."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_each_node_gets_one_torchrun_with_a_rank_a_gpu_and_all_of_its_cores(tmp_path):
+def test_each_node_runs_one_torchrun_with_a_rank_for_each_gpu_and_all_cores(tmp_path):
     stand_ins = {"scontrol": "printf 'node7\\nnode8\\n'", "srun": 'printf "%s\\n" "$@"'}
     for name, script in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")

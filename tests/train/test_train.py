@@ -1,5 +1,6 @@
-"""The run as a whole: stop, kill, go on, and what it writes. One process where two would show no
-more.
+"""Whole runs: stopped, killed and resumed, and what they write.
+
+Tests use one process where two would show no more.
 """
 
 import fcntl
@@ -60,7 +61,7 @@ def final_state(folder):
 
 
 def metrics(folder):
-    """Every line of metrics.jsonl, without what a clock says."""
+    """Every line of metrics.jsonl, without the values that depend on time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in line.items() if not key.startswith("throughput/")}
@@ -82,8 +83,9 @@ def assert_same_run(one, other):
 
 
 def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
-    """What it writes, what it prints, and that the error it reports is the one that
-    tools/evaluate.py finds.
+    """What it writes and prints.
+
+    The error that it reports must be the one that tools/evaluate.py finds.
     """
     folder = tmp_path / "run"
     assert train(folder) == 0
@@ -123,9 +125,10 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     assert found["top1_error"] == pytest.approx(validation[-1]["val/top1_error"])
 
 
-def test_a_run_in_pieces_is_the_run_in_one(train, tmp_path, capsys):
-    """Pieces that end inside and at the end of epochs and of log intervals; weights, momentum,
-    schedule and metrics.
+def test_an_interrupted_run_ends_with_the_same_bits(train, tmp_path, capsys):
+    """Weights, momentum, schedule and metrics are the same as without a stop.
+
+    The pieces end inside and at the end of epochs and of log intervals.
     """
     assert train(tmp_path / "whole") == 0
     for stop in (1, 5, 6, 9, STEPS):
@@ -137,7 +140,7 @@ def test_a_run_in_pieces_is_the_run_in_one(train, tmp_path, capsys):
 
 
 def started(arguments, step):
-    """The process, once it has logged this step."""
+    """Start a process, and return it once it has logged this step."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -149,7 +152,7 @@ def started(arguments, step):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prepared, tmp_path):
+def test_a_signal_saves_and_the_same_command_resumes(number, train, recipe, prepared, tmp_path):
     arguments = command(
         recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1"
     )
@@ -168,7 +171,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, train, recipe, prep
 
 
 def assert_traced(folder):
-    """Every part of a step by name, on either rank, as often as four steps have it."""
+    """Each rank's trace must name every part of a step, as often as four steps have it."""
     for rank in range(2):
         events = json.loads((folder / f"trace-rank{rank}.json").read_text())["traceEvents"]
         names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
@@ -178,11 +181,12 @@ def assert_traced(folder):
         assert names.count("column gathers") >= 4 * 9  # four forward and back, the logits forward
 
 
-def test_two_ranks_killed_at_random_end_where_they_would_have(train, recipe, prepared, tmp_path):
-    """SIGKILL to either rank, then on with two ranks; all of it in one process with a rank's
-    threads: the same bits.
+def test_two_ranks_killed_at_random_resume_to_the_same_bits(train, recipe, prepared, tmp_path):
+    """One of two ranks gets SIGKILL, and a rerun on two ranks resumes.
 
-    With other numbers of threads oneDNN adds up the gradients of conv1 and conv2 in another order.
+    It ends with the bits of a run that was not killed, and of a run in one process with a rank's
+    threads. With other numbers of threads, oneDNN adds up the gradients of conv1 and conv2 in
+    another order.
     """
     options = ["--run.checkpoint_every", "2"]
     whole = command(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4", ranks=2)
@@ -218,8 +222,11 @@ def workers_of(launcher):
     return found
 
 
-def test_metrics_after_the_checkpoint_are_taken_back(train, tmp_path):
-    """A killed run has written of steps that the next one takes again; a line may be cut short."""
+def test_metrics_after_the_checkpoint_are_removed_on_resuming(train, tmp_path):
+    """A killed run has logged steps that the next run takes again.
+
+    Its last line may be cut short.
+    """
     assert train(tmp_path / "whole") == 0
     assert train(tmp_path / "run", "--run.max_steps", "6") == 0
     with open(tmp_path / "run/metrics.jsonl", "a") as file:
@@ -228,7 +235,7 @@ def test_metrics_after_the_checkpoint_are_taken_back(train, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_log_line_is_the_mean_over_its_steps_however_the_run_was_cut(train, tmp_path):
+def test_a_log_line_is_the_mean_over_its_steps_wherever_the_run_was_interrupted(train, tmp_path):
     assert train(tmp_path / "each", "--run.log_every", "1", "--run.max_steps", "7") == 0
     assert train(tmp_path / "cut", "--run.log_every", "4", "--run.max_steps", "6") == 0
     assert train(tmp_path / "cut", "--run.log_every", "7", "--run.max_steps", "7") == 0
@@ -237,7 +244,7 @@ def test_a_log_line_is_the_mean_over_its_steps_however_the_run_was_cut(train, tm
     assert cut == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:7]) / 3], rel=1e-12)
 
 
-def test_a_run_folder_serves_one_training_at_a_time(train, tmp_path, capsys):
+def test_a_run_folder_is_used_by_one_training_at_a_time(train, tmp_path, capsys):
     assert train(tmp_path / "run", "--run.max_steps", "1") == 0
     with open(tmp_path / "run/.lock") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -245,7 +252,7 @@ def test_a_run_folder_serves_one_training_at_a_time(train, tmp_path, capsys):
     assert train(tmp_path / "run") == 0
 
 
-def test_a_start_that_failed_claims_nothing_and_leftovers_of_a_kill_go(train, tmp_path, capsys):
+def test_a_failed_start_claims_nothing_and_leftovers_of_a_kill_are_removed(train, tmp_path, capsys):
     fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30"))
     (tmp_path / "run/checkpoints").mkdir(exist_ok=True)
     (tmp_path / "run/checkpoints/.step-0000000003.pt.99.tmp").write_bytes(b"half")
@@ -319,7 +326,7 @@ def final_root(folder):
     return re.search(r"root: (.*)", (folder / "run/config.yaml").read_text())[1]
 
 
-def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(
+def test_an_odd_number_of_ranks_or_an_indivisible_batch_is_refused(
     recipe, prepared, tmp_path, monkeypatch, capsys
 ):
     arguments = [str(recipe), "--data.root", str(prepared), "--run.dir", str(tmp_path / "x")]
@@ -339,19 +346,22 @@ def test_an_odd_number_of_ranks_and_a_batch_that_can_not_be_shared(
     assert not (tmp_path / "x").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(train, tmp_path, capsys):
+def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(train, tmp_path, capsys):
     message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
     assert "the loss is no longer a number at step" in message and "smaller --optim.lr" in message
 
 
 def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, capsys):
-    """With no log line before the epoch's end, the checkpoint is where it must be noticed."""
+    """Before the epoch ends, no line is logged.
+
+    So the divergence must be noticed when the checkpoint is saved.
+    """
     message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "100"))
     assert "at step 3" in message and not (tmp_path / "run/checkpoints").exists()
 
 
-def test_time_is_told_apart(monkeypatch):
-    """Two steps of 0.3 s waiting and 0.7 s computing, after a first one that does not count."""
+def test_the_stopwatch_separates_waiting_from_computing(monkeypatch):
+    """Two steps wait 0.3 s and compute 0.7 s, after a first one that does not count."""
     from train import monitor
 
     clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
@@ -367,7 +377,7 @@ def test_time_is_told_apart(monkeypatch):
 
 
 def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path, monkeypatch):
-    """Who runs many trainings after one another, as figure 1 does, would go on with the next."""
+    """A command that runs many trainings, as for figure 1, would otherwise begin the next one."""
     train_step = Trainer.train_step
 
     def signalled(self, batch):
@@ -376,6 +386,8 @@ def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path,
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "train_step", signalled)
-    monkeypatch.setattr("train.meeting._INTERVAL", 1000.0)  # after steps 1, 3, 7, 15, ...
+    monkeypatch.setattr(
+        "train.meeting._INTERVAL", 1000.0
+    )  # ranks meet after steps 1, 3, 7, 15, ...
     assert train(tmp_path / "run") == 128 + signal.SIGTERM
     assert final_state(tmp_path / "run")["step"] == STEPS

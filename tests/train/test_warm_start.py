@@ -1,4 +1,4 @@
-"""Which layers a new run takes from an old network, and what it says of it."""
+"""Which layers a new run takes from an old network, and what it prints."""
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from train.__main__ import main
 
 @pytest.fixture
 def begin(tmp_path, trained):
-    """Starts a run that takes its layers from `trained`; returns the state before its first
-    step.
+    """Start a run that takes its layers from `trained`.
+
+    Returns the weights before its first step, or the exit status of a start that fails.
     """
     (tmp_path / "tiny.yaml").write_text(TINY)
 
@@ -36,15 +37,13 @@ def old(trained):
     return checkpoint.load(checkpoint.newest(trained / "checkpoints"))["model"]
 
 
-def test_the_same_classes_take_every_layer(begin, old, prepared, capsys):
+def test_with_the_same_classes_every_layer_is_taken(begin, old, prepared, capsys):
     new = begin(prepared)
     assert all(torch.equal(new[key], value) for key, value in old.items())
     assert "took conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8 from" in capsys.readouterr().out
 
 
-def test_other_classes_start_the_last_layer_afresh_even_if_there_are_as_many(
-    begin, old, tmp_path, capsys
-):
+def test_with_as_many_other_classes_the_last_layer_starts_afresh(begin, old, tmp_path, capsys):
     new = begin(prepare(tmp_path / "other", {"a": 5, "b": 5, "x": 5}))
     for key, value in old.items():
         assert torch.equal(new[key], value) == (not key.startswith("fc8")), key
@@ -67,7 +66,7 @@ def test_an_added_layer_starts_afresh(begin, old, prepared, capsys):
     assert "; conv6 starts afresh" in capsys.readouterr().out
 
 
-def test_a_network_that_shares_nothing_is_an_error(begin, prepared, capsys):
+def test_a_network_without_a_layer_that_fits_is_an_error(begin, prepared, capsys):
     sizes = ["--model.kernels", "[4, 4, 4, 4, 4]", "--model.fc_width", "8"]
     assert begin(prepared, *sizes) == 2
     assert "none of its layers fits" in capsys.readouterr().err

@@ -76,7 +76,7 @@ Command = tuple[list[str], dict[str, str]]
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     if args.data:
-        # What is wrong with it is better said here than by each contender's process
+        # An error in it is better reported here than by each contender's process
         Dataset.open(Path(args.data))
     if args.what == "pipeline":
         return _pipeline_commands(args, folder)
@@ -143,7 +143,7 @@ def _busy(row: dict[str, Any], cores: int) -> float:
 
 
 def _compare_with_decoding(report: dict[str, Any]) -> None:
-    """Add processor time as a multiple of decoding's, and a verdict on what limits ours."""
+    """Add processor time as a multiple of decoding's, and say what limits ours."""
     rows = {row["name"]: row for row in report["rows"]}
     for row in report["rows"]:
         row["cpu_ratio_to_decode"] = row["cpu_ms_per_image"] / rows["decode"]["cpu_ms_per_image"]
@@ -162,7 +162,7 @@ def _compare_with_decoding(report: dict[str, Any]) -> None:
 
 
 def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
-    """Add each row's images/s as a share of decoding's, and a verdict on what limits ours."""
+    """Add each row's images/s as a share of decoding's, and say what limits ours."""
     rows = {row["name"]: row for row in report["rows"]}
     for row in report["rows"]:
         row["share_of_decode"] = row["images_per_second"] / rows["decode"]["images_per_second"]
@@ -180,7 +180,7 @@ def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
 
 
 def _compare_with_peak(report: dict[str, Any]) -> None:
-    """Add shares of the machine's peak at each precision, and how rows compare with plain."""
+    """Add shares of the machine's peak at each precision, and each row's speed against plain."""
     peaks = {row["name"]: row["gflops"] for row in report["rows"] if "gflops" in row}
     report["peak_gflops"] = peaks
     report["rows"] = [row for row in report["rows"] if row["name"] not in peaks]

@@ -22,12 +22,14 @@ PAIR_BATCH = 128
 GATHERS = 9
 """Collectives between columns in a step: four forward and back, the logits forward."""
 GPU_FLOPS = 0.2 * 312e12
-"""A fifth of an A100's bf16 peak: small convolutions, pooling and response norm are far from a
-matrix product.
+"""A fifth of an A100's bf16 peak.
+
+Small convolutions, pooling and response norm are far from a matrix product.
 """
 DECODE_MS = {"originals": 1.9, "a 256 store": 0.58}
-"""Processor milliseconds for an image, as `tools.bench pipeline` measured them on one core of an
-AMD EPYC.
+"""Processor milliseconds for an image.
+
+`tools.bench pipeline` measured them on one core of an AMD EPYC.
 """
 
 
@@ -86,10 +88,10 @@ def predict(num_gpus: int, link: Link) -> Prediction:
 
 
 def one_weird_trick_break_even(num_gpus: int) -> float:
-    """Images a GPU at which Krizhevsky's split of 2014 sends as many bytes as pairs of columns do.
+    """Images on each GPU at which Krizhevsky's split of 2014 and pairs of columns send equal bytes.
 
-    There, convolutions are data parallel over all GPUs, and each fully connected layer is shared
-    out among all.
+    In the split of 2014, convolutions are data parallel over all GPUs, and each fully connected
+    layer is shared out among all.
     """
     pairs = num_gpus // 2
     conv5 = shapes(layers(NETWORK, CLASSES), NETWORK.columns, CROP)["conv5"]
@@ -139,7 +141,7 @@ def tables() -> str:
 
 
 def break_even_lines() -> str:
-    """At which batch the other split sends fewer bytes."""
+    """The batches at which both splits send the same number of bytes."""
     rows = [[num_gpus, f"{one_weird_trick_break_even(num_gpus):.0f}"] for num_gpus in (2, 8, 64)]
     headings = ["GPUs", "images a GPU where both send the same"]
     return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")

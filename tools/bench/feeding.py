@@ -255,7 +255,7 @@ def _cpu_seconds() -> float:
 def _peak_mb() -> float:
     """The most memory that this process and its workers have held.
 
-    What they share is counted once for each.
+    Memory that they share is counted once for each.
     """
     lines = [
         Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1]
@@ -269,7 +269,7 @@ def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -
     where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
     num_threads = len(os.sched_getaffinity(0))
     if device == "cpu":
-        keep_freed_memory()  # as training does, and for all alike
+        keep_freed_memory()  # as training does; the same for all contenders
     else:
         num_threads = min(num_threads, MOST_THREADS_A_GPU)
     torch.set_num_threads(1)
@@ -289,7 +289,7 @@ def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -
         "peak_rss_mb": _peak_mb(),
     }
     print(json.dumps(measured), flush=True)
-    os._exit(0)  # DataLoader's workers would first finish what nobody wants
+    os._exit(0)  # DataLoader's workers would first finish batches that nobody needs
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on: processor, GPUs, their driver, and versions."""
+    """What a figure depends on: the processor, the GPUs and their driver, and versions."""
     cpu = next(
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         ":",

@@ -84,7 +84,7 @@ def measure(folder: Path, batch_size: int, num_batches: int) -> dict[str, float]
 def main(batch_size: str, num_batches: str, data: str) -> None:
     """Measure in a process that has done nothing else."""
     with tempfile.TemporaryDirectory() as name:
-        if os.fork() == 0:  # so that making the list leaves no trace in what is measured
+        if os.fork() == 0:  # so that making the list does not affect what is measured
             repeat(Path(data), Path(name))
             os._exit(0)
         os.wait()

@@ -111,7 +111,7 @@ def plain(work: Work) -> Measured:
 
 
 def plain_that_keeps_memory(work: Work) -> Measured:
-    """`plain`, helped by what pipeline/memory.py does for ours."""
+    """`plain`, with freed memory kept as pipeline/memory.py does for ours."""
     keep_freed_memory()
     return plain(work)
 
@@ -123,7 +123,7 @@ def ours(work: Work) -> Measured:
 
 
 def data_parallel(work: Work) -> Measured:
-    """Our network whole on each of two ranks, which share the batch and average their gradients."""
+    """Our whole network on each of two ranks, which share the batch and average gradients."""
     with join(work.device) as ranks:
         return _our_step(ranks, Columns.whole(2), work.batch_size // ranks.world_size, work)
 
@@ -149,7 +149,7 @@ def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured
 
 
 def training(with_data: bool) -> Callable[[Work], Measured]:
-    """The trainer's own step, on batches from `data` or on the first of them again and again."""
+    """The trainer's own step, on batches from `data`, or on its first batch again and again."""
 
     def measure(work: Work) -> Measured:
         options = ["--data.root", work.data, "--train.batch_size", str(work.batch_size)]
@@ -197,7 +197,7 @@ def peak(work: Work) -> Measured:
 
 
 def _shortest(run: Callable[[], Tensor], device: str) -> float:
-    """Seconds that the fastest of ten runs takes, or of those that five seconds are enough for."""
+    """Seconds of the fastest of ten runs, or of as many as five seconds allow."""
     times: list[float] = []
     while len(times) < 10 and sum(times) < 5:
         start = time.perf_counter()
@@ -255,7 +255,7 @@ def _bf16_of_the_cpu() -> list[str]:
 
 
 def step_contenders(num_gpus: int) -> dict[str, Contender]:
-    """The contenders for a step, on so many GPUs or on the CPU; peaks come last."""
+    """The contenders for a step, on this number of GPUs or on the CPU; peaks come last."""
     precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", *_bf16_of_the_cpu()]
     found: dict[str, Contender] = {}
 

@@ -36,8 +36,8 @@ def bytes_per_step(
     sizes = shapes(table, config.columns, crop)
     *exchanged, classes = [sizes[block[-1].name] for block in blocks(table)]
     maps = sum(shape.gives * shape.side**2 for shape in exchanged)
-    # A gather brings the partner's half of the maps, and its backward rule the partner's half of a
-    # sum.
+    # A gather brings the partner's half of the maps; its backward rule brings the partner's half
+    # of a sum.
     columns = partners * rows * (number * 2 * maps + FLOAT * classes.gives)
     inputs = partners * rows // config.columns * (3 * crop**2 * FLOAT + LABEL)
     gradients = (

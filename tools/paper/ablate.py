@@ -207,8 +207,8 @@ def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float])
 def interval(values: NDArray) -> tuple[float, float]:
     """95 % interval of the mean of values [seeds, images].
 
-    It combines Student's interval over seeds and the normal one over images. A little too wide, as
-    what varies with both is in both.
+    It combines Student's interval over seeds and the normal one over images. It is a little too
+    wide: what varies with both is counted in both.
     """
     seeds, images = values.shape
     half = 1.96 * values.mean(0).std() / np.sqrt(images)

@@ -24,8 +24,9 @@ from tools.paper.neighbors import COUNT, same_label
 
 _HIDDEN, _BATCH, _STEPS = 512, 256, 1500
 _NOISE = 4.0
-"""Deviation of the noise on the codes' inputs: only values far from the threshold get through
-it.
+"""Standard deviation of the noise on the codes' inputs.
+
+Only values far from the threshold get through it.
 """
 
 
@@ -48,7 +49,7 @@ class AutoEncoder(nn.Module):
 def learn(
     features: NDArray[np.float32], bits: int, seed: int = 0
 ) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
-    """Train an autoencoder on features [N, width]; what it returns encodes others like them."""
+    """Train an autoencoder on features [N, width]; returns a function that encodes others."""
     torch.manual_seed(seed)
     mean, scale = features.mean(0), features.std() + 1e-12
     data = torch.from_numpy((features - mean) / scale)
@@ -71,12 +72,12 @@ def learn(
 
 
 class Retrieval(NamedTuple):
-    """How one kind of search for neighbours does."""
+    """How well one kind of search finds neighbours."""
 
     name: str
     bytes_per_image: int
     same_label: float  # share of the ten nearest that have the query's label
-    queries_per_second: float  # the search alone, the queries being described and encoded already
+    queries_per_second: float  # the search alone, with the queries already described and encoded
 
 
 def compare(

@@ -108,7 +108,7 @@ def draw(
 
 
 def _show(axes: Axes, images: ImageList, index: int, wanted: int | None = None) -> None:
-    """The image, framed in red where it is not of the wanted class."""
+    """Show the image, framed in red if it is not of the wanted class."""
     axes.imshow(decode(images.content(int(index))))
     axes.set(xticks=[], yticks=[])
     wrong = wanted is not None and images.labels[index] != wanted

@@ -56,7 +56,7 @@ OWN_OPTIONS = (
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
 _FIRST_LR = 0.001
-_EPOCHS = 1000  # more than any cap: where a run ends is not its config's affair
+_EPOCHS = 1000  # more than any cap: the comparison decides where a run ends, not its config
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": BLUE, "tanh": RED}
 
@@ -107,7 +107,7 @@ def _result(curve: Curve, settings: Settings, pool: Executor) -> Result:
 
 
 def _search(curve: Curve, settings: Settings, pool: Executor) -> float:
-    """The learning rate that is first at the target, or nearest to it at the cap."""
+    """The learning rate that reaches the target first, or is nearest to it at the cap."""
     ranks: dict[float, tuple[float, float]] = {}
     wanted, limit = [_FIRST_LR, _FIRST_LR * STEP], settings.cap
     while wanted:
@@ -126,7 +126,7 @@ def _search(curve: Curve, settings: Settings, pool: Executor) -> float:
 def _race(
     curve: Curve, rates: list[float], limit: int, settings: Settings, pool: Executor
 ) -> dict[float, tuple[float, float]]:
-    """Epochs to the target, and last error, by learning rate; all stop once one is there."""
+    """Epochs to the target and last error, by learning rate; all stop once one is there."""
     errors: dict[float, list[float]] = {}
     for epoch in range(1, limit + 1):
         running = [lr for lr in rates if errors.get(lr) != []]  # those that did not diverge
@@ -167,8 +167,8 @@ def _weights(curve: Curve) -> list[str]:
         return []
     gain = 2 if curve.activation == "relu" else 1
     std = {name: math.sqrt(gain / fan_in) for name, fan_in in _FAN_IN.items()}
-    # Weights and rate of a network whose pixels are divided by 64, for pixels that are not: the
-    # same training.
+    # The weights and rate of a network whose pixels are divided by 64, for undivided pixels: the
+    # training is the same.
     std["conv1"] /= _PIXEL_SCALE
     factors = {"conv1.weight": 1 / _PIXEL_SCALE**2}
     return [

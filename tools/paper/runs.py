@@ -76,7 +76,7 @@ def train(config: Config) -> None:
 def wait_for_the_end() -> NoReturn:
     """In a worker that has saved after a signal: begin nothing else, and do not end.
 
-    The pool would end all others at once, which may still be saving.
+    If it ended, the pool would end all others at once, and they may still be saving.
     """
     _saved.put(os.getpid())
     while True:
@@ -92,7 +92,7 @@ def _start_worker(threads: int, saved: "SimpleQueue[int]") -> None:
 
 
 def _end(processes: list[BaseProcess], saved: "SimpleQueue[int]", told: bool) -> None:
-    """End workers once each has saved, or is gone; first tell them, unless they have been told."""
+    """End workers once each has saved or is gone; first tell them to stop, unless already told."""
     if not told:
         for process in processes:
             process.terminate()

@@ -1,10 +1,10 @@
-"""Makes Python processes believe in GPUs, as far as a machine without any can: put this folder on
-PYTHONPATH.
+"""Lets Python processes find GPUs on a machine without any: put this folder on PYTHONPATH.
 
-REHEARSE_GPUS=N       PyTorch finds N GPUs; whoever takes one is stopped. REHEARSE_FORK_RULE=1  DALI
-finds a GPU; CUDA, as ever, fails in children that a process forks once it has asked for it.
-REHEARSE_DYNAMIC=1    a planted fault: files are decoded with DALI's dynamic mode, which asks for
-GPUs on import.
+REHEARSE_GPUS=N        PyTorch finds N GPUs. A process that takes one is stopped.
+REHEARSE_FORK_RULE=1   DALI finds a GPU. As always, CUDA fails in the children that a process forks
+                       once it has asked for CUDA.
+REHEARSE_DYNAMIC=1     a planted fault: files are decoded with DALI's dynamic mode, which asks for
+                       GPUs on import.
 """
 
 import importlib.abc
@@ -20,7 +20,7 @@ def _find_gpus(cuda):
         def refuse(*arguments, **options):
             raise AssertionError("a GPU was taken, which only tests marked gpu may do")
 
-        return refuse  # a function for each: torch.compile knows functions by what they are
+        return refuse  # a new one each time: torch.compile tells functions apart by identity
 
     cuda.device_count = lambda: count
     cuda.set_device, cuda.init, cuda._lazy_init = refusal(), refusal(), refusal()
@@ -71,7 +71,7 @@ _CHANGES = {
 
 
 class _ChangeAfterImport(importlib.abc.MetaPathFinder):
-    """Finds the modules that are to be changed, and has each changed as soon as it has been run."""
+    """Changes each of the given modules as soon as it has been imported."""
 
     def __init__(self, changes):
         self._changes = changes
