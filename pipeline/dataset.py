@@ -2,7 +2,8 @@
 
 train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too
 sizes.npz             by list: sizes, labels and, for images inside archives, spans (ImageList)
-classes.txt           class names; line k is label k
+classes.txt           classes (folders); line k is label k
+names.txt             what people call them, in the same order
 stats.npz             see PixelStats
 rejected.txt          files that could not be used: path, tab, reason
 converted.txt         files that were converted for the store: path, tab, what was odd
@@ -109,6 +110,7 @@ class Dataset:
     train: ImageList
     val: ImageList
     classes: list[str]
+    names: list[str]  # what people call the classes: "tench" for n01440764
     stats: PixelStats
     fingerprint: str
 
@@ -135,10 +137,21 @@ class Dataset:
                 _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays)
                 for name in ("train", "val")
             )
-        classes = os.fsdecode((folder / "classes.txt").read_bytes()).split("\n")[:-1]
-        return cls(
-            folder, train, val, classes, PixelStats.load(folder / "stats.npz"), about["fingerprint"]
-        )
+        classes = _read_lines(folder / "classes.txt")
+        has_names = (folder / "names.txt").exists()  # version 0.1 wrote none
+        names = _read_lines(folder / "names.txt") if has_names else classes
+        if len(names) != len(classes):
+            raise DatasetError(
+                f"{folder / 'names.txt'}: expected a name for each of the {len(classes)} classes, "
+                f"found {len(names)}"
+            )
+        stats = PixelStats.load(folder / "stats.npz")
+        return cls(folder, train, val, classes, names, stats, about["fingerprint"])
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """For pictures: the first of each class's names, in characters that can be drawn."""
+    return [name.split(",")[0].encode(errors="replace").decode() for name in names]
 
 
 def fingerprint(folder: Path) -> str:
@@ -159,6 +172,7 @@ class PreparedFiles:
     train: ImageList
     val: ImageList
     classes: list[str]
+    names: list[str]
     stats: PixelStats
     rejected: list[tuple[str, str]]
     converted: list[tuple[str, str]]
@@ -175,6 +189,7 @@ class PreparedFiles:
             roots[f"{name}_root"] = images.root
         np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
+        _write_lines(folder / "names.txt", [one_line(name) for name in self.names])
         remarks = (("rejected.txt", self.rejected), ("converted.txt", self.converted))
         for file_name, files in remarks:
             lines = [f"{one_line(path)}\t{one_line(why)}" for path, why in files]
@@ -192,6 +207,10 @@ def one_line(text: str) -> str:
 
 def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_bytes(os.fsencode("".join(line + "\n" for line in lines)))
+
+
+def _read_lines(path: Path) -> list[str]:
+    return os.fsdecode(path.read_bytes()).split("\n")[:-1]
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

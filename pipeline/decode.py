@@ -1,5 +1,6 @@
 """Decode files whole, with DALI's CPU decoder, which training uses on a CPU; never on a GPU."""
 
+import contextlib
 import io
 import re
 import struct
@@ -9,10 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from pipeline import graph
 from pipeline.faults import MachineError, gist, machine_error
+
+with contextlib.suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 MAX_PIXELS = 178_956_970
 """Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the
@@ -23,11 +29,26 @@ MOST_TOGETHER = 64
 """Files that are decoded in one batch at most."""
 
 Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26  # a sound picture may come with megabytes of text
 _ORIENTATION = 274  # EXIF
 _VERDICT = re.compile(r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type")
 """What DALI says of an image: damaged, or of a kind that it does not know (nvImageCodec's statuses
 3 and 4).
 """
+
+
+_ALIKE = {
+    "JPEG": {"L", "RGB", "CMYK"},
+    "PNG": {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"},
+    "WEBP": {"RGB", "RGBA"},
+    "BMP": {"1", "L", "P", "RGB"},
+    "TIFF": {"L", "RGB", "RGBA", "CMYK", "I;16"},
+    "PPM": {"1", "L", "RGB"},
+    "JPEG2000": {"L", "RGB", "RGBA", "I;16"},
+}
+"""Kinds, by Pillow's names, that DALI decodes to the pixels that Pillow and others see."""
+
+_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 class Undecodable(ValueError):
@@ -37,13 +58,19 @@ class Undecodable(ValueError):
 class Header(NamedTuple):
     """What a file's header says: format and mode by Pillow's names, and EXIF orientation.
 
-    Orientation 1 is upright.
+    Orientation 1 is upright. `unlike` says of what kind the file is if DALI does not decode that
+    kind, or not as others do; else it is empty.
     """
 
     format: str
     mode: str
     orientation: int
     num_pixels: int
+    unlike: str
+
+    def is_plain_jpeg(self) -> bool:
+        """Whether it is of the kind that nearly all photographs are."""
+        return self.format == "JPEG" and self.mode in ("L", "RGB")
 
 
 def look(data: NDArray[np.uint8]) -> Header:
@@ -57,26 +84,38 @@ def look(data: NDArray[np.uint8]) -> Header:
                 )
             # A JPEG file with more pictures behind it
             kind = "JPEG" if image.format == "MPO" else image.format or ""
-            return Header(kind, image.mode, _orientation(image), width * height)
+            unlike = _unlike(image, kind)
+            return Header(kind, image.mode, _orientation(image), width * height, unlike)
     except UnidentifiedImageError:
+        if data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in _HEIF:
+            raise ValueError(
+                "a HEIC file; with pip install pillow-heif, --resize would store it as JPEG"
+            ) from None
         raise ValueError("not an image, or cut short in its header") from None
+    except (SyntaxError, struct.error, IndexError, TypeError) as error:
+        raise ValueError(f"damaged in its header ({error})") from None
 
 
 def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """One file's content as RGB [height, width, 3], upright.
+    """One file's content as RGB [height, width, 3], upright, as training will see it.
 
     ValueError where it is no image that DALI decodes, MachineError where memory or the decoder
     itself fails.
     """
-    if look(data).format == "GIF":
-        raise ValueError("a GIF file, which DALI does not decode; --resize would store it as JPEG")
+    header = look(data)
+    if header.unlike:
+        raise ValueError(
+            f"{header.unlike}, which DALI does not decode as others do; --resize would store it as "
+            "JPEG"
+        )
     return decode_together([data])[0]
 
 
 def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
     """`decode` for up to MOST_TOGETHER files, which is cheaper than one by one.
 
-    Their headers must be sound. Undecodable does not say which of them it means.
+    They must be of kinds that DALI knows: see Header.unlike. Undecodable does not say which of them
+    it means.
     """
     pipeline = _pipeline()
     try:
@@ -95,6 +134,34 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
 @lru_cache(maxsize=1)
 def _pipeline() -> graph.Pipeline:
     return graph.build_decoder(MOST_TOGETHER)
+
+
+def _unlike(image: ImageFile.ImageFile, kind: str) -> str:
+    """What the file is, if DALI does not decode its kind as others do."""
+    codec, raw_mode = _coding(image)
+    if image.mode not in _ALIKE.get(kind, ()):
+        return a_file(kind) + (f" in mode {image.mode}" if kind in _ALIKE else "")
+    if kind == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        return "a CMYK file without Adobe's marker"
+    if kind == "BMP" and raw_mode.startswith("BGR;"):
+        return "a BMP file of 16 bits a pixel"
+    if kind == "PPM" and codec != "raw":
+        return "a PNM file in text, or with a maximum other than 255"
+    return ""
+
+
+def a_file(kind: str) -> str:
+    """`a PNG file`, `an AVIF file`."""
+    return f"{'an' if kind[:1] in 'AEFILMNORSX' else 'a'} {kind} file"
+
+
+def _coding(image: ImageFile.ImageFile) -> tuple[str, str]:
+    """How the pixels are coded, by Pillow's names: the codec, and the order of bits."""
+    if not image.tile:
+        return "", ""
+    codec, _, _, details = image.tile[0]
+    raw_mode = details[0] if isinstance(details, tuple) and details else details
+    return codec, raw_mode if isinstance(raw_mode, str) else ""
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,5 +1,6 @@
 """How commands fail: a message and an exit status."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
     # An exit, unlike the default action, runs the clean-up of `with` blocks.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may be bytes of any kind
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:

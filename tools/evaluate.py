@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             return
     scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
     report = _report(networks, scores, labels, args)
-    report["per_class"] = _per_class(report.pop("scores"), report.pop("labels"), dataset.classes)
+    report["per_class"] = _per_class(report.pop("scores"), report.pop("labels"), dataset)
     if args.save:
         with atomic_write(Path(args.save)) as file:
             np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
@@ -88,10 +88,14 @@ def _report(
 
 
 def _per_class(
-    scores: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]
+    scores: NDArray[np.float64], labels: NDArray[np.int64], dataset: Dataset
 ) -> list[dict[str, Any]]:
     return [
-        {"class": classes[label], **asdict(rates(scores[labels == label], labels[labels == label]))}
+        {
+            "class": dataset.classes[label],
+            "name": dataset.names[label],
+            **asdict(rates(scores[labels == label], labels[labels == label])),
+        }
         for label in np.unique(labels)
     ]
 

@@ -7,12 +7,14 @@
 Images stay where they are, and --out gets the lists. With --resize it gets resized copies, and
 training needs no other files.
 
-Class folders are numbered in sorted order. A flat validation folder takes its labels from
---val-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text or CSV (name,
-then class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
+--train and --val take a folder of class folders, a tar or zip archive of it (or a folder in it:
+images.zip/train), a folder of an archive for each class, WebDataset shards, or parquet files as the
+Hugging Face hub serves them ('data/train-*.parquet'). Images that an archive compresses, and those
+of parquet files, need --resize.
 
-A folder may also be a tar archive of it. --train takes an archive that holds an archive for each
-class, as ImageNet's does.
+Class folders are numbered in sorted order. A flat validation folder takes its labels from
+--val-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text or CSV (name and
+class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
 
 If interrupted, rerun the same command to resume.
 """
@@ -26,16 +28,9 @@ import nvidia.dali
 
 from pipeline.dataset import DatasetError
 from pipeline.files import resumable_folder
+from pipeline.prepare.class_names import find_names, read_names
 from pipeline.prepare.preparation import Preparation
-from pipeline.prepare.sources import (
-    Source,
-    class_folders,
-    class_names,
-    flat_folder,
-    hold_out,
-    label_by_file,
-    label_by_folder,
-)
+from pipeline.prepare.sources import Source, hold_out, training_files, validation_files
 from pipeline.prepare.store import StoreFormat
 from tools.cli import run
 
@@ -51,16 +46,14 @@ def main(argv: list[str]) -> None:
             f"{out} exists and is not empty; nothing was changed: remove it, or choose another "
             "--out"
         )
-    train, val, classes = _sources(args)
-    store = StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
-    preparation = Preparation(train, val, classes, store)
+    preparation = _preparation(args)
     begun = time.monotonic()
     with resumable_folder(out, preparation.identity()) as (folder, notes):
         files = preparation.run(folder, notes)
         about = {
             "train_images": len(files.train),
             "val_images": len(files.val),
-            "classes": len(classes),
+            "classes": len(preparation.classes),
             "rejected": len(files.rejected),
             "converted": len(files.converted),
             "made_by": "tools.prep_imagenet " + shlex.join(argv),
@@ -70,9 +63,9 @@ def main(argv: list[str]) -> None:
         files.write(folder, about)
     print(
         f"{out}: {len(files.train)} training and {len(files.val)} validation images "
-        f"of {len(classes)} classes in {time.monotonic() - begun:.0f} s; "
+        f"of {len(preparation.classes)} classes in {time.monotonic() - begun:.0f} s; "
         f"{_told(files.rejected, 'rejected', out)}"
-        + (f"; {_told(files.converted, 'converted', out)}" if store else "")
+        + (f"; {_told(files.converted, 'converted', out)}" if preparation.store else "")
     )
 
 
@@ -87,7 +80,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--train", required=True, metavar="DIR", help="a folder of images for each class, or a .tar"
+        "--train", required=True, metavar="DIR", help="a folder for each class, or an archive"
     )
     held = parser.add_mutually_exclusive_group(required=True)
     held.add_argument(
@@ -105,6 +98,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--seed", type=int, default=0, metavar="N", help="which images are held out (0)"
     )
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
+    parser.add_argument(
+        "--names",
+        metavar="FILE",
+        help="what people call the classes: lines of class and name, such as words.txt",
+    )
     parser.add_argument(
         "--resize", type=int, metavar="PIXELS", help="store the images with this shorter side (256)"
     )
@@ -138,22 +136,37 @@ def _check(args: argparse.Namespace) -> None:
         raise DatasetError(f"--quality is {args.quality}; expected 1 to 100, such as 90")
 
 
-def _sources(args: argparse.Namespace) -> tuple[Source, Source, list[str]]:
-    """Training files, validation files, and the classes."""
-    listing = class_folders(Path(args.train).absolute())
-    classes = class_names(listing)
-    train = label_by_folder(listing, classes)
-    if not args.val:
-        share = _HALF if args.split else args.hold_out
-        if not 0 < share < 1:
-            raise DatasetError(
-                f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1"
-            )
-        return *hold_out(train, share, args.seed), classes
-    val_root = Path(args.val).absolute()
-    if args.val_labels:
-        return train, label_by_file(flat_folder(val_root), Path(args.val_labels), classes), classes
-    return train, label_by_folder(class_folders(val_root), classes), classes
+def _preparation(args: argparse.Namespace) -> Preparation:
+    """What to prepare; prints what a user should know of how files were found."""
+    path, label_file = Path(args.train).absolute(), _path(args.val_labels)
+    source, classes, names, remarks = training_files(path)
+    if args.val:
+        train = source
+        val, more = validation_files(Path(args.val).absolute(), label_file, classes)
+        remarks += more
+    else:
+        train, val = _held_out(args, source)
+    if args.names:
+        names = read_names(Path(args.names).absolute(), classes)
+    elif names is None:
+        names = find_names(path, label_file, classes)
+    for remark in remarks:
+        print(remark)
+    store = StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
+    return Preparation(train, val, classes, names or classes, store)
+
+
+def _held_out(args: argparse.Namespace, source: Source) -> tuple[Source, Source]:
+    share = _HALF if args.split else args.hold_out
+    if not 0 < share < 1:
+        raise DatasetError(
+            f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1"
+        )
+    return hold_out(source, share, args.seed)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
 from pipeline.files import atomic_write
 from pipeline.loader import Loader
@@ -86,9 +86,11 @@ def _draw(
     count = len(views.indices)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
+    names = short(dataset.names)
     for column, index in enumerate(views.indices):
         pixels = decode(dataset.train.content(index))
-        axes[0, column].set_title(dataset.classes[dataset.train.labels[index]], fontsize=8)
+        title = names[dataset.train.labels[index]]
+        axes[0, column].set_title(title, fontsize=8, parse_math=False)
         _show(axes[0, column], pixels)
         _outline(
             axes[0, column], (pixels.shape[0], pixels.shape[1]), views.corners[column], resize, crop

@@ -1,38 +1,40 @@
 """Decode every file once, whole: sizes, statistics, and what can't be used.
 
-The decoder is the one that training uses on a CPU.
+The decoder is the one that training uses on a CPU. Whatever it says of a JPEG file counts, even
+where it goes on; files of other kinds are held against Pillow.
 """
 
 import errno
-import io
 import os
 import re
-import sys
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode import MOST_TOGETHER, Header, Undecodable, decode, decode_together, look
+from pipeline.decode import (
+    MOST_TOGETHER,
+    Header,
+    Undecodable,
+    a_file,
+    decode,
+    decode_together,
+    look,
+)
 from pipeline.faults import MachineError, machine_error
-from pipeline.parent import end_with_the_parent
+from pipeline.prepare import pillow
 from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid
 from pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
-"""Images of a chunk are decoded together up to this many pixels: 150 MB for each process."""
+"""Images of a run are decoded together up to this many pixels: 150 MB for each process."""
 _FILE_ERRORS = (
     errno.ENOENT,
     errno.EACCES,
@@ -44,133 +46,150 @@ _FILE_ERRORS = (
 )
 """What may be wrong with one file alone."""
 
+_ROUNDING = 1
+"""Levels by which two sound decoders may differ."""
 
-Examined = tuple[list[tuple[Finding, bytes]], PixelSums | None]
-"""Of a run of consecutive files: each one's finding, with the image to store, and pixel sums."""
-
-
-@contextmanager
-def workers() -> Iterator[ProcessPoolExecutor]:
-    """A process for each core, to examine files with."""
-    # Forked from a process that has imported DALI and done nothing else: they start at once. Above
-    # all it has not asked for GPUs (DALI's dynamic mode would, on import): a child of a process
-    # that has can't use CUDA, not even to look.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _start_worker) as pool:
-        yield pool
+_HARMLESS = re.compile(r"unknown JFIF revision")
+"""What libjpeg says that is not of the pixels."""
 
 
-def examine(
-    pool: ProcessPoolExecutor, source: Source, with_sums: bool, store: StoreFormat | None
-) -> Iterator[Examined]:
-    """What `workers` find of each run of up to 64 files, in order.
+class Examined(NamedTuple):
+    """Of consecutive files: each one's finding, with the image to store, and pixel sums."""
 
-    `with_sums` adds the pixel statistics.
-    """
+    found: list[tuple[Finding, bytes]]
+    sums: PixelSums | None
+
+    def merged_with(self, later: "Examined") -> "Examined":
+        """The same of these files and of those that follow them."""
+        if self.sums is not None and later.sums is not None:
+            self.sums.merge(later.sums)
+        return Examined(self.found + later.found, self.sums)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Consecutive files to examine, with their pixel sums or without, and how to store them."""
+
+    files: Source
+    with_sums: bool
+    store: StoreFormat | None
+
+    def __len__(self) -> int:
+        return len(self.files.names)
+
+    def halves(self) -> "tuple[Task, Task]":
+        """The task in two, in order."""
+        middle = len(self) // 2
+        return (
+            replace(self, files=self.files.take(range(middle))),
+            replace(self, files=self.files.take(range(middle, len(self)))),
+        )
+
+    def run(self) -> Examined:
+        """Examine the files; MachineError or OSError where no file is to blame."""
+        found: list[tuple[Finding, bytes]] = []
+        sums = PixelSums() if self.with_sums else None
+        ahead = _open_together(self.files)
+        for index in range(len(self)):
+            name = self.files.listed_name(index)
+            try:
+                if "\n" in name:
+                    raise ValueError("its name holds a line break, which a file list can't")
+                opened = ahead[index] if ahead else _open_alone(self.files, index, self.store)
+                finding, pixels, image = _describe(name, opened, self.store)
+            except (OSError, ValueError, RuntimeError, MemoryError) as error:
+                _raise_unless_the_file_is_at_fault(error, self.files, index)
+                found.append((Finding(name, None, _reason(error)), b""))
+                continue
+            found.append((finding, image))
+            if sums is not None:
+                sums.add(_central_square(pixels))
+        return Examined(found, sums)
+
+
+def tasks(source: Source, with_sums: bool, store: StoreFormat | None) -> Iterator[Task]:
+    """The files in runs of up to 64, which are decoded together where that is possible."""
     count = len(source.names)
-    runs = (
-        source.take(range(first, min(first + MOST_TOGETHER, count)))
-        for first in range(0, count, MOST_TOGETHER)
-    )
-    most_waiting = 4 * len(os.sched_getaffinity(0))  # stored images must not pile up in memory
-    waiting: deque[tuple[Source, Future[Examined]]] = deque()
-    for files in runs:
-        waiting.append((files, pool.submit(_examine_run, files, with_sums, store)))
-        if len(waiting) > most_waiting:
-            yield _result(*waiting.popleft())
-    while waiting:
-        yield _result(*waiting.popleft())
+    for first in range(0, count, MOST_TOGETHER):
+        files = source.take(range(first, min(first + MOST_TOGETHER, count)))
+        yield Task(files, with_sums, store)
 
 
-def _result(files: Source, future: "Future[Examined]") -> Examined:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        # No ValueError: what has been done so far is kept.
-        raise OSError(
-            f"{files.root}: a decoding process was killed in or soon after {files.names[0]} ... "
-            f"{files.names[-1]}, perhaps for its memory; rerun the command to resume; if it ends "
-            "here again, a file may be too large"
-        ) from error
+def crashed(task: Task, how: str) -> Examined:
+    """What is found of a task whose one file kills the decoder."""
+    finding = Finding(task.files.listed_name(0), None, f"the decoder crashes on it ({how})")
+    return Examined([(finding, b"")], PixelSums() if task.with_sums else None)
 
 
-_decoder_log: BinaryIO
+class _Opened(NamedTuple):
+    """A sound file: what its header says, and its pixels [height, width, 3] as RGB, upright."""
+
+    header: Header
+    pixels: NDArray[np.uint8]
 
 
-def _start_worker() -> None:
-    """Leave GPUs alone, and catch what the decoder prints of bad files, for the list of them."""
-    global _decoder_log
-    # Each worker would take some hundred megabytes of the first GPU.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
-    _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
-    os.dup2(_decoder_log.fileno(), sys.stderr.fileno())
-    torch.set_num_threads(1)
-
-
-def _examine_run(files: Source, with_sums: bool, store: StoreFormat | None) -> Examined:
-    found: list[tuple[Finding, bytes]] = []
-    sums = PixelSums() if with_sums else None
-    ahead = _decode_together(files)
-    for index, name in enumerate(files.names):
-        try:
-            if "\n" in name:
-                raise ValueError("its name holds a line break, which a file list can't")
-            data, pixels = ahead[index] if ahead else (files.content(index), None)
-            finding, pixels, image = _examine_file(name, data, pixels, store)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            _raise_unless_the_file_is_at_fault(error, files, index)
-            found.append((Finding(name, None, _reason(error)), b""))
-            continue
-        found.append((finding, image))
-        if sums is not None:
-            sums.add(_central_square(pixels))
-    return found, sums
-
-
-def _decode_together(source: Source) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Content and pixels of every file, which is cheaper than one by one.
+def _open_together(source: Source) -> list[_Opened]:
+    """Every file, which is cheaper than one by one.
 
     Nothing where one of them needs a closer look.
     """
     try:
         contents = [source.content(index) for index in range(len(source.names))]
         headers = [look(data) for data in contents]
-        if sum(header.num_pixels for header in headers) > _PIXELS_TOGETHER or any(
-            h.format == "GIF" for h in headers
-        ):
+        too_many = sum(header.num_pixels for header in headers) > _PIXELS_TOGETHER
+        if too_many or any(header.unlike for header in headers):
             return []
-        return list(zip(contents, decode_together(contents), strict=True))
+        pixels = decode_together(contents)
+        if _decoder_said():
+            return []
+        for data, header, image in zip(contents, headers, pixels, strict=True):
+            if not header.is_plain_jpeg():
+                _check_alike(image, pillow.decode(data))
+        return [_Opened(*pair) for pair in zip(headers, pixels, strict=True)]
     except (OSError, ValueError, MemoryError):
         _decoder_said()  # it will say it again of the file that it means
         return []
 
 
-def _examine_file(
-    name: str, data: NDArray[np.uint8], pixels: NDArray[np.uint8] | None, store: StoreFormat | None
-) -> tuple[Finding, NDArray[np.uint8], bytes]:
-    """What the file is, its pixels as training will see them, and the image to store.
+def _open_alone(source: Source, index: int, store: StoreFormat | None) -> _Opened:
+    """A file, if nothing speaks against it: a decoder's word, or another decoder.
 
-    `pixels` is given where the file has been decoded already.
+    Kinds that DALI does not decode as others do are taken where a `store` converts them.
     """
-    if store is None:
-        pixels = decode(data) if pixels is None else pixels
-        return Finding(name, pixels.shape[:2]), pixels, b""
+    data = source.content(index)
     header = look(data)
-    if pixels is None:
-        pixels = _decode_even_gif(data, header)
-    pixels = resize_on_the_grid(pixels, store.resize)
-    finding = Finding(name, pixels.shape[:2], oddity=_oddities(name, header))
+    if header.is_plain_jpeg():
+        (pixels,) = decode_together([data])
+        said = _decoder_said()
+        if said:
+            raise ValueError(f"damaged: the decoder says '{said}'")
+    elif not header.unlike:
+        others = pillow.decode(data)
+        (pixels,) = decode_together([data])
+        _decoder_said()  # pixels decide, and it remarks on what is not of them
+        _check_alike(pixels, others)
+    elif store is not None:
+        pixels = pillow.decode(data)
+    else:
+        pixels = decode(data)  # which says why not
+    return _Opened(header, pixels)
+
+
+def _check_alike(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
+    """ValueError unless two decoders see the same."""
+    if pixels.shape != others.shape or np.abs(pixels.astype(np.int16) - others).max() > _ROUNDING:
+        raise ValueError("damaged, or of a rare kind: DALI and Pillow decode it to other pixels")
+
+
+def _describe(
+    name: str, opened: _Opened, store: StoreFormat | None
+) -> tuple[Finding, NDArray[np.uint8], bytes]:
+    """What the file is, its pixels as training will see them, and the image to store."""
+    if store is None:
+        return Finding(name, opened.pixels.shape[:2]), opened.pixels, b""
+    pixels = resize_on_the_grid(opened.pixels, store.resize)
+    finding = Finding(name, pixels.shape[:2], oddity=_oddities(name, opened.header))
     return finding, pixels, encode(pixels, store.quality)
-
-
-def _decode_even_gif(data: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
-    """The first picture of a GIF file; any other as `decode` does."""
-    if header.format != "GIF":
-        return decode_together([data])[0]
-    with Image.open(io.BytesIO(data.tobytes())) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 _MODES = {
@@ -186,8 +205,10 @@ def _oddities(name: str, header: Header) -> str:
     """What would surprise a user of the original, in words; empty where nothing would."""
     found = []
     expected = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), header.format)
-    if header.format != expected:
-        found.append(f"a {header.format} file")
+    if header.unlike:
+        found.append(header.unlike)
+    elif header.format != expected:
+        found.append(a_file(header.format))
     if header.mode != "RGB":
         found.append(_MODES.get(header.mode, header.mode))
     if header.orientation != 1:
@@ -217,7 +238,7 @@ def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: 
 
     Every other file would be rejected, too.
     """
-    path = f"{source.root}/{source.names[index]}"
+    path = f"{source.root}/{source.listed_name(index)}"
     fault = machine_error(error)
     if fault is not None:
         raise MachineError(
@@ -242,10 +263,22 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
+_decoder_log: BinaryIO
+
+
+def catch_what_the_decoder_says(stream: int) -> None:
+    """In a worker: what is written to the file descriptor `stream` goes to a log from now on."""
+    global _decoder_log
+    _decoder_log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
+    os.dup2(_decoder_log.fileno(), stream)
+
+
 def _decoder_said() -> str:
-    """The last line that the decoder printed since it was last asked."""
+    """The last line of weight that the decoder printed since it was last asked."""
     _decoder_log.seek(0)
-    lines = _decoder_log.read().decode(errors="replace").splitlines()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", _decoder_log.read().decode(errors="replace"))
     _decoder_log.seek(0)
     _decoder_log.truncate()
-    return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).removeprefix("[ERROR] ") if lines else ""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not _HARMLESS.search(line)]
+    return lines[-1].removeprefix("[ERROR] ") if lines else ""

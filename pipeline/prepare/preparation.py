@@ -1,7 +1,7 @@
 """From sources to a prepared folder: examine every file, and store it where asked to."""
 
 import hashlib
-from concurrent.futures import ProcessPoolExecutor
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -9,19 +9,21 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
-from pipeline.prepare.examine import examine, workers
+from pipeline.prepare.examine import tasks
 from pipeline.prepare.ledger import Finding, Ledger
 from pipeline.prepare.sources import Source
-from pipeline.prepare.store import LooseFiles, Shards, Store, StoreFormat, stored_name
+from pipeline.prepare.store import LooseFiles, Shards, Span, Store, StoreFormat, stored_name
+from pipeline.prepare.workers import Workers
 from pipeline.stats import PixelSums
 
 
 class Preparation(NamedTuple):
-    """What to prepare: both lists' files, the class names, and the store, if any."""
+    """What to prepare: both lists' files, classes, people's names of them, and any store."""
 
     train: Source
     val: Source
     classes: list[str]
+    names: list[str]
     store: StoreFormat | None
 
     def identity(self) -> str:
@@ -29,7 +31,7 @@ class Preparation(NamedTuple):
         digest = hashlib.sha256(repr((self.classes, self.store)).encode())
         for source in (self.train, self.val):
             digest.update(
-                repr((str(source.root), source.names, source.labels, source.spans)).encode()
+                repr((str(source.root), source.names, source.labels, source.places)).encode()
             )
         return digest.hexdigest()
 
@@ -38,9 +40,9 @@ class Preparation(NamedTuple):
 
         DatasetError where no image is left.
         """
-        for source in (self.train, self.val) if self.store else ():
-            _check_names(source)
-        with workers() as pool:
+        for source in (self.train, self.val):
+            _check_names(source) if self.store else _check_readable(source)
+        with Workers() as pool:
             # The smaller part first: what is wrong with it is known before hours go into the other.
             val, _ = self._examine(pool, "val", self.val, folder, notes)
             _check_any(self.val, val)
@@ -50,6 +52,7 @@ class Preparation(NamedTuple):
             _usable(self.train, train, self._root("train", self.train)),
             _usable(self.val, val, self._root("val", self.val)),
             self.classes,
+            self.names,
             sums.stats(),
             _remarks(self.train, [one.reason for one in train])
             + _remarks(self.val, [one.reason for one in val]),
@@ -58,7 +61,7 @@ class Preparation(NamedTuple):
         )
 
     def _examine(
-        self, pool: ProcessPoolExecutor, part: str, source: Source, folder: Path, notes: Path
+        self, pool: Workers, part: str, source: Source, folder: Path, notes: Path
     ) -> tuple[list[Finding], PixelSums]:
         """Every file of a part, train or val; what `notes` tell of is not done again."""
         ledger = Ledger(notes / f"{part}.jsonl")
@@ -68,7 +71,7 @@ class Preparation(NamedTuple):
         with tqdm(
             total=count, initial=ledger.done, desc=part, unit=" images", disable=None
         ) as progress:
-            for found, sums in examine(pool, remaining, part == "train", self.store):
+            for found, sums in pool.results(tasks(remaining, part == "train", self.store)):
                 for finding, image in found:
                     ledger.add(_placed(finding, image, source, ledger.done, store))
                 if sums is not None:
@@ -97,7 +100,7 @@ class Preparation(NamedTuple):
 
 def _check_names(source: Source) -> None:
     """No file may take another's place in the store."""
-    names = sorted(stored_name(source.inner_name(index)) for index in range(len(source.names)))
+    names = sorted(stored_name(name) for name in source.names)
     twice = next((name for name, again in pairwise(names) if name == again), None)
     if twice is not None:
         raise DatasetError(
@@ -105,15 +108,30 @@ def _check_names(source: Source) -> None:
         )
 
 
+def _check_readable(source: Source) -> None:
+    """Training must be able to read the files where they are."""
+    if source.must_be_stored():
+        raise DatasetError(
+            f"{source.root}: training can't read images in place that are compressed or in parquet "
+            "files; store them with --resize 256"
+        )
+
+
 def _placed(
     finding: Finding, image: bytes, source: Source, index: int, store: Store | None
 ) -> Finding:
     """The finding, with the place where training will read the image; stores it where asked to."""
-    span = source.spans[index] if source.spans else None
     if store is None or finding.size is None:
-        return finding._replace(span=span)
-    name, span = store.add(source.inner_name(index), source.labels[index], image)
+        return finding._replace(span=_span(source, index))
+    name, span = store.add(source.names[index], source.labels[index], image)
     return finding._replace(name=name, span=span)
+
+
+def _span(source: Source, index: int) -> Span | None:
+    if source.places is None:
+        return None
+    place = source.places[index]
+    return len(os.fsencode(place.archive)), place.offset, place.size
 
 
 def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:
@@ -131,8 +149,8 @@ def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:
 def _remarks(source: Source, remarks: list[str]) -> list[tuple[str, str]]:
     """(path, remark) of the files that have one."""
     return [
-        (f"{source.root}/{name}", why)
-        for name, why in zip(source.names, remarks, strict=True)
+        (f"{source.root}/{source.listed_name(index)}", why)
+        for index, why in enumerate(remarks)
         if why
     ]
 

@@ -106,5 +106,5 @@ def test_names_that_fit_no_class_are_refused(trained, prepared, tmp_path):
         "--names",
         str(tmp_path / "words.txt"),
     ]
-    with pytest.raises(ValueError, match=r"words\.txt: none of its lines is of a class here"):
+    with pytest.raises(ValueError, match=r"words\.txt: expected a line 'class name' for each"):
         figures.main([*command, "--out", str(tmp_path / "x.png")])

@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 
 from pipeline import decode
+from pipeline.dataset import Dataset
 from pipeline.prepare import examine
+from pipeline.prepare.examine import Task
 from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
-from tests.images import smooth_image
+from tests.images import smooth_image, write_class_folders
 from tests.processes import running
 
 ROOT = Path(__file__).parents[2]
@@ -47,27 +49,28 @@ def source(folder):
     return Source(folder, names, [0] * len(names))
 
 
-def test_files_decoded_together_have_the_same_pixels_as_one_by_one(good):
-    together = examine._decode_together(good)
-    assert len(together) == 7
-    for index, (data, pixels) in enumerate(together):
-        np.testing.assert_array_equal(data, good.content(index))
-        np.testing.assert_array_equal(pixels, decode.decode(data))
-    assert together[good.names.index("turned.jpg")][1].shape == (90, 60, 3)
-
-
-@pytest.mark.parametrize("odd", ["text", "gif", "cut", "many pixels"])
-def test_files_are_not_decoded_together_if_one_is_odd_or_they_are_too_large(good, odd, monkeypatch):
+def test_files_opened_together_have_the_same_pixels_as_one_by_one(good, monkeypatch):
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
+    together = examine._open_together(good)
+    assert len(together) == 7
+    for index, (header, pixels) in enumerate(together):
+        assert header == decode.look(good.content(index))
+        np.testing.assert_array_equal(pixels, decode.decode(good.content(index)))
+    assert together[good.names.index("turned.jpg")].pixels.shape == (90, 60, 3)
+
+
+@pytest.mark.parametrize("odd", ["text", "gif", "cut", "many pixels", "a word"])
+def test_files_are_not_opened_together_if_one_is_odd_or_they_are_too_large(good, odd, monkeypatch):
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "a warning" if odd == "a word" else "")
     if odd == "text":
         (good.root / "x.jpg").write_text("no image")
     elif odd == "gif":
         Image.new("RGB", (20, 20)).save(good.root / "x.gif")
     elif odd == "cut":
         (good.root / "x.jpg").write_bytes((good.root / "colour.jpg").read_bytes()[:400])
-    else:
+    elif odd == "many pixels":
         monkeypatch.setattr(examine, "_PIXELS_TOGETHER", 20_000)
-    assert examine._decode_together(source(good.root)) == []
+    assert examine._open_together(source(good.root)) == []
 
 
 class Broken(Source):
@@ -85,17 +88,29 @@ def test_a_failing_disk_stops_the_command_and_a_missing_file_is_rejected(monkeyp
         with pytest.raises(
             OSError, match=r"a\.jpg can't be read now .*; rerun the command to resume"
         ):
-            examine._examine_run(files, False, None)
+            Task(files, False, None).run()
     for own in (errno.ENOENT, errno.EACCES):
         files = Broken(Path(str(own)), ["a.jpg"], [0])
         finding = Finding("a.jpg", None, os.strerror(own))
-        assert examine._examine_run(files, False, None) == ([(finding, b"")], None)
+        assert Task(files, False, None).run() == ([(finding, b"")], None)
+
+
+class Pause(Task):
+    """A task that says which process it runs in, and does not end."""
+
+    def run(self):
+        print(os.getpid(), flush=True)
+        time.sleep(100)
 
 
 def test_workers_end_when_their_parent_is_killed():
-    script = "import os, time; from pipeline.prepare.examine import workers\n"
-    script += "if __name__ == '__main__':\n with workers() as pool:\n"
-    script += "  print(pool.submit(os.getpid).result(), flush=True); time.sleep(100)"
+    script = """
+from tests.prepare.test_examine import Pause
+from pipeline.prepare.workers import Workers
+if __name__ == "__main__":
+    with Workers() as workers:
+        list(workers.results([Pause(None, False, None)]))
+"""
     parent = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -108,3 +123,56 @@ def test_workers_end_when_their_parent_is_killed():
     while running(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not running(worker)
+
+
+def prep_on_a_machine_that_crashes(folder, *more):
+    """The command's exit status and what it printed."""
+    command = [sys.executable, "-m", "tools.prep_imagenet", "--train", folder / "train", *more]
+    path = os.pathsep.join(
+        [str(ROOT / "tests/rehearsal/machine"), os.environ.get("PYTHONPATH", "")]
+    )
+    environment = os.environ | {"REHEARSE_CRASH": "1", "PYTHONPATH": path}
+    command += ["--val", folder / "val", "--out", folder / "out"]
+    result = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_files_that_crash_the_decoder_are_rejected_and_no_others(tmp_path):
+    """Among them two neighbours, the first file and the last."""
+    write_class_folders(tmp_path / "train", {"a": 70, "b": 70}, sides=(20, 40))
+    write_class_folders(tmp_path / "val", {"a": 2, "b": 2}, sides=(20, 40))
+    files = sorted((tmp_path / "train").glob("*/*"))
+    chosen = [0, 1, 90, 139]
+    for index in chosen:
+        with open(files[index], "ab") as file:
+            file.write(b"KILLS THE DECODER")
+    status, said = prep_on_a_machine_that_crashes(tmp_path, "--resize", "32")
+    assert status == 0 and "4 files rejected" in said, said
+    lines = (tmp_path / "out/rejected.txt").read_text().splitlines()
+    assert lines == [f"{files[i]}\tthe decoder crashes on it (SIGSEGV)" for i in chosen]
+    assert len(Dataset.open(tmp_path / "out").train) == 136
+
+
+def test_where_the_system_kills_for_memory_no_file_is_rejected_and_work_is_kept(tmp_path):
+    write_class_folders(tmp_path / "train", {"a": 40, "b": 40}, sides=(20, 40))
+    write_class_folders(tmp_path / "val", {"a": 2, "b": 2}, sides=(20, 40))
+    with open(tmp_path / "train/b/020.jpg", "ab") as file:
+        file.write(b"TAKES ALL MEMORY")
+    status, said = prep_on_a_machine_that_crashes(tmp_path)
+    assert status == 2 and "was killed, as the system does where memory runs out" in said
+    assert "b/020.jpg" in said and not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.unfinished/notes").is_dir()
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(tmp_path):
+    """The path of a socket has 107 bytes at most."""
+    write_class_folders(tmp_path / "train", {"a": 2, "b": 2})
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    command = [sys.executable, "-m", "tools.prep_imagenet", "--hold-out", "0.5"]
+    command += ["--train", str(tmp_path / "train"), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"TMPDIR": str(long)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert len(Dataset.open(tmp_path / "out").train) == 2

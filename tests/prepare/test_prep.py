@@ -159,7 +159,7 @@ def test_a_flat_validation_folder_takes_labels_from_a_file(images, text):
         ("{0} cat\n", "no label for 1 of 2"),
         ("{0} cat\n{1} dog\nother.JPEG dog\n", "labels 1 files that are not in"),
         ("{0} cat\n{1} cow\n", "cow"),
-        ("{0} 0\n{1} 2\n", "number below 2"),
+        ("{0} 0\n{1} 2\n", "a number from 0 to 1"),
         ("{0} cat\n{1} 1\n", "on every line"),
         ("typo.JPEG cat\n{0} cat\n{1} dog\n", "labels 1 files that are not in"),
         ("{0} cat\n{1}\n", "expected 'name label'"),
@@ -195,7 +195,7 @@ def test_a_class_without_usable_files_is_an_error(images):
 def test_missing_and_empty_folders_are_errors(images):
     shutil.rmtree(images / "val/cat")
     shutil.rmtree(images / "val/dog")
-    with pytest.raises(DatasetError, match="no folder at all"):
+    with pytest.raises(DatasetError, match="no class folder with files in it"):
         prep(images)
     shutil.rmtree(images / "train")
     with pytest.raises(DatasetError, match="no such folder"):

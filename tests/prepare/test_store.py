@@ -20,8 +20,9 @@ from pipeline import geometry, loader
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
-from pipeline.prepare import examine, preparation, store
+from pipeline.prepare import examine, store
 from pipeline.prepare.ledger import Ledger
+from pipeline.prepare.workers import Workers
 from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tools import prep_imagenet
@@ -213,25 +214,13 @@ def test_an_unfinished_folder_of_another_preparation_is_left_alone(originals, tm
     assert (unfinished / "identity").read_text() == "other files"
 
 
-def test_a_killed_worker_leaves_work_that_a_rerun_resumes(originals, tmp_path, monkeypatch):
-    """The kernel kills the process that takes the most memory.
-
-    That must not throw away hours of work.
-    """
-    monkeypatch.setattr(preparation, "examine", killed)
-    with pytest.raises(OSError, match="rerun the command to resume"):
-        prep(originals, tmp_path / "out", "--resize", SIDE, "--shards")
-    assert (tmp_path / ".out.unfinished/identity").exists()
-    monkeypatch.undo()
-    assert len(prep(originals, tmp_path / "out", "--resize", SIDE, "--shards").train) == 28
-
-
 def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeypatch):
     """A user may have removed the images, or a kill at the last moment may have lost them.
 
     Lists without images would pass for a finished folder.
     """
-    monkeypatch.setattr(preparation, "examine", killed)
+    monkeypatch.setattr(Workers, "results", fail_after_one)
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     monkeypatch.setattr(Ledger, "is_due", lambda self: True)
     with pytest.raises(OSError):
         prep(originals, tmp_path / "out", "--resize", SIDE)
@@ -244,9 +233,6 @@ def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeyp
     )
 
 
-def killed(pool, source, with_sums, store):
-    os.kill(
-        next(iter(pool._processes)) if pool._processes else pool.submit(os.getpid).result(),
-        signal.SIGKILL,
-    )
-    yield from examine.examine(pool, source, with_sums, store)
+def fail_after_one(self, tasks):
+    yield next(iter(tasks)).run()
+    raise OSError("the disk is gone")

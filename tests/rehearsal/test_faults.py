@@ -4,7 +4,6 @@ One message says what happened.
 """
 
 import contextlib
-from concurrent.futures import Future
 
 import pytest
 import torch
@@ -70,20 +69,14 @@ class Failing:
         raise self._error
 
 
-@contextlib.contextmanager
-def no_workers():
-    """Examine files in this process, where the test can plant faults."""
+class NoWorkers(contextlib.nullcontext):
+    """Examines files in this process, where the test can plant faults."""
 
-    class Pool:
-        def submit(self, function, *arguments):
-            future = Future()
-            try:
-                future.set_result(function(*arguments))
-            except Exception as error:
-                future.set_exception(error)
-            return future
+    def __enter__(self):
+        return self
 
-    yield Pool()
+    def results(self, tasks):
+        return (task.run() for task in tasks)
 
 
 @each_fault
@@ -91,7 +84,7 @@ def test_a_fault_while_decoding_rejects_no_file_and_the_command_can_be_rerun(
     error, message, monkeypatch, tmp_path
 ):
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
-    monkeypatch.setattr(preparation, "workers", no_workers)
+    monkeypatch.setattr(preparation, "Workers", NoWorkers)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     command = [
         "--train",
@@ -122,7 +115,7 @@ def test_an_error_of_the_decoder_still_rejects_the_image(monkeypatch, tmp_path):
     write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
     victim = tmp_path / "train/a/001.jpg"
     victim.write_bytes(victim.read_bytes()[:400])
-    monkeypatch.setattr(preparation, "workers", no_workers)
+    monkeypatch.setattr(preparation, "Workers", NoWorkers)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     prep_imagenet.main(
         ["--train", str(tmp_path / "train"), "--hold-out", "0.4", "--out", str(tmp_path / "out")]

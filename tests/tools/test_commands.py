@@ -121,14 +121,11 @@ def distributions(path):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_import_comes_with_the_install(room):
-    """Only the benchmark imports packages of the `bench` extra, for its rivals.
-
-    Without the extra, it leaves those rivals out, with a message.
-    """
+    """Three files also import packages of an extra; without it they say what is missing."""
+    extras = {"feeding.py": "bench", "parquet.py": "parquet", "decode.py": "heic"}
     for path in (ROOT / room).rglob("*.py"):
-        allowed = requirements(None) | (
-            requirements("bench") if path.name == "feeding.py" else set()
-        )
+        extra = extras.get(path.name)
+        allowed = requirements(None) | (requirements(extra) if extra else set())
         missing = set(distributions(path)) - allowed
         assert not missing, (
             f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"

@@ -179,7 +179,8 @@ def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
         )
     for name, shards in (("ours-store", False), ("ours-shards", True)):
         train, val = _source(dataset.train), _source(dataset.val)
-        preparation = Preparation(train, val, dataset.classes, StoreFormat(RESIZE, 90, shards))
+        store = StoreFormat(RESIZE, 90, shards)
+        preparation = Preparation(train, val, dataset.classes, dataset.names, store)
         with resumable_folder(folder / name, preparation.identity()) as (out, notes):
             preparation.run(out, notes).write(out, about={})
     return {
@@ -189,13 +190,8 @@ def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _source(images: ImageList) -> Source:
-    spans = None if images.spans is None else [(s[0], s[1], s[2]) for s in images.spans.tolist()]
-    return Source(
-        Path(images.root),
-        [images.name(index) for index in range(len(images))],
-        images.labels.tolist(),
-        spans,
-    )
+    names = [images.name(index) for index in range(len(images))]
+    return Source(Path(images.root), names, images.labels.tolist())
 
 
 def _dali(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any]:

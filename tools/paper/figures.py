@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
+from pipeline.prepare.class_names import read_names
 from tools.cli import run
 from tools.paper import binary_codes, neighbors
 from tools.paper import relu_vs_tanh as comparison
@@ -93,7 +94,7 @@ def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 def predictions(args: argparse.Namespace) -> Figure:
     """Figure 4, left: images, their label, and the five classes that seem most likely."""
     dataset = Dataset.open(Path(args.data))
-    names = _names(dataset, args.names)
+    names = short(read_names(Path(args.names), dataset.classes) if args.names else dataset.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
@@ -113,7 +114,7 @@ def predictions(args: argparse.Namespace) -> Figure:
         row, column = 2 * (place // 4), place % 4
         label = dataset.val.labels[index]
         grid[row, column].imshow(decode(dataset.val.content(index)))
-        grid[row, column].set_title(names[label], fontsize=9)
+        grid[row, column].set_title(names[label], fontsize=9, parse_math=False)
         _bars(grid[row + 1, column], scores[place], int(label), names)
     return figure
 
@@ -125,23 +126,8 @@ def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str])
         range(len(best)), scores[best], color=[RED if k == label else BLUE for k in best], alpha=0.6
     )
     for place, k in enumerate(best):
-        axes.text(0.02, place, names[k], va="center", fontsize=8)
+        axes.text(0.02, place, names[k], va="center", fontsize=8, parse_math=False)
     axes.set_xlim(0, 1)
-
-
-def _names(dataset: Dataset, path: str | None) -> list[str]:
-    """Names for people, from lines `class, tab, names` such as words.txt; the first of each."""
-    if path is None:
-        return dataset.classes
-    words = dict(
-        line.split("\t", 1) for line in Path(path).read_text().splitlines() if "\t" in line
-    )
-    if not words.keys() & set(dataset.classes):
-        raise ValueError(
-            f"--names {path}: none of its lines is of a class here; expected lines of class, tab, "
-            "names"
-        )
-    return [words.get(name, name).split(",")[0] for name in dataset.classes]
 
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
@@ -253,7 +239,7 @@ def _add_data(figure: argparse.ArgumentParser) -> None:
 def _add_predictions(figures: Any) -> None:
     figure = _add(figures, "predictions", predictions, "one")
     _add_data(figure)
-    names = "names for people: lines of class, tab, names (words.txt)"
+    names = "what people call the classes, if not as prepared: lines of class and name (words.txt)"
     figure.add_argument("--names", metavar="FILE", help=names)
     figure.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
     figure.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")

@@ -5,6 +5,8 @@ REHEARSE_FORK_RULE=1   DALI finds a GPU. As always, CUDA fails in the children t
                        once it has asked for CUDA.
 REHEARSE_DYNAMIC=1     a planted fault: files are decoded with DALI's dynamic mode, which asks for
                        GPUs on import.
+REHEARSE_CRASH=1       the decoder crashes on files that hold the words KILLS THE DECODER, and the
+                       system kills whatever reads files that hold TAKES ALL MEMORY.
 """
 
 import importlib.abc
@@ -63,10 +65,27 @@ def _decode_in_dynamic_mode(decode):
     decode.decode_together = decode_together
 
 
+def _crash_on_some_files(decode):
+    import signal
+
+    look = decode.look
+
+    def look_or_crash(data):
+        content = data.tobytes()
+        if b"KILLS THE DECODER" in content:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if b"TAKES ALL MEMORY" in content:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return look(data)
+
+    decode.look = look_or_crash
+
+
 _CHANGES = {
     "REHEARSE_GPUS": {"torch.cuda": _find_gpus},
     "REHEARSE_FORK_RULE": {"nvidia.dali.backend_impl": _apply_fork_rule},
     "REHEARSE_DYNAMIC": {"pipeline.decode": _decode_in_dynamic_mode},
+    "REHEARSE_CRASH": {"pipeline.decode": _crash_on_some_files},
 }
 
 

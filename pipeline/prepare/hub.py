@@ -1,0 +1,90 @@
+"""Datasets as the Hugging Face hub serves them: parquet files of images and labels."""
+
+import glob
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset import DatasetError
+from pipeline.prepare.labelled import Labelled
+from pipeline.prepare.parquet import arrow, columns, parquet
+from pipeline.prepare.place import Place
+
+
+def tables(path: Path) -> list[Path]:
+    """The parquet files that `path` means: a file, those in a folder, or a pattern's; or none.
+
+    DatasetError where they are of several splits (train-..., validation-...).
+    """
+    if path.is_dir():
+        found = sorted(path.glob("*.parquet"))
+    else:
+        found = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".parquet"))
+    splits = sorted({file.name.split("-")[0] for file in found})
+    if path.is_dir() and len(splits) > 1:
+        raise DatasetError(
+            f"{path}: holds the parquet files of several parts ({', '.join(splits)}); name one, "
+            f"such as '{path}/{splits[0]}-*.parquet'"
+        )
+    return found
+
+
+def labelled(path: Path, files: list[Path]) -> Labelled:
+    """The images of parquet files with their labels, and the schema's names of the classes.
+
+    DatasetError where a file can't be read, its schema shows no images with labels, or an image has
+    no label.
+    """
+    if parquet is None:
+        raise DatasetError(
+            f"{path}: parquet files need pyarrow: pip install 'alexnet-dali[parquet]'"
+        )
+    found = Labelled(path, files[0].parent, [], [], [], None)
+    for file in files:
+        try:
+            found = _add(found, file)
+        except (arrow.ArrowException, OSError) as error:
+            raise DatasetError(f"{file}: expected a whole parquet file ({error})") from error
+    missing = [
+        name
+        for name, label in zip(found.names, found.labels, strict=True)
+        if label is None or label == -1
+    ]
+    if missing:
+        raise DatasetError(
+            f"{path}: {len(missing)} of {len(found.names)} images have no label, {missing[0]} the "
+            "first; the hub serves test sets so; choose another split"
+        )
+    return found
+
+
+def _add(found: Labelled, path: Path) -> Labelled:
+    """`found` and the images of one more file."""
+    names, places, labels = list(found.names), list(found.places), list(found.labels)
+    with parquet.ParquetFile(path) as file:
+        which = columns(path, file.schema_arrow)
+        wanted = [which.label, *_name_columns(file.schema_arrow, which.image)]
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, wanted)
+            labels += table[which.label].to_pylist()
+            names += _names(table, which.image, f"{path.stem}/{group:04d}")
+            places += [Place(path.name, group, row, "parquet") for row in range(table.num_rows)]
+    return replace(found, names=names, places=places, labels=labels, class_names=which.names)
+
+
+def _name_columns(schema: Any, image_column: str) -> list[str]:
+    kind = schema.field(image_column).type
+    has_path = arrow.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    return [f"{image_column}.path"] if has_path else []
+
+
+def _names(table: Any, image_column: str, prefix: str) -> list[str]:
+    """A name for each row, the file's own one where the table has it."""
+    numbers = [f"{prefix}-{row:06d}" for row in range(table.num_rows)]
+    if image_column not in table.column_names:
+        return numbers
+    paths = table[image_column].combine_chunks().field("path").to_pylist()
+    return [
+        f"{number}/{Path(path).name}" if path else number
+        for number, path in zip(numbers, paths, strict=True)
+    ]

@@ -1,0 +1,143 @@
+"""Label files: which class each image of a flat folder is of.
+
+Understood: Tiny ImageNet's val_annotations.txt (tabs), two columns of text or CSV in either order,
+more columns beside them, Kaggle's LOC_val_solution.csv, and ImageNet's development kits (a folder
+or .tar.gz). A label is a class name or an index into the classes; a name may lack its extension or
+have folders before it.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pipeline.dataset import DatasetError
+from pipeline.prepare import devkit
+from pipeline.prepare.names import same, some
+from pipeline.prepare.text import read_text
+
+_ABSENT, _AMBIGUOUS = -1, -2
+
+
+def read_labels(path: Path, folder: Path, names: list[str], classes: list[str]) -> list[int]:
+    """The label of each of the files `names` in `folder`, as an index into `classes`.
+
+    DatasetError unless the label file at `path` names each of them exactly once, and no other.
+    """
+    files = _Files(names)
+    if devkit.is_devkit(path):
+        rows = devkit.validation_labels(path)
+    else:
+        rows = _choose_columns(path, list(_table(path)), files, classes)
+    texts: dict[int, str] = {}
+    absent = []
+    for name, text in rows:
+        index = files.index(name)
+        if index == _AMBIGUOUS:
+            raise DatasetError(f"{path}: {name} could be several files in {folder}; add its folder")
+        if index == _ABSENT:
+            absent.append(name)
+        elif texts.setdefault(index, text) != text:
+            raise DatasetError(f"{path}: {name} is labelled twice, as {texts[index]} and {text}")
+    missing = [name for index, name in enumerate(names) if index not in texts]
+    if missing:
+        also = f"; it labels {some(absent)}, which are not there" if absent else ""
+        raise DatasetError(
+            f"{path}: no label for {len(missing)} of {len(names)} files in {folder}: "
+            f"{some(missing)}{also}"
+        )
+    if absent:
+        raise DatasetError(
+            f"{path}: labels {len(absent)} files that are not in {folder}: {some(absent)}"
+        )
+    return _indices(path, names, [texts[index] for index in range(len(names))], classes)
+
+
+class _Files:
+    """Finds a file by any name that a label file may call it."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._known: dict[str, int] = {}
+        for index, name in enumerate(names):
+            plain = PurePosixPath(same(name))
+            stem = plain.with_suffix("").as_posix() if plain.suffix else plain.as_posix()
+            for key in {plain.as_posix(), stem, plain.name, plain.stem}:
+                known = self._known.setdefault(key, index)
+                if known != index:
+                    self._known[key] = _AMBIGUOUS
+
+    def index(self, name: str) -> int:
+        """The file's index; _ABSENT or _AMBIGUOUS where there is not one such file."""
+        parts = same(name).replace("\\", "/").split("/")
+        for first in range(len(parts)):
+            index = self._known.get("/".join(parts[first:]), _ABSENT)
+            if index != _ABSENT:
+                return index
+        return _ABSENT
+
+
+def _table(path: Path) -> Iterator[list[str]]:
+    """The fields of each line."""
+    for line in read_text(path).splitlines():
+        if not line.strip():
+            continue
+        delimiter = next((mark for mark in "\t;," if mark in line), None)
+        if delimiter:
+            fields = next(csv.reader([line], delimiter=delimiter))
+        elif line.lstrip().startswith('"'):
+            fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+        else:
+            fields = line.rsplit(None, 1)  # a name may hold spaces, a class does not
+        yield [field.strip() for field in fields]
+
+
+def _choose_columns(
+    path: Path, rows: list[list[str]], files: _Files, classes: list[str]
+) -> list[tuple[str, str]]:
+    """(name, label) of each row: the column that names files, and the one after it.
+
+    The one before it where the names come last. A heading is left out.
+    """
+    width = max((len(row) for row in rows), default=0)
+    matches = [
+        sum(len(row) > column and files.index(row[column]) != _ABSENT for row in rows)
+        for column in range(width)
+    ]
+    if width < 2 or not any(matches):
+        first = " ".join(rows[0])[:80] if rows else ""
+        raise DatasetError(
+            f"{path}: expected 'name label' on every line, with the names of the images' files; "
+            f"its first line is {first!r}"
+        )
+    name = matches.index(max(matches))
+    label = name + 1 if name + 1 < width else name - 1
+    short = next((n for n, row in enumerate(rows, 1) if len(row) <= max(name, label)), None)
+    if short is not None:
+        raise DatasetError(
+            f"{path}: expected 'name label', found {' '.join(rows[short - 1])[:80]!r}"
+        )
+    pairs = [(row[name], row[label]) for row in rows]
+    return pairs[1:] if _is_heading(pairs[0], files, classes) else pairs
+
+
+def _is_heading(pair: tuple[str, str], files: _Files, classes: list[str]) -> bool:
+    """Whether a first row names neither a file nor a class."""
+    name, text = pair
+    known = text in classes or text.split()[:1] in [[name] for name in classes]
+    return files.index(name) == _ABSENT and not known and not text.isdecimal()
+
+
+def _indices(path: Path, names: list[str], texts: list[str], classes: list[str]) -> list[int]:
+    """Labels are all class names, or all indices: class names may be numbers themselves."""
+    index = {same(name): label for label, name in enumerate(classes)}
+    # Kaggle's solution has boxes behind the class.
+    words = [text if same(text) in index else (text.split() or [""])[0] for text in texts]
+    if not any(same(word) in index for word in words):
+        index = {str(label): label for label in range(len(classes))}
+    for name, word in zip(names, words, strict=True):
+        if same(word) not in index:
+            raise DatasetError(
+                f"{path}: {name} is labelled {word!r}; expected a training class "
+                f"({some(classes)}) on every line, or a number from 0 to {len(classes) - 1} on "
+                "every line"
+            )
+    return [index[same(word)] for word in words]

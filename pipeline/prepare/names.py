@@ -1,0 +1,24 @@
+"""Names of files: which are passed over, and when two of them are the same."""
+
+import unicodedata
+
+_JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind: no image, and no class.
+
+    Those are names that begin with a dot, and those of macOS, Synology and Windows.
+    """
+    parts = [part for part in name.split("/") if part != ".."]
+    return any(part.startswith(".") or part.lower() in _JUNK for part in parts)
+
+
+def same(name: str) -> str:
+    """Equal for names that look the same: macOS writes é as e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def some(names: list[str]) -> str:
+    """The first few of a long list, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

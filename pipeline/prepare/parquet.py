@@ -1,0 +1,70 @@
+"""Parquet files of images: which columns they have, and the image in a row (needs pyarrow)."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.dataset import DatasetError
+
+try:
+    import pyarrow as arrow
+    from pyarrow import parquet
+except ImportError:
+    arrow = parquet = None
+
+
+class Columns(NamedTuple):
+    """Which columns hold images and labels, and what the labels mean where the schema says so."""
+
+    image: str
+    label: str
+    names: list[str] | None
+
+
+def image(path: str, group: int, row: int) -> bytes:
+    """The encoded image in a row; ValueError where there is none or the file is damaged."""
+    try:
+        data = _images(path, group)[row].as_py()
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"damaged in its parquet file ({str(error)[:100]})") from error
+    if not data:
+        raise ValueError("its row in the parquet file has no bytes")
+    return data
+
+
+@lru_cache(maxsize=1)
+def _images(path: str, group: int) -> Any:
+    """The encoded images of a row group: neighbours are asked for one after the other."""
+    with parquet.ParquetFile(path) as file:
+        name = columns(Path(path), file.schema_arrow).image
+        column = file.read_row_group(group, [name])[name].combine_chunks()
+    return column.field("bytes") if arrow.types.is_struct(column.type) else column
+
+
+def columns(path: Path, schema: Any) -> Columns:
+    """The columns of images and labels; DatasetError where there are none."""
+    features = _features(schema)
+    images = [field.name for field in schema if _holds_images(field.type)]
+    labels = [name for name, about in features.items() if about.get("_type") == "ClassLabel"]
+    if not labels:
+        labels = [name for name in ("label", "labels", "class", "target") if name in schema.names]
+    if not images or not labels:
+        raise DatasetError(
+            f"{path}: found the columns {', '.join(schema.names)}; expected one of images (bytes, "
+            "or bytes and path) and one named label"
+        )
+    return Columns(images[0], labels[0], features.get(labels[0], {}).get("names"))
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """What the `datasets` library has noted of each column."""
+    about = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(about).get("info", {}).get("features", {}) if about else {}
+    return {name: of for name, of in features.items() if isinstance(of, dict)}
+
+
+def _holds_images(kind: Any) -> bool:
+    if arrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)

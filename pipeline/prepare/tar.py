@@ -1,0 +1,106 @@
+"""What a tar archive holds, and where; nothing is unpacked."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.prepare.names import is_passed_over
+from pipeline.prepare.place import Place
+
+_LONGEST_END = 1 << 20
+"""Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
+
+_PACKERS = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+
+
+def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
+    """(name, place) of each file and (name, None) of each folder, in the archive's order.
+
+    A name may come twice; the last one counts, as when one unpacks. The files of an archive inside
+    it come as in a folder of that archive's stem (ImageNet's training set). ValueError where it is
+    no tar archive, is not whole, is compressed, or holds what can't be read in place: a symbolic
+    link, a sparse file, a name that leads out of it.
+    """
+    _check_not_compressed(path)
+    try:
+        with tarfile.open(path, "r:") as archive:
+            whole = Place(path.name, 0, os.path.getsize(path))
+            for name, entry, place in _entries(archive, whole, path.name):
+                if place is None or not name.endswith(".tar") or is_passed_over(name):
+                    yield name, place
+                    continue
+                with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
+                    folder = name.removesuffix(".tar")
+                    yield folder, None
+                    for file, _, spot in _entries(inner, place, name):
+                        yield f"{folder}/{file}", spot
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: expected a whole tar archive ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _entries(
+    archive: tarfile.TarFile, whole: Place, called: str
+) -> Iterator[tuple[str, tarfile.TarInfo, Place | None]]:
+    """Files and folders of the archive at `whole`; ValueError unless all of it is there."""
+    places: dict[str, Place] = {}
+    for entry in archive:
+        name = _plain(entry.name)
+        if entry.isdir() and name:
+            yield name, entry, None
+        if is_passed_over(name) and not (entry.isfile() and not entry.issparse()):
+            continue
+        place = _place(entry, name, whole, places)
+        if place is not None:
+            places[name] = place
+            yield name, entry, place
+    # tarfile stops at anything that is no header, without a word; only zeros may follow the last
+    # file.
+    archive.fileobj.seek(archive.offset)
+    end = archive.fileobj.read(_LONGEST_END + 1)
+    if not 0 < len(end) <= _LONGEST_END or len(end) != whole.size - archive.offset or any(end):
+        raise ValueError(f"{called} is damaged or cut short behind {len(places)} files")
+
+
+def _place(
+    entry: tarfile.TarInfo, name: str, whole: Place, places: dict[str, Place]
+) -> Place | None:
+    """Where an entry's bytes are; None where it is no file."""
+    if entry.issym():
+        raise ValueError(f"{name} is a symbolic link; make the archive with tar --dereference")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name} leads out of the archive")
+    if entry.islnk():
+        target = places.get(_plain(entry.linkname))
+        if target is None:
+            raise ValueError(f"{name} is a link to {entry.linkname}, which does not come before it")
+        return target
+    if not entry.isfile():
+        return None
+    if entry.issparse():
+        raise ValueError(f"{name} is stored with holes; make the archive without tar --sparse (-S)")
+    return Place(whole.archive, whole.offset + entry.offset_data, entry.size)
+
+
+def _plain(name: str) -> str:
+    while name.startswith("./"):
+        name = name[2:]
+    return "" if name == "." else name.rstrip("/")
+
+
+def _check_not_compressed(path: Path) -> None:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    for magic, (packer, unpack) in _PACKERS.items():
+        if start.startswith(magic):
+            raise ValueError(
+                f"{path} is compressed with {packer}, so its files can't be read in place; unpack "
+                f"it once: {unpack} -k {path}"
+            )

@@ -1,0 +1,178 @@
+"""What lies below a path, be it a folder, an archive, or a folder of archives: the same for all."""
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from pipeline.dataset import DatasetError
+from pipeline.prepare.names import is_passed_over, some
+from pipeline.prepare.place import Place
+from pipeline.prepare.tar import tar_entries
+from pipeline.prepare.zips import zip_entries
+
+_ARCHIVES = (".tar", ".zip")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files below a path, in sorted order, with `names` as a folder would have them.
+
+    `places` says where in their archives they are, which lie in `root`; None for files of their
+    own. `inside` is the folder of the archives that the names are relative to. `folders` are all
+    folders, empty ones included, and `passed_over` is what is not taken: see is_passed_over.
+    """
+
+    path: Path
+    root: Path
+    names: list[str]
+    places: list[Place] | None
+    folders: list[str]
+    inside: str = ""
+    passed_over: list[str] = field(default_factory=list)
+
+    def top_folders(self) -> list[str]:
+        """The folders at the top, sorted."""
+        return sorted({name.split("/")[0] for name in self.folders})
+
+    def remarks(self) -> list[str]:
+        """What a user should know of how the files were found, a line each."""
+        lines = []
+        if self.passed_over:
+            lines.append(
+                f"{self.path}: passed over what systems leave behind: {some(self.passed_over)} "
+                f"({len(self.passed_over)} in all)"
+            )
+        return lines
+
+
+def open_tree(path: Path) -> Tree:
+    """The files below `path`: a folder, a .tar or .zip archive, a pattern such as 'train-*.tar'.
+
+    A path may lead into an archive (images.zip/val), and a folder of archives only stands for the
+    folders that they would unpack to. DatasetError where there is no such thing, or it can't be
+    read as it is.
+    """
+    if path.is_dir():
+        archives = _archives_in(path)
+        return _of_archives(path, archives, "") if archives else _of_folder(path)
+    archives, inside = locate(path)
+    return _of_archives(path, archives, inside)
+
+
+def locate(path: Path) -> tuple[list[Path], str]:
+    """The files that `path` means, and the folder in them that it leads to, with a slash behind."""
+    for parent in (path, *path.parents):
+        if parent.is_file():
+            inside = "" if parent == path else f"{path.relative_to(parent).as_posix()}/"
+            return [parent], inside
+    found = sorted(Path(name) for name in glob.glob(str(path)))
+    if not found:
+        raise DatasetError(f"{path}: no such folder or archive; expected one of images")
+    return found, ""
+
+
+def step_inside(tree: Tree) -> Tree:
+    """The tree of the one folder on top, if it holds nothing but folders; else the tree itself.
+
+    So a folder `train` around the class folders does no harm.
+    """
+    while len(top := tree.top_folders()) == 1 and _holds_only_folders(tree, top[0]):
+        folder = top[0] + "/"
+        in_archive = tree.places is not None
+        tree = replace(
+            tree,
+            root=tree.root if in_archive else tree.root / folder,
+            names=[name.removeprefix(folder) for name in tree.names],
+            folders=[name.removeprefix(folder) for name in tree.folders if name != top[0]],
+            inside=tree.inside + folder if in_archive else "",
+        )
+    return tree
+
+
+def _holds_only_folders(tree: Tree, folder: str) -> bool:
+    return len(tree.folders) > 1 and all(
+        name.startswith(f"{folder}/") and name.count("/") > 1 for name in tree.names
+    )
+
+
+def _archives_in(folder: Path) -> list[Path]:
+    """The archives in a folder that holds archives and nothing else."""
+    entries = [entry for entry in os.scandir(folder) if not is_passed_over(entry.name)]
+    if entries and all(entry.name.lower().endswith(_ARCHIVES) for entry in entries):
+        return sorted(Path(entry.path) for entry in entries)
+    return []
+
+
+def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
+    """Several archives stand for a folder each, of their stem; one stands for itself."""
+    found: dict[str, Place] = {}
+    folders: set[str] = set()
+    passed_over: set[str] = set()
+    for archive in archives:
+        prefix = f"{archive.stem}/" if path.is_dir() or len(archives) > 1 else ""
+        for name, place in _entries(archive):
+            if inside and not name.startswith(inside):
+                continue
+            name = prefix + name.removeprefix(inside)
+            if is_passed_over(name):
+                passed_over.add(_top_of_what_is_passed_over(name))
+            elif place is not None:
+                found[name] = place
+            elif name:
+                folders.add(name)
+    if inside and not found:
+        raise DatasetError(f"{path}: {archives[0]} holds no file below {inside}")
+    names = sorted(found)
+    for name in names:
+        folders.update(parent.as_posix() for parent in PurePosixPath(name).parents[:-1])
+    root = path if path.is_dir() else archives[0].parent
+    places = [found[name] for name in names]
+    return Tree(path, root, names, places, sorted(folders), inside, sorted(passed_over))
+
+
+def _entries(archive: Path) -> Iterable[tuple[str, Place | None]]:
+    """Files and folders of a tar or zip archive, told apart by what is in it."""
+    with open(archive, "rb") as file:
+        is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")
+    return zip_entries(archive) if is_zip else tar_entries(archive)
+
+
+def _of_folder(root: Path) -> Tree:
+    names: list[str] = []
+    folders: list[str] = []
+    passed_over: list[str] = []
+    whole = os.path.realpath(root)
+    waiting, seen = [""], set()
+    while waiting:
+        folder = waiting.pop()
+        for entry in os.scandir(root / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if is_passed_over(entry.name):
+                passed_over.append(name)
+            # Unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
+            elif not os.path.isdir(entry.path):
+                _check_link(root, name, entry)
+                names.append(name)
+            # Links to folders are followed, but into none twice for one class.
+            elif (real := (name.split("/")[0], os.path.realpath(entry.path))) not in seen:
+                seen |= {real, (real[0], whole)}
+                folders.append(name)
+                waiting.append(name)
+    return Tree(root, root, sorted(names), None, sorted(folders), passed_over=sorted(passed_over))
+
+
+def _check_link(root: Path, name: str, entry: os.DirEntry[str]) -> None:
+    """A link at the top would be a class, which may not be lost without a word."""
+    if "/" not in name and entry.is_symlink() and not os.path.exists(entry.path):
+        raise DatasetError(
+            f"{root}: {name} is a link to {os.readlink(entry.path)}, which is not there; mend the "
+            "link, or remove it"
+        )
+
+
+def _top_of_what_is_passed_over(name: str) -> str:
+    parts = name.split("/")
+    first = next(i for i, part in enumerate(parts) if is_passed_over(part))
+    return "/".join(parts[: first + 1])

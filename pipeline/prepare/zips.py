@@ -1,0 +1,71 @@
+"""What a zip archive holds, and where; nothing is unpacked."""
+
+import contextlib
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.prepare.names import is_passed_over
+from pipeline.prepare.place import Place
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
+_PACKING = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
+_ENCRYPTED, _UTF8 = 1, 1 << 11
+
+
+def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
+    """(name, place) of each file and (name, None) of each folder, in the archive's order.
+
+    ValueError where it is no zip archive, is not whole, or holds what can't be read by its place: a
+    symbolic link, an encrypted file, a packing other than deflate, a name that leads out of it.
+    """
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                name = _name(entry)
+                if entry.is_dir():
+                    yield name.rstrip("/"), None
+                elif not is_passed_over(name):
+                    _check(entry, name)
+                    offset = _data_offset(file, entry.header_offset, name)
+                    packing = _PACKING[entry.compress_type]
+                    yield name, Place(path.name, offset, entry.compress_size, packing, entry.CRC)
+                else:
+                    yield name, Place(path.name, 0, 0)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: expected a whole zip archive ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    """The entry's name; macOS writes UTF-8 without saying so."""
+    name = entry.filename
+    if not entry.flag_bits & _UTF8:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.removeprefix("./")
+
+
+def _check(entry: zipfile.ZipInfo, name: str) -> None:
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise ValueError(f"{name} is a symbolic link; make the archive without zip --symlinks")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name} leads out of the archive")
+    if entry.flag_bits & _ENCRYPTED:
+        raise ValueError(f"{name} is encrypted")
+    if entry.compress_type not in _PACKING:
+        raise ValueError(f"{name} is packed with method {entry.compress_type}; expected deflate")
+
+
+def _data_offset(file: BinaryIO, header_offset: int, name: str) -> int:
+    """Where an entry's bytes begin: behind its local header, whose extra field has its own size."""
+    file.seek(header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        raise ValueError(f"{name} is not where the archive says; it is damaged or cut short")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    return header_offset + _LOCAL_HEADER.size + name_length + extra_length

@@ -1,0 +1,99 @@
+"""No damaged file is accepted in silence: what preparation accepts, a strict decoder sees alike."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from pipeline.dataset import Dataset
+from pipeline.decode import look
+from tests.images import smooth_image, write_class_folders
+from tests.prepare.damage import opinions, our_verdicts, write_damaged_files
+from tools import prep_imagenet
+
+
+def test_what_is_accepted_has_the_pixels_of_a_strict_decoder(tmp_path):
+    """Of each kind 60 files, three of them sound."""
+    names = write_damaged_files(tmp_path, 60)
+    verdicts = our_verdicts(tmp_path, names)
+    others = opinions(tmp_path, names, verdicts)
+    for first in range(0, len(names), 60):
+        assert verdicts[first : first + 3] == [""] * 3, names[first]
+        assert sum(map(bool, verdicts[first : first + 60])) > 5
+    for name, verdict, opinion in zip(names, verdicts, others, strict=True):
+        assert verdict or opinion.agrees(), name
+
+
+def test_a_marker_in_the_scan_is_damage_although_the_decoder_goes_on(tmp_path):
+    """Most of the picture is grey then, and libjpeg only warns."""
+    file = io.BytesIO()
+    smooth_image(np.random.default_rng(0), 200, 300).save(file, "JPEG", quality=90)
+    data = bytearray(file.getvalue())
+    place = len(data) * 2 // 5
+    data[place : place + 2] = b"\xff\x57"
+    (tmp_path / "0.jpg").write_bytes(data)
+    (verdict,) = our_verdicts(tmp_path, ["0.jpg"])
+    assert verdict.startswith("damaged: the decoder says 'Corrupt JPEG data")
+
+
+def odd_but_sound(folder):
+    """(name, what it should look like) of files that DALI lacks or sees otherwise than others."""
+    picture = smooth_image(np.random.default_rng(0), 90, 130)
+    for suffix in ("gif", "tga", "avif", "heic"):
+        picture.save(folder / f"a.{suffix}")
+    lab = ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), lab, outputMode="LAB").save(
+        folder / "lab.tiff"
+    )
+    small = (np.asarray(picture) // 3).astype(np.uint8)
+    (folder / "maximum.ppm").write_bytes(b"P6\n130 90\n85\n" + small.tobytes())
+    file = io.BytesIO()
+    picture.convert("CMYK").save(file, "JPEG", quality=95)
+    data = file.getvalue()
+    adobe = data.index(b"\xff\xee")
+    length = int.from_bytes(data[adobe + 2 : adobe + 4], "big")
+    # Without Adobe's marker nobody inverts, so that the file must hold the opposite.
+    (folder / "cmyk.jpg").write_bytes(data[:adobe] + data[adobe + 2 + length :])
+    for name in ("a.gif", "a.tga", "a.avif", "a.heic", "lab.tiff", "maximum.ppm", "cmyk.jpg"):
+        with Image.open(folder / name) as image:
+            yield name, np.asarray(image.convert("RGB"), np.float64)
+
+
+def test_kinds_that_dali_lacks_or_sees_otherwise_are_converted_by_resize_alone(tmp_path):
+    write_class_folders(tmp_path / "train", {"a": 2, "b": 2})
+    expected = dict(odd_but_sound(tmp_path / "train/a"))
+    common = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "train"), "--out"]
+    prep_imagenet.main([*common, str(tmp_path / "in_place")])
+    rejected = (tmp_path / "in_place/rejected.txt").read_text()
+    for name in expected:
+        assert f"/a/{name}\t" in rejected
+    assert rejected.count("which DALI does not decode as others do; --resize would store it") == 14
+    prep_imagenet.main([*common, str(tmp_path / "stored"), "--resize", "90", "--quality", "98"])
+    dataset = Dataset.open(tmp_path / "stored")
+    assert len(dataset.train) == 11 and not (tmp_path / "stored/rejected.txt").read_text()
+    converted = (tmp_path / "stored/converted.txt").read_text()
+    stored = {dataset.val.name(i): dataset.val.content(i).tobytes() for i in range(11)}
+    for name, pixels in expected.items():
+        assert f"/a/{name}\t" in converted
+        path = name.replace(".", "_") if not name.endswith(".jpg") else name.removesuffix(".jpg")
+        found = np.asarray(Image.open(io.BytesIO(stored[f"a/{path}.jpg"])), np.float64)
+        assert np.abs(found - pixels).mean() < 4, name
+
+
+def test_long_texts_in_a_sound_png_do_no_harm(tmp_path):
+    info = PngInfo()
+    info.add_text("Comment", "long " * 700_000, zip=True)
+    smooth_image(np.random.default_rng(0), 90, 130).save(tmp_path / "0.png", pnginfo=info)
+    assert our_verdicts(tmp_path, ["0.png"]) == [""]
+
+
+def test_a_heic_file_names_the_plugin_that_it_needs(monkeypatch):
+    def open_none(file):
+        raise UnidentifiedImageError("cannot identify image file")
+
+    monkeypatch.setattr(Image, "open", open_none)
+    data = np.frombuffer(b"\0\0\0\x18ftypheic" + bytes(20), np.uint8)
+    with pytest.raises(ValueError, match="HEIC file; with pip install pillow-heif"):
+        look(data)
