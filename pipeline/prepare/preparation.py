@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
@@ -63,17 +64,20 @@ class Preparation(NamedTuple):
     def _examine(
         self, pool: Workers, part: str, source: Source, folder: Path, notes: Path
     ) -> tuple[list[Finding], PixelSums]:
-        """Every file of a part, train or val; what `notes` tell of is not done again."""
+        """Every file of a part, train or val; what `notes` tell of is not done again.
+
+        Files are read as they lie in their archives, and found in the source's order.
+        """
         ledger = Ledger(notes / f"{part}.jsonl")
         store = self._open_store(part, source, folder, ledger.position)
-        count = len(source.names)
-        remaining = source.take(range(ledger.done, count))
+        order = source.reading_order()
+        remaining = source.take(order[ledger.done :])
         with tqdm(
-            total=count, initial=ledger.done, desc=part, unit=" images", disable=None
+            total=len(order), initial=ledger.done, desc=part, unit=" images", disable=None
         ) as progress:
             for found, sums in pool.results(tasks(remaining, part == "train", self.store)):
                 for finding, image in found:
-                    ledger.add(_placed(finding, image, source, ledger.done, store))
+                    ledger.add(_placed(finding, image, source, order[ledger.done], store))
                 if sums is not None:
                     ledger.sums.merge(sums)
                 if ledger.is_due():
@@ -81,7 +85,8 @@ class Preparation(NamedTuple):
                 progress.update(len(found))
         if store:
             store.close()
-        return ledger.findings(), ledger.sums
+        findings = ledger.findings()
+        return [findings[place] for place in np.argsort(order)], ledger.sums
 
     def _open_store(
         self, part: str, source: Source, folder: Path, position: tuple[int, int]

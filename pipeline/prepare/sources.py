@@ -57,6 +57,15 @@ class Source:
             self.inside,
         )
 
+    def reading_order(self) -> NDArray[np.int64]:
+        """The files' indices in the order in which they lie in their archives, if they do.
+
+        Shuffled shards and parquet files would otherwise be read all over.
+        """
+        if self.places is None:
+            return np.arange(len(self.names))
+        return np.array(sorted(range(len(self.names)), key=self.places.__getitem__), np.int64)
+
     def must_be_stored(self) -> bool:
         """Whether training can't read the files where they are, as their archive packs them."""
         return any(place.packing != "stored" for place in self.places or ())

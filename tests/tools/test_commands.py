@@ -94,6 +94,7 @@ PROVIDED_BY = {
     "nvidia": "nvidia-dali-cuda120",
     "cv2": "opencv-python-headless",
     "torchvision": "torchvision",
+    "pillow_heif": "pillow-heif",
 }
 """Imports whose distribution packages_distributions can't tell.
 
