@@ -115,11 +115,12 @@ class Dataset:
     fingerprint: str
 
     @classmethod
-    def open(cls, folder: Path) -> "Dataset":
+    def open(cls, folder: str | Path) -> "Dataset":
         """Open `folder`.
 
         DatasetError where it is missing, half-written, changed, or of another format.
         """
+        folder = Path(folder)
         about = _read_about(folder)
         missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
         if missing:

@@ -49,6 +49,26 @@ def source_regions(
     start = (sizes - shorter) / 2 + corners * scale
     end = start + crop * scale
     reach = 1 + scale / 2 if resample else 0
+    return _regions(start, end, reach, sizes, mirrored)
+
+
+def box_regions(
+    sizes: NDArray[np.int32], boxes: NDArray[np.float64], mirrored: NDArray[np.bool_], crop: int
+) -> Regions:
+    """Where `boxes` [n, 4] (top, left, bottom, right) lie, which are resized to `crop` pixels."""
+    start, end = boxes[:, :2], boxes[:, 2:]
+    reach = 1 + np.maximum((end - start) / crop, 1) / 2
+    return _regions(start, end, reach, sizes, mirrored)
+
+
+def _regions(
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    reach: NDArray[np.float64] | int,
+    sizes: NDArray[np.int32],
+    mirrored: NDArray[np.bool_],
+) -> Regions:
+    """Regions that decode `reach` pixels more on each side, as far as there are any."""
     decode_start = np.maximum(np.floor(start - reach), 0).astype(np.int32)
     decode_end = np.minimum(np.ceil(end + reach), sizes).astype(np.int32)
     start, end = start - decode_start, end - decode_start

@@ -31,6 +31,9 @@ class GraphOptions(NamedTuple):
     resample: bool  # False where stored pixels are those of the crop: pipeline/prepare/store.py
     has_gain: bool  # images are multiplied at the end
     on_gpu: bool
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    dtype: str = "float32"
+    layout: str = "CHW"
 
 
 def inputs(options: GraphOptions) -> list[str]:
@@ -50,7 +53,7 @@ def inputs(options: GraphOptions) -> list[str]:
 
 def build(
     requests: Iterator[Request],
-    mean_image: NDArray[np.float32],
+    mean_image: NDArray[np.float32] | None,
     options: GraphOptions,
     batch_size: int,
     device_id: int | None,
@@ -58,9 +61,10 @@ def build(
 ) -> Pipeline:
     """The pipeline that answers `requests` in order, ahead of time.
 
-    It gives float batches [n, 3, size, size]. `mean_image` [3, size, size] is subtracted from every
-    crop after its flip (2012 code). With a `device_id` the files are decoded and all that follows
-    happens on that GPU; with None, on `num_threads` threads of the CPU.
+    It gives batches [n, 3, size, size], or [n, size, size, 3] with layout "HWC". `mean_image`
+    [3, size, size] is subtracted from every crop after its flip (2012 code). With a `device_id` the
+    files are decoded and all that follows happens on that GPU; with None, on `num_threads` threads
+    of the CPU.
     """
     pipeline = Pipeline(
         batch_size=batch_size,
@@ -73,6 +77,8 @@ def build(
         pipeline.set_outputs(crops(requests, mean_image, options))
     return pipeline
 
+
+_DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 
 FILES = "files"
 """The input of `build_decoder`'s graph: files' contents."""
@@ -98,7 +104,7 @@ def build_decoder(batch_size: int) -> Pipeline:
 
 
 def crops(
-    requests: Iterator[Request], mean_image: NDArray[np.float32], options: GraphOptions
+    requests: Iterator[Request], mean_image: NDArray[np.float32] | None, options: GraphOptions
 ) -> DataNode:
     """The graph itself, defined inside a pipeline: from requests to float batches."""
     names = inputs(options)
@@ -130,11 +136,13 @@ def crops(
     images = fn.crop_mirror_normalize(
         pixels,
         mean=-node["shift"],
+        std=list(options.std),
         mirror=0 if options.resample else node["mirrored"],
-        dtype=types.FLOAT,
-        output_layout="CHW",
+        dtype=_DTYPES[options.dtype],
+        output_layout=options.layout,
     )
-    images = images - types.Constant(mean_image, device="gpu" if options.on_gpu else "cpu")
+    if mean_image is not None:
+        images = images - types.Constant(mean_image, device="gpu" if options.on_gpu else "cpu")
     if not options.has_gain:
         return images
     return images * (node["gain"].gpu() if options.on_gpu else node["gain"])

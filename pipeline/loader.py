@@ -15,7 +15,7 @@ from pipeline.archives import Archives
 from pipeline.dataset import DatasetError, ImageList
 from pipeline.decode import decode
 from pipeline.faults import MachineError, gist, machine_error
-from pipeline.geometry import on_the_grid, source_regions
+from pipeline.geometry import box_regions, on_the_grid, source_regions
 from pipeline.plan import Plan, Views
 from pipeline.preprocessing import Preprocessing
 
@@ -27,7 +27,7 @@ NOT_COUNTED = -1
 class Batch(NamedTuple):
     """Part of a global batch, on its device."""
 
-    images: Tensor  # [n, 3, crop, crop] float32, mean-subtracted RGB
+    images: Tensor  # [n, 3, crop, crop] float32 by default, mean-subtracted RGB
     labels: Tensor  # [n] int64 class index, or NOT_COUNTED
 
 
@@ -59,16 +59,25 @@ class Loader:
         self._copies = torch.cuda.Stream(device) if on_gpu else None
         self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
         self._archives = Archives()
-        self._resample = not on_the_grid(images.sizes, preprocessing.resize)
+        has_boxes = self._views(first_step).boxes is not None
+        self._resample = has_boxes or not on_the_grid(images.sizes, preprocessing.resize)
         self._has_gain = preprocessing.lit_gain != 1
 
         in_archives = images.spans is not None
         options = graph.GraphOptions(
-            preprocessing.crop, in_archives, self._resample, self._has_gain, on_gpu
+            preprocessing.crop,
+            in_archives,
+            self._resample,
+            self._has_gain,
+            on_gpu,
+            preprocessing.std,
+            preprocessing.dtype,
+            "HWC" if preprocessing.channels_last else "CHW",
         )
+        mean = preprocessing.mean_image
         self._pipeline = graph.build(
             (self.request(step) for step in range(first_step, plan.num_steps)),
-            np.ascontiguousarray(preprocessing.mean_image.transpose(2, 0, 1)),
+            None if mean is None else np.ascontiguousarray(mean.transpose(2, 0, 1)),
             options,
             plan.batch_size // num_parts,
             device.index if on_gpu else None,
@@ -92,19 +101,19 @@ class Loader:
     def request(self, step: int) -> graph.Request:
         """What the graph is asked for: this rank's rows of a step."""
         images, preprocessing, views = self._images, self._preprocessing, self._views(step)
-        regions = source_regions(
-            images.sizes[views.indices],
-            views.corners,
-            views.mirrored,
-            preprocessing.resize,
-            preprocessing.crop,
-            self._resample,
-        )
+        sizes, crop = images.sizes[views.indices], preprocessing.crop
+        if views.boxes is not None:
+            regions = box_regions(sizes, views.boxes, views.mirrored, crop)
+        else:
+            regions = source_regions(
+                sizes, views.corners, views.mirrored, preprocessing.resize, crop, self._resample
+            )
+        lighting = views.lighting @ preprocessing.directions.T.astype(np.float32)
         request: graph.Request = {
             "file": self._files(step),
             "decode_start": regions.decode_start,
             "decode_end": regions.decode_end,
-            "shift": views.lighting @ preprocessing.directions.T.astype(np.float32),
+            "shift": lighting - np.array(preprocessing.mean_colour, np.float32),
         }
         if self._resample:
             request |= {"roi_start": regions.start, "roi_end": regions.end}
@@ -134,7 +143,11 @@ class Loader:
         return labels.pin_memory().to(self._device, non_blocking=True)
 
     def _take(self, images: Any) -> Tensor:
-        """The graph's output as a tensor."""
+        """The graph's output as a tensor [n, 3, crop, crop]."""
+        tensor = self._copied(images)
+        return tensor.permute(0, 3, 1, 2) if self._preprocessing.channels_last else tensor
+
+    def _copied(self, images: Any) -> Tensor:
         if self._copies is None:
             return torch.from_dlpack(images.as_tensor())
         # DALI takes its GPU buffer back as soon as the host lets go of it, whatever is still queued

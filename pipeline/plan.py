@@ -17,12 +17,16 @@ class Views(NamedTuple):
     lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
     # [n] False where an image only fills up the last batch of an evaluation
     counted: NDArray[np.bool_]
+    # [n, 4] top, left, bottom and right of the region to show, in the image's own pixels; where it
+    # is given, `corners` are not used
+    boxes: NDArray[np.float64] | None = None
 
 
 class Plan(Protocol):
     """Which images each step shows, and how; `batch_size` counts those of all ranks."""
 
     num_steps: int
+    steps_per_epoch: int
     batch_size: int
 
     def views(self, step: int, part: int, num_parts: int) -> Views:
@@ -93,7 +97,7 @@ class EvaluationPlan:
     """
 
     def __init__(self, num_images: int, batch_size: int) -> None:
-        self.num_steps = -(-num_images // batch_size)
+        self.num_steps = self.steps_per_epoch = -(-num_images // batch_size)
         self._num_images = num_images
         self.batch_size = batch_size
 

@@ -15,14 +15,20 @@ class Preprocessing:
     The shorter side is resized to `resize`, and the crop is `crop` pixels square. `mean_image`
     [crop, crop, 3] is subtracted. Lighting adds `directions` [3, 3] times three normal draws to
     every pixel (section 4.1). Images that get lighting are then multiplied by `lit_gain` (2012
-    code).
+    code). Other networks subtract a `mean_colour` [3] in place of an image, divide by `std` [3],
+    and take `dtype` "float32", "float16" or "uint8", in torch's memory format `channels_last` if
+    wanted.
     """
 
     resize: int
     crop: int
-    mean_image: NDArray[np.float32]
+    mean_image: NDArray[np.float32] | None
     directions: NDArray[np.float64]
     lit_gain: float = 1.0
+    mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    dtype: str = "float32"
+    channels_last: bool = False
 
     @classmethod
     def of(

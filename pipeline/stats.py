@@ -37,6 +37,10 @@ class PixelStats:
             np.float32
         )
 
+    def channel_std(self) -> NDArray[np.float64]:
+        """[3], in grey levels: the deviation of each channel over all pixels."""
+        return np.sqrt((self.eigenvectors**2 * self.eigenvalues).sum(axis=1))
+
     def lighting_directions(self) -> NDArray[np.float64]:
         """[3, 3], in grey levels: eigenvectors times the root of their eigenvalues (2012 code).
 

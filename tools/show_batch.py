@@ -27,7 +27,7 @@ _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
 class _OneStep:
     """A plan of a single step."""
 
-    num_steps = 1
+    num_steps = steps_per_epoch = 1
 
     def __init__(self, views: Views) -> None:
         self.batch_size = len(views.indices)

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pipeline.crops import RandomCrop
+from pipeline.data_loader import DataLoader
 from pipeline.dataset import Dataset, ImageList
 from pipeline.loader import Batch, Loader
-from pipeline.plan import EvaluationPlan, Plan, TrainingPlan
+from pipeline.pixels import Pixels
+from pipeline.plan import EvaluationPlan, TrainingPlan
 from pipeline.preprocessing import Preprocessing
 from pipeline.stats import PixelStats
 from train.config import Config, ConfigError, DataConfig
@@ -34,19 +37,34 @@ def training_plan(config: Config, dataset: Dataset) -> TrainingPlan:
 
 
 def training_batches(
-    images: ImageList,
-    plan: TrainingPlan,
-    stats: PixelStats,
-    data: DataConfig,
-    ranks: Ranks,
-    step: int,
+    dataset: Dataset, plan: TrainingPlan, data: DataConfig, ranks: Ranks, step: int
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, for this rank; a pair of columns gets both its parts."""
-    gain = 1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0
-    preprocessing = Preprocessing.of(
-        stats, data.resize, data.crop, data.mean, data.lighting_std, gain
+    ranks.share(plan.batch_size)
+    loader = DataLoader(
+        dataset,
+        global_batch_size=plan.batch_size,
+        crops=RandomCrop(data.crop, data.resize),
+        pixels=Pixels(
+            data.mean,
+            std=(1.0, 1.0, 1.0),
+            lighting_std=data.lighting_std,
+            lit_gain=1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0,
+        ),
+        plan=plan,
+        device=ranks.device,
+        num_threads=data.num_threads or _num_threads(ranks),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
-    return _batches(images, plan, preprocessing, data, ranks, step)
+    loader.load_state_dict(loader.state_dict() | {"step": step})
+    return ranks.exchange(_epochs(loader, plan.num_steps))
+
+
+def _epochs(loader: DataLoader, num_steps: int) -> Iterator[Batch]:
+    """One epoch after the other, up to `num_steps` steps."""
+    while loader.step < num_steps:
+        yield from loader
 
 
 def evaluation_batches(
@@ -57,38 +75,28 @@ def evaluation_batches(
     Each image is counted once over all ranks.
     """
     plan = EvaluationPlan(len(images), batch_size)
-    return _batches(images, plan, Preprocessing.nothing(data.resize), data, ranks, step=0)
+    ranks.share(batch_size)
+    loader = Loader(
+        images,
+        plan,
+        Preprocessing.nothing(data.resize),
+        device=ranks.device,
+        num_threads=data.num_threads or _num_threads(ranks),
+        part=ranks.rank,
+        num_parts=ranks.world_size,
+    )
+    return ranks.exchange(loader)
 
 
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
     """[3, crop, crop]: what is subtracted from every view, in training and in evaluation."""
     preprocessing = Preprocessing.of(stats, data.resize, data.crop, data.mean)
-    return torch.tensor(preprocessing.mean_image.transpose(2, 0, 1), device=device)
+    mean = preprocessing.mean_image
+    assert mean is not None
+    return torch.tensor(mean.transpose(2, 0, 1), device=device)
 
 
 def _num_threads(ranks: Ranks) -> int:
     if ranks.device.type == "cuda":
         return min(ranks.num_threads, MOST_THREADS_A_GPU)
     return ranks.num_threads
-
-
-def _batches(
-    images: ImageList,
-    plan: Plan,
-    preprocessing: Preprocessing,
-    data: DataConfig,
-    ranks: Ranks,
-    step: int,
-) -> Iterator[Batch]:
-    ranks.share(plan.batch_size)
-    loader = Loader(
-        images,
-        plan,
-        preprocessing,
-        device=ranks.device,
-        num_threads=data.num_threads or _num_threads(ranks),
-        part=ranks.rank,
-        num_parts=ranks.world_size,
-        first_step=step,
-    )
-    return ranks.exchange(loader)

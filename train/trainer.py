@@ -145,9 +145,8 @@ class Trainer:
         """The training batches from the next step on."""
         if self.state.schedule.finished:
             return iter(())
-        config, dataset = self.config, self.dataset
         batches = training_batches(
-            dataset.train, self.plan, dataset.stats, config.data, self.ranks, self.state.step
+            self.dataset, self.plan, self.config.data, self.ranks, self.state.step
         )
         self.stopwatch.resume()
         return batches

@@ -99,7 +99,7 @@ def read(ranks: Ranks, dataset: Dataset):
     """The first batches of a training run, as this rank receives them."""
     plan = TrainingPlan(len(dataset.train), 12, margin=8, seed=1, num_steps=4)
     data = DataConfig(root="", resize=64, crop=56)
-    batches = training_batches(dataset.train, plan, dataset.stats, data, ranks, 1)
+    batches = training_batches(dataset, plan, data, ranks, 1)
     return [(batch.images.clone(), batch.labels.clone()) for batch in batches]
 
 

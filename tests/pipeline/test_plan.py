@@ -18,7 +18,7 @@ def plan(**changes):
 def whole(plan, step, num_parts=1):
     """All rows of a step, read by `num_parts` ranks."""
     parts = [plan.views(step, part, num_parts) for part in range(num_parts)]
-    return [np.concatenate(fields) for fields in zip(*parts)]
+    return [np.concatenate(fields) for fields in zip(*(views[:5] for views in parts))]
 
 
 def test_an_epoch_shows_no_image_twice_and_drops_the_partial_batch():

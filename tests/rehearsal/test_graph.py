@@ -111,16 +111,19 @@ def test_every_argument_that_decides_pixels_has_the_right_value(
         )
     normalise = graph_of["CropMirrorNormalize"]
     assert has(
-        normalise, device=device, mean="minus(&0)", dtype=int(types.FLOAT), output_layout="CHW"
+        normalise,
+        device=device,
+        mean="minus(&0)",
+        std=[1.0, 1.0, 1.0],
+        dtype=int(types.FLOAT),
+        output_layout="CHW",
     )
     assert has(
         normalise,
         inputs=["Resize" if resample else "decoders__ImageSlice"],
         mirror=0 if resample else outside,
     )
-    assert normalise.keys().isdisjoint(
-        {"std", "scale", "shift", "crop", "fill_values", "pad_output"}
-    )
+    assert normalise.keys().isdisjoint({"scale", "shift", "crop", "fill_values", "pad_output"})
     assert has(graph_of["sub(&0 &1)"], device=device, inputs=["CropMirrorNormalize", "Constant"])
     assert has(graph_of["Constant"], device=device, shape=[3, 8, 8], fdata=MEAN.ravel().tolist())
     assert ("mul(&0 &1)" in graph_of) == has_gain

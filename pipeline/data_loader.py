@@ -1,0 +1,190 @@
+"""The pipeline for any training loop: `for images, labels in loader` is an epoch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.crops import CentreCrop, Crops, RandomResizedCrop
+from pipeline.dataset import Dataset, ImageList
+from pipeline.epochs import EpochPlan, Order, in_order, shuffled
+from pipeline.loader import Batch, Loader
+from pipeline.pixels import Pixels
+from pipeline.plan import Plan
+
+
+class DataLoader:
+    """Batches of a prepared folder, epoch after epoch, prepared ahead of time.
+
+    `for images, labels in loader` is one epoch; the next loop is the next epoch. Batches are a
+    function of (seed, step) alone, so a run resumes exactly, in the middle of an epoch and on any
+    number of ranks: see `state_dict`. Iterators do not disturb each other: one that is left behind
+    or used beside another keeps images and labels together.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | Dataset,
+        part: str = "train",
+        *,
+        global_batch_size: int,
+        crops: Crops | None = None,
+        pixels: Pixels | None = None,
+        order: Order | None = None,
+        plan: Plan | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        num_threads: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """`part` is "train" or "val" of the prepared `folder`.
+
+        By default training images are shuffled and shown by RandomResizedCrop, and an epoch drops
+        its last partial batch; validation images are shown in order by CentreCrop, each once.
+        `pixels` are mean and deviation, type and layout. A `plan` of your own replaces crops, order
+        and seed. `global_batch_size` counts the images of all ranks; each gets its share. Rank and
+        world size are by default those of torch.distributed. ValueError where arguments do not fit.
+        """
+        dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
+        if part not in ("train", "val"):
+            raise ValueError(f'part is {part!r}; expected "train" or "val"')
+        self.dataset: ImageList = dataset.train if part == "train" else dataset.val
+        self.classes, self.class_names = dataset.classes, dataset.names
+        self._rank, self._world_size = _ranks(rank, world_size)
+        _check_batch(global_batch_size, self._world_size)
+        training = part == "train"
+        crops = crops or (RandomResizedCrop() if training else CentreCrop())
+        pixels = pixels or Pixels()
+        self._plan = plan or EpochPlan(
+            self.dataset,
+            global_batch_size,
+            crops,
+            order or (shuffled if training else in_order),
+            seed,
+            lighting=pixels.lighting_std > 0 and training,
+            drop_last=training,
+        )
+        if not len(self):
+            raise ValueError(
+                f"global_batch_size is {global_batch_size}, but an epoch has fewer images "
+                f"({len(self.dataset)} are listed); expected a batch of no more than that"
+            )
+        self._preprocessing = pixels.preprocessing(dataset.stats, crops)
+        self._device, self._num_threads = _device(device), num_threads
+        self._identity = {
+            "fingerprint": dataset.fingerprint,
+            "part": part,
+            "global_batch_size": global_batch_size,
+            "seed": seed,
+            "crops": repr(crops),
+        }
+        self._next_step = 0
+        self._resuming = False
+        self._newest: object = None
+        self._idle: tuple[int, Iterator[Batch]] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def step(self) -> int:
+        """Batches handed out so far, over all epochs."""
+        return self._next_step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, from 0."""
+        return self._next_step // len(self)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """An epoch: the next one, or after `load_state_dict` what is left of the one begun."""
+        if not self._resuming:
+            self._next_step = -(-self._next_step // len(self)) * len(self)
+        self._resuming = False
+        return self._epoch(self._next_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the newest iterator is; small, and the same on all ranks."""
+        return {"step": self._next_step, **self._identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another loader was; ValueError unless it had the same images and options."""
+        differing = [name for name in self._identity if state.get(name) != self._identity[name]]
+        if differing:
+            raise ValueError(
+                f"this loader differs from the one that was saved in {', '.join(differing)}: "
+                + "; ".join(
+                    f"{name} was {state.get(name)!r}, is {self._identity[name]!r}"
+                    for name in differing
+                )
+            )
+        self._next_step, self._resuming = int(state["step"]), True
+
+    def _epoch(self, first: int) -> Iterator[Batch]:
+        """The batches from step `first` to the end of its epoch."""
+        end = min((first // len(self) + 1) * len(self), self._plan.num_steps)
+        batches = self._batches_from(first)
+        newest = self._newest = object()
+        for step in range(first, end):
+            batch = next(batches)
+            if self._newest is newest:
+                self._next_step = step + 1  # a state taken now goes on behind this batch
+            yield self._without_filling(batch, step) if step == end - 1 else batch
+        self._idle = end, batches
+
+    def _without_filling(self, batch: Batch, step: int) -> Batch:
+        """An epoch's last batch, less the rows that only fill it up."""
+        count = int(self._plan.views(step, self._rank, self._world_size).counted.sum())
+        return Batch(batch.images[:count], batch.labels[:count])
+
+    def _batches_from(self, step: int) -> Iterator[Batch]:
+        """Batches from `step` on: prepared ahead already if the epoch before has just ended."""
+        idle, self._idle = self._idle, None
+        if idle is not None and idle[0] == step:
+            return idle[1]
+        return iter(
+            Loader(
+                self.dataset,
+                self._plan,
+                self._preprocessing,
+                device=self._device,
+                num_threads=self._num_threads,
+                part=self._rank,
+                num_parts=self._world_size,
+                first_step=step,
+            )
+        )
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """This rank and the number of all."""
+    if (rank is None) != (world_size is None):
+        raise ValueError("expected rank and world_size together, or neither")
+    if rank is None or world_size is None:
+        joined = dist.is_available() and dist.is_initialized()
+        return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of {world_size}; expected 0 to {world_size - 1}")
+    return rank, world_size
+
+
+def _check_batch(global_batch_size: int, world_size: int) -> None:
+    if global_batch_size < 1 or global_batch_size % world_size:
+        raise ValueError(
+            f"global_batch_size is {global_batch_size}; it counts the images of all {world_size} "
+            "ranks together, so expected a multiple of that"
+        )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """With the number of the GPU, which may be left out."""
+    chosen = torch.device(device)
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f'device is {str(device)!r}; expected "cpu", "cuda" or "cuda:N"')
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen

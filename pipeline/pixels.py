@@ -1,0 +1,76 @@
+"""What numbers a network gets: mean and deviation, type and layout."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.crops import Crops
+from pipeline.preprocessing import Preprocessing
+from pipeline.stats import PixelStats
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """RGB pixels 0..255, less `mean`, divided by `std`.
+
+    `mean` is "channel" or "image" of the training images, or three numbers; `std` is "channel" or
+    three numbers. Both are in grey levels. `dtype` is "float32", "float16" or "uint8", which keeps
+    pixels as they are, without mean and deviation. `channels_last` is torch's memory format.
+    `lighting_std` adds the paper's PCA noise in training (section 4.1; the paper's is 0.1), after
+    which pixels are multiplied by `lit_gain` (2012 code).
+    """
+
+    mean: str | Colour = "channel"
+    std: str | Colour = "channel"
+    dtype: str = "float32"
+    channels_last: bool = False
+    lighting_std: float = 0.0
+    lit_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError where the options do not go together."""
+        for name, words in (("mean", ("channel", "image")), ("std", ("channel",))):
+            value = getattr(self, name)
+            if value not in words and (isinstance(value, str) or len(value) != 3):
+                expected = " or ".join(f'"{word}"' for word in words)
+                raise ValueError(f"{name} is {value!r}; expected {expected} or three numbers")
+        if self.dtype not in ("float32", "float16", "uint8"):
+            raise ValueError(f'dtype is {self.dtype!r}; expected "float32", "float16" or "uint8"')
+        if self.mean == "image" and (self.channels_last or self.dtype != "float32"):
+            raise ValueError(
+                "a mean image is subtracted in float32, with the channels first; "
+                'take mean="channel", or leave dtype and channels_last out'
+            )
+        if self.dtype == "uint8" and self.lighting_std:
+            raise ValueError('lighting goes with dtype "float32" or "float16", not "uint8"')
+
+    def preprocessing(self, stats: PixelStats, crops: Crops) -> Preprocessing:
+        """For images with these statistics, shown by `crops`."""
+        if self.mean == "image":
+            image = stats.mean_at(crops.resize)
+            edge = (crops.resize - crops.size) // 2
+            mean_image = image[edge : edge + crops.size, edge : edge + crops.size]
+        else:
+            mean_image = None
+        nothing, whole = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        plain = self.dtype == "uint8"
+        mean = nothing if plain or self.mean == "image" else _colour(self.mean, stats.channel_mean)
+        std = whole if plain else _colour(self.std, stats.channel_std())
+        return Preprocessing(
+            crops.resize,
+            crops.size,
+            mean_image,
+            self.lighting_std * stats.lighting_directions(),
+            self.lit_gain,
+            mean,
+            std,
+            self.dtype,
+            self.channels_last,
+        )
+
+
+def _colour(given: str | Colour, measured: np.ndarray) -> Colour:
+    red, green, blue = measured.tolist() if isinstance(given, str) else given
+    return float(red), float(green), float(blue)

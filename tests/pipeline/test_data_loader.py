@@ -1,0 +1,261 @@
+"""The pipeline as other training loops use it: epochs, states, and images with their own labels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from pipeline import (
+    CentreCrop,
+    DataLoader,
+    Dataset,
+    Pixels,
+    RandomCrop,
+    RandomResizedCrop,
+    TenCrops,
+)
+from tests.images import prepare
+
+RAW = Pixels(dtype="uint8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """42 training and 7 validation images of two classes, each of one colour of its own."""
+    root = tmp_path_factory.mktemp("colours")
+    prepared = prepare(root, {"a": 21, "b": 21}, {"a": 3, "b": 4})
+    return prepared
+
+
+def reference(dataset, index, box, mirrored, size):
+    """The same region by Pillow, [3, size, size]."""
+    top, left, bottom, right = box
+    image = Image.open(dataset.path(index)).convert("RGB")
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    pixels = np.asarray(image, np.float64).transpose(2, 0, 1)
+    return pixels[:, :, ::-1] if mirrored else pixels
+
+
+def loader(folder, part="train", **options):
+    options = {"global_batch_size": 8, "crops": CentreCrop(32, 40), "pixels": RAW} | options
+    return DataLoader(folder, part, **options)
+
+
+def digest(images):
+    """A number that tells images apart."""
+    return images.double().mean(dim=(1, 2, 3)).tolist()
+
+
+def test_each_loop_is_an_epoch_of_every_image_in_a_new_order(folder):
+    batches = loader(folder)
+    epochs = [[labels.tolist() for _, labels in batches] for _ in range(2)]
+    assert len(batches) == 5 and [len(epoch) for epoch in epochs] == [5, 5]
+    assert len(batches.dataset) == 42 and batches.dataset.labels.tolist().count(0) == 21
+    assert epochs[0] != epochs[1] and batches.epoch == 2
+    assert batches.classes == batches.class_names == ["a", "b"]
+
+
+def test_validation_images_come_once_in_order_and_the_last_batch_is_smaller(folder):
+    images, labels = zip(*loader(folder, "val", global_batch_size=4))
+    assert [len(batch) for batch in images] == [4, 3]
+    assert torch.cat(labels).tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def own_labels(batches, shown):
+    """Checks that images [n] belong to their labels: each image's mean colour is its own."""
+    known = {
+        round(float(value), 3): int(label)
+        for index, label in enumerate(batches.dataset.labels)
+        for value in [centre_mean(batches, index)]
+    }
+    for images, labels in shown:
+        for value, label in zip(digest(images), labels.tolist(), strict=True):
+            nearest = min(known, key=lambda other: abs(other - value))
+            assert abs(nearest - value) < 0.5 and known[nearest] == label
+
+
+def centre_mean(batches, index):
+    sizes = batches.dataset.sizes[index : index + 1]
+    (box,), _ = CentreCrop(32, 40).draw(np.random.default_rng(), sizes)
+    return reference(batches.dataset, index, box, False, 32).mean()
+
+
+def test_images_keep_their_labels_whatever_is_done_with_iterators(folder):
+    batches = loader(folder)
+    shown = []
+    left_behind = iter(batches)
+    shown.append(next(left_behind))
+    shown += list(batches)  # the next epoch, although the first was not finished
+    one, other = iter(batches), iter(batches)
+    for _ in range(2):
+        shown += [next(one), next(other), next(other)]
+    shown += [next(left_behind), *one, *other]
+    own_labels(batches, shown)
+    second = loader(folder, seed=1)
+    for pair in zip(batches, second):
+        shown += pair
+    own_labels(batches, shown)
+
+
+def test_iterators_that_are_left_behind_do_not_change_what_follows(folder):
+    plain, disturbed = loader(folder), loader(folder)
+    expected = [digest(images) for _ in range(3) for images, _ in plain]
+    found = [digest(images) for images, _ in disturbed]
+    next(iter(disturbed))
+    disturbed.load_state_dict(disturbed.state_dict() | {"step": 5})
+    found += [digest(images) for _ in range(2) for images, _ in disturbed]
+    assert found == expected
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 8])
+def test_a_state_resumes_exactly_also_on_another_number_of_ranks(folder, step):
+    options = {"crops": RandomResizedCrop(32)}
+    whole = loader(folder, **options)
+    everything = [batch for _ in range(2) for batch in whole]
+    saved = loader(folder, **options)
+    batches = (batch for _ in range(2) for batch in saved)
+    for _ in range(step):
+        next(batches)
+    state = saved.state_dict()
+    assert state["step"] == step
+    halves = [loader(folder, rank=rank, world_size=2, **options) for rank in range(2)]
+    for half in halves:
+        half.load_state_dict(state)
+    left = everything[step:]
+    parts = [[batch for _ in range(2) for batch in half][: len(left)] for half in halves]
+    for one, other, (images, labels) in zip(*parts, left, strict=True):
+        assert torch.equal(torch.cat([one[0], other[0]]), images)
+        assert torch.equal(torch.cat([one[1], other[1]]), labels)
+
+
+def test_wrong_arguments_say_what_was_expected(folder):
+    for options, message in [
+        ({"part": "test"}, 'expected "train" or "val"'),
+        ({"global_batch_size": 7, "rank": 0, "world_size": 2}, "of all 2 ranks together"),
+        ({"global_batch_size": 100}, r"fewer images \(42 are listed\)"),
+        ({"rank": 2, "world_size": 2}, "expected 0 to 1"),
+        ({"rank": 0}, "rank and world_size together"),
+        ({"device": "tpu"}, "device"),
+    ]:
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            loader(folder, **options)
+    for wrong, message in [
+        ({"mean": "pixel"}, 'mean is .* expected "channel" or "image" or three numbers'),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"mean": "image", "channels_last": True}, "a mean image is subtracted in float32"),
+        ({"dtype": "uint8", "lighting_std": 0.1}, "lighting goes with"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Pixels(**wrong)
+    with pytest.raises(ValueError, match="differs from the one that was saved in seed: seed was 0"):
+        loader(folder, seed=1).load_state_dict(loader(folder).state_dict())
+
+
+CROPS = [RandomResizedCrop(32), RandomCrop(32, 40), CentreCrop(32, 40), TenCrops(32, 40)]
+
+
+@pytest.mark.parametrize("crops", CROPS, ids=[type(crop).__name__ for crop in CROPS])
+def test_pixels_of_every_crop_are_pillows(folder, crops):
+    batches = loader(folder, crops=crops, order=lambda rng, labels: np.arange(40))
+    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
+    boxes, mirrored = crops.draw(rng, batches.dataset.sizes[:40])
+    images = torch.cat([images for images, _ in batches]).numpy()
+    assert len(images) == 40 * crops.views
+    for row, image in enumerate(images):
+        index = row // crops.views
+        expected = reference(batches.dataset, index, boxes[row], mirrored[row], 32)
+        difference = np.abs(image - expected)
+        assert difference.max() <= 4 and difference.mean() < 0.6
+
+
+def torchvisions(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+    """RandomResizedCrop.get_params as torchvision documents it, one image at a time."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w
+    if width / height < ratio[0]:
+        w, h = width, round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w, h = round(height * ratio[1]), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 300), (200, 1000), (64, 64)])
+def test_random_resized_crops_are_distributed_as_torchvisions(size):
+    """10,000 draws of each: shares, shapes and positions by the test of Kolmogorov and Smirnov."""
+    rng = np.random.default_rng(1)
+    expected = np.array([torchvisions(*size, rng) for _ in range(10_000)])
+    sizes = np.tile(np.array(size, np.int32), (10_000, 1))
+    boxes, mirrored = RandomResizedCrop().draw(np.random.default_rng(2), sizes)
+    start, shape = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    found = np.concatenate([start, shape], axis=1)
+    for name, measure in {
+        "top": lambda crop: crop[:, 0],
+        "left": lambda crop: crop[:, 1],
+        "area": lambda crop: crop[:, 2] * crop[:, 3],
+        "ratio": lambda crop: crop[:, 3] / crop[:, 2],
+    }.items():
+        result = stats.ks_2samp(measure(found), measure(expected))
+        assert result.pvalue > 0.001, name
+    assert abs(mirrored.mean() - 0.5) < 0.02
+    assert (found[:, :2] >= 0).all() and (boxes[:, 2:] <= size).all()
+
+
+def test_an_image_too_long_for_any_shape_is_shown_by_its_centre():
+    sizes = np.tile(np.array((20, 2000), np.int32), (100, 1))
+    boxes, _ = RandomResizedCrop(scale=(0.9, 1.0)).draw(np.random.default_rng(0), sizes)
+    assert (boxes == [0, 986, 20, 1013]).all()
+
+
+def test_pixels_are_normalised_in_every_type_and_layout(folder):
+    mean, std = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+    (raw, _), *_ = loader(folder)
+    assert raw.dtype == torch.uint8
+    expected = (raw.double() - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    for dtype, channels_last, allowed in [
+        ("float32", False, 0.02),
+        ("float32", True, 0.02),
+        ("float16", True, 0.03),
+    ]:
+        pixels = Pixels(mean, std, dtype, channels_last)
+        (images, _), *_ = loader(folder, pixels=pixels)
+        assert images.dtype == getattr(torch, dtype) and images.shape == (8, 3, 32, 32)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert images.is_contiguous(memory_format=layout)
+        # The raw pixels are rounded to whole levels, of which a deviation has 40 and more.
+        assert (images.double() - expected).abs().max() < allowed
+
+
+def test_by_default_training_pixels_have_mean_zero_and_deviation_one(folder):
+    """Over whole images the statistics are those of the training set's central squares."""
+    whole = CentreCrop(64, 64)
+    values = torch.cat([images for images, _ in loader(folder, crops=whole, pixels=Pixels())])
+    assert values.mean(dim=(0, 2, 3)).abs().max() < 0.05
+    assert (values.std(dim=(0, 2, 3)) - 1).abs().max() < 0.1
+    deviation = Dataset.open(folder).stats.channel_std()
+    assert (deviation > 20).all() and (deviation < 100).all()
+
+
+def test_an_order_may_repeat_and_weigh_images(folder):
+    """Repeated augmentation: an image comes three times, each time by another crop."""
+
+    def thrice(rng, labels):
+        return np.repeat(rng.permutation(len(labels))[:14], 3)
+
+    batches = loader(folder, crops=RandomResizedCrop(32), order=thrice, global_batch_size=3)
+    for images, labels in batches:
+        assert len(set(labels.tolist())) == 1 and len(set(digest(images))) == 3
+
+    def balanced(rng, labels):
+        counts = np.bincount(labels)
+        weights = 1 / counts[labels] / len(counts)
+        return rng.choice(len(labels), 400, p=weights)
+
+    labels = torch.cat([labels for _, labels in loader(folder, order=balanced)])
+    assert abs(labels.double().mean() - 0.5) < 0.1
