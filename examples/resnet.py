@@ -39,12 +39,8 @@ model = torchvision.models.get_model(args.model, num_classes=len(train.classes))
 model = DistributedDataParallel(model)
 optimizer = torch.optim.SGD(model.parameters(), args.batch / 2560, 0.9, weight_decay=1e-4)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs * len(train))
-parts: dict[str, Any] = {
-    "model": model,
-    "optimizer": optimizer,
-    "schedule": schedule,
-    "loader": train,
-}
+state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+state["loader"] = train
 checkpoint = args.folder / "checkpoint.pt"
 if checkpoint.exists():
     saved = torch.load(checkpoint, map_location=device, weights_only=True)
