@@ -72,7 +72,7 @@ class DataLoader:
                 f"global_batch_size is {global_batch_size}, but an epoch has fewer images "
                 f"({len(self.dataset)} are listed); expected a batch of no more than that"
             )
-        self._preprocessing = pixels.preprocessing(dataset.stats, crops)
+        self.preprocessing = pixels.preprocessing(dataset.stats, crops)
         self._device, self._num_threads = _device(device), num_threads
         self._identity = {
             "fingerprint": dataset.fingerprint,
@@ -150,7 +150,7 @@ class DataLoader:
             Loader(
                 self.dataset,
                 self._plan,
-                self._preprocessing,
+                self.preprocessing,
                 device=self._device,
                 num_threads=self._num_threads,
                 part=self._rank,

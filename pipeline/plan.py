@@ -21,6 +21,11 @@ class Views(NamedTuple):
     # is given, `corners` are not used
     boxes: NDArray[np.float64] | None = None
 
+    def first(self, count: int) -> "Views":
+        """The first `count` rows."""
+        rows = {name: rows[:count] for name, rows in self._asdict().items() if rows is not None}
+        return self._replace(**rows)
+
 
 class Plan(Protocol):
     """Which images each step shows, and how; `batch_size` counts those of all ranks."""

@@ -1,6 +1,11 @@
-"""Draw what the network sees: the first images of a run, a row for each stage of the pipeline.
+"""Draw what the network sees: images of a step, a row for each stage of the pipeline.
 
-python -m tools.show_batch --data prepared/imagenet --out batch.png
+    python -m tools.show_batch --data prepared/imagenet --out batch.png
+    python -m tools.show_batch runs/alexnet --step 12345 --out step.png
+    python -m tools.show_batch runs/alexnet --worst 16 --out worst.png
+
+A run's batches follow from its recipe, so any step of a RUN can be drawn again. With --worst, the
+training images that its newest checkpoint finds hardest: wrong labels are often among them.
 """
 
 import argparse
@@ -20,6 +25,10 @@ from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan, Views
 from pipeline.preprocessing import Preprocessing
 from tools.cli import run
+from train.data import training_loader, training_plan
+from train.distributed import join
+from train.run_folder import read_config
+from train.trained import open_network, predict
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
 
@@ -40,28 +49,73 @@ class _OneStep:
 def main(argv: list[str]) -> None:
     """Draw the picture that the arguments ask for; ValueError or OSError where that fails."""
     args = _arguments(argv)
-    dataset = Dataset.open(Path(args.data))
-    if args.images > len(dataset.train):
-        raise ValueError(
-            f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"
-        )
-    plan = TrainingPlan(
-        len(dataset.train), args.images, args.resize - args.crop, args.seed, num_steps=1
-    )
-    views = plan.views(0, 0, 1)
-    figure = _draw(
-        dataset, views, stages(dataset, views, args.resize, args.crop), args.resize, args.crop
-    )
+    if args.run and args.worst:
+        figure = _hardest(args)
+    elif args.run:
+        figure = _replayed(args)
+    else:
+        figure = _of_a_new_run(args)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(args.out)) as file:
         figure.savefig(file, format="png", dpi=110)
 
 
-def stages(
-    dataset: Dataset, views: Views, resize: int, crop: int
-) -> dict[str, NDArray[np.float32]]:
+def _of_a_new_run(args: argparse.Namespace) -> Figure:
+    """The first images of a run with the paper's recipe."""
+    dataset = Dataset.open(Path(args.data))
+    if args.images > len(dataset.train):
+        raise ValueError(
+            f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"
+        )
+    margin = args.resize - args.crop
+    plan = TrainingPlan(len(dataset.train), args.images, margin, args.seed, num_steps=1)
+    views = plan.views(0, 0, 1)
+    preprocessing = Preprocessing.of(dataset.stats, args.resize, args.crop)
+    return _draw(dataset, views, stages(dataset, views, preprocessing), preprocessing)
+
+
+def _replayed(args: argparse.Namespace) -> Figure:
+    """The first images of a step of a run, as the run's recipe shows them."""
+    config = read_config(Path(args.run))
+    dataset = Dataset.open(Path(args.data or str(config.data.root)))
+    plan = training_plan(config, dataset)
+    if not 1 <= args.step <= plan.num_steps:
+        raise ValueError(f"--step is {args.step}; {args.run} has steps 1 to {plan.num_steps}")
+    loader = training_loader(dataset, plan, config.data, args.step - 1)
+    views = plan.views(args.step - 1, 0, 1).first(args.images)
+    rows = stages(dataset, views, loader.preprocessing)
+    images, _ = next(iter(loader))
+    rows["mean-subtracted"] = images[: args.images].permute(0, 2, 3, 1).numpy()
+    return _draw(dataset, views, rows, loader.preprocessing)
+
+
+def _hardest(args: argparse.Namespace) -> Figure:
+    """Training images with the least probability for their label, and what they are taken for."""
+    config = read_config(Path(args.run))
+    dataset = Dataset.open(Path(args.data or str(config.data.root)))
+    with join(args.device, num_columns=1) as ranks:
+        network = open_network(Path(args.run), ranks.device)
+        scores, labels = predict(network, replace(dataset, val=dataset.train), ranks, num_views=1)
+    own = scores[np.arange(len(labels)), labels]
+    names = short(dataset.names)
+    chosen = np.argsort(own, kind="stable")[: args.worst]
+    columns = min(8, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(1.7 * columns, 2.2 * rows), layout="constrained")
+    for place, index in enumerate(chosen):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        _show(axes, decode(dataset.train.content(index)))
+        best = int(scores[index].argmax())
+        title = f"{names[labels[index]]} {own[index]:.1%}\n{names[best]} {scores[index, best]:.0%}?"
+        axes.set_title(title, fontsize=8, parse_math=False)
+        axes.set_xlabel(dataset.train.name(int(index)), fontsize=5)
+    figure.suptitle("above each image: its label, and what it is taken for", fontsize=9)
+    return figure
+
+
+def stages(dataset: Dataset, views: Views, final: Preprocessing) -> dict[str, NDArray[np.float32]]:
     """[n, size, size, 3] after each stage: the loader's output with later stages turned off."""
-    final = Preprocessing.of(dataset.stats, resize, crop, "image", lighting_std=0.1)
+    resize, crop = final.resize, final.crop
     plain = Preprocessing.nothing(resize, crop)
     unflipped = views._replace(mirrored=np.zeros_like(views.mirrored))
     uncropped = unflipped._replace(corners=np.zeros_like(views.corners))
@@ -81,8 +135,13 @@ def _load(dataset: Dataset, preprocessing: Preprocessing, views: Views) -> NDArr
 
 
 def _draw(
-    dataset: Dataset, views: Views, rows: dict[str, NDArray[np.float32]], resize: int, crop: int
+    dataset: Dataset,
+    views: Views,
+    rows: dict[str, NDArray[np.float32]],
+    preprocessing: Preprocessing,
 ) -> Figure:
+    """A column for each image; grey means 0 where the mean is subtracted."""
+    resize, crop = preprocessing.resize, preprocessing.crop
     count = len(views.indices)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
@@ -99,7 +158,8 @@ def _draw(
         for column, image in enumerate(images):
             _show(axes[row, column], image + (_GREY if name == "mean-subtracted" else 0))
     for row, name in enumerate(["decoded", *rows]):
-        axes[row, 0].set_ylabel(name, fontsize=9)
+        label = f"{name}\n(grey = 0)" if name == "mean-subtracted" else name
+        axes[row, 0].set_ylabel(label, fontsize=9)
     return figure
 
 
@@ -126,17 +186,27 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
+    parser.add_argument("--step", type=int, default=1, metavar="N", help="of the RUN, from 1 (1)")
+    parser.add_argument("--worst", type=int, metavar="N", help="the N hardest images of the RUN")
+    parser.add_argument("--device", default="auto", help="for --worst: auto, cpu or cuda (auto)")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the run (0)")
     parser.add_argument(
-        "--resize", type=int, default=256, metavar="PIXELS", help="shorter side (256)"
+        "--images", type=int, default=8, metavar="N", help="how many images of a step (8)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a new run (0)")
+    parser.add_argument(
+        "--resize", type=int, default=256, metavar="PIXELS", help="shorter side in a new run (256)"
     )
     parser.add_argument(
-        "--crop", type=int, default=224, metavar="PIXELS", help="side of the crop (224)"
+        "--crop", type=int, default=224, metavar="PIXELS", help="side of crops in a new run (224)"
     )
     args = parser.parse_args(argv)
+    if not args.run and not args.data:
+        raise ValueError("expected the folder of a RUN, or --data with a prepared folder")
+    if args.worst is not None and (args.worst < 1 or not args.run):
+        raise ValueError("--worst goes with a RUN and a number of images from 1")
     if not 0 < args.crop <= args.resize:
         raise ValueError(f"--crop is {args.crop}; expected 1 to --resize, which is {args.resize}")
     if args.images < 1:

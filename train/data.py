@@ -1,6 +1,7 @@
 """The pipeline wired to the ranks: each reads its own part of every global batch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,23 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, for this rank; a pair of columns gets both its parts."""
     ranks.share(plan.batch_size)
+    loader = training_loader(
+        dataset,
+        plan,
+        data,
+        step,
+        device=ranks.device,
+        num_threads=data.num_threads or _num_threads(ranks),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    return ranks.exchange(_epochs(loader, plan.num_steps))
+
+
+def training_loader(
+    dataset: Dataset, plan: TrainingPlan, data: DataConfig, step: int, **options: Any
+) -> DataLoader:
+    """The run's images from `step` on; `options` are DataLoader's device, threads and rank."""
     loader = DataLoader(
         dataset,
         global_batch_size=plan.batch_size,
@@ -52,13 +70,10 @@ def training_batches(
             lit_gain=1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0,
         ),
         plan=plan,
-        device=ranks.device,
-        num_threads=data.num_threads or _num_threads(ranks),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        **options,
     )
     loader.load_state_dict(loader.state_dict() | {"step": step})
-    return ranks.exchange(_epochs(loader, plan.num_steps))
+    return loader
 
 
 def _epochs(loader: DataLoader, num_steps: int) -> Iterator[Batch]:

@@ -1,13 +1,17 @@
 """The folder of a run: one process at a time writes to it, and always with the same config."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from filelock import FileLock
 
 from pipeline.files import atomic_write, locked
 from train import checkpoint
-from train.config import Config, ConfigError, differing_keys, to_yaml
+from train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
+
+_T = TypeVar("_T")
 
 
 def claim(folder: Path, config: Config) -> FileLock:
@@ -36,15 +40,24 @@ def claim(folder: Path, config: Config) -> FileLock:
     return lock
 
 
+def read_config(folder: Path) -> Config:
+    """The config of the run in `folder`; ConfigError where there is none that can be read."""
+    return _read(folder, from_dict)
+
+
 def changed_options(folder: Path, config: Config) -> list[str]:
     """What differs between the config of the run in `folder` and `config`: see differing_keys.
 
     ConfigError where the folder has no config that can be read.
     """
+    return _read(folder, lambda saved: differing_keys(config, saved))
+
+
+def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
     path = folder / "config.yaml"
     try:
-        return differing_keys(config, yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return use(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{path} can't be read as the config of a run ({error}); choose another folder"
         ) from error

@@ -2,16 +2,26 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.plan import TrainingPlan
+from pipeline.preprocessing import Preprocessing
+from tests.recipes import TINY
 from tools import show_batch
+from train.config import load
+from train.data import training_loader, training_plan
+from train.distributed import join
+from train.run_folder import read_config
+from train.trainer import Trainer
 
 
 def test_each_row_adds_only_its_stage_to_the_row_before(dataset):
     views = TrainingPlan(len(dataset.train), 6, 16, seed=0, num_steps=1).views(0, 0, 1)
     assert views.mirrored.any() and not views.mirrored.all()
-    resized, cropped, flipped, lit, final = show_batch.stages(dataset, views, 96, 80).values()
+    resized, cropped, flipped, lit, final = show_batch.stages(
+        dataset, views, Preprocessing.of(dataset.stats, 96, 80)
+    ).values()
     for n, (top, left) in enumerate(views.corners):
         cut = resized[n, top : top + 80, left : left + 80]
         assert np.abs(cut - cropped[n]).max() <= 1
@@ -37,3 +47,28 @@ def test_asking_for_more_images_than_there_are_is_an_error(prepared, tmp_path):
         show_batch.main(
             ["--data", str(prepared), "--out", str(tmp_path / "batch.png"), "--images", "43"]
         )
+
+
+def test_a_replayed_step_is_the_batch_that_the_run_was_given(prepared, dataset, tmp_path):
+    """The run records its third batch; afterwards it is computed again, and drawn."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = tmp_path / "run"
+    config = load(
+        [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared), "--run.dir", str(run)]
+    )
+    recorded = []
+    with join("cpu", config.model.columns) as ranks:
+        trainer = Trainer(config, ranks)
+        step = trainer.train_step
+        trainer.train_step = lambda batch: recorded.append(batch) or step(batch)
+        trainer.fit()
+    saved = read_config(run)
+    plan = training_plan(saved, dataset)
+    images, labels = next(iter(training_loader(dataset, plan, saved.data, 2)))
+    assert torch.equal(images, recorded[2].images) and torch.equal(labels, recorded[2].labels)
+    for what in (["--step", "3", "--images", "4"], ["--worst", "3"]):
+        show_batch.main([str(run), *what, "--out", str(tmp_path / "step.png")])
+        with Image.open(tmp_path / "step.png") as picture:
+            assert picture.format == "PNG"
+    with pytest.raises(ValueError, match=f"has steps 1 to {plan.num_steps}"):
+        show_batch.main([str(run), "--step", "999", "--out", str(tmp_path / "x.png")])
