@@ -8,7 +8,7 @@ from model.alexnet import AlexNet
 from model.config import ModelConfig
 from pipeline.dataset import Dataset
 from tools.bench import __main__ as bench
-from tools.bench.feeding import stores
+from tools.bench.feeding import Feeding, contenders, stores
 from tools.bench.steps import Contender, plain_network
 
 
@@ -84,6 +84,15 @@ def test_feeding_contenders_run_on_real_files_and_are_compared_with_decoding(
     assert (
         rows["decode"]["cpu_ratio_to_decode"] == 1 and report["verdict"] in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("name", ["dali-example", "ours"])
+def test_contenders_of_the_resnet_recipe_give_what_a_resnet_expects(name, dataset):
+    work = Feeding(dataset, torch.device("cpu"), 8, 1, "resnet")
+    batch = next(contenders("cpu", "resnet")[name](work))
+    images = batch if isinstance(batch, torch.Tensor) else batch.images
+    assert images.shape == (8, 3, 224, 224) and images.dtype == torch.float32
+    assert images.mean().abs() < 1 and 0.3 < images.std() < 2
 
 
 def test_scale_measures_a_list_as_long_as_imagenets(prepared, tmp_path):

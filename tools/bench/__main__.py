@@ -54,9 +54,9 @@ def main(argv: list[str]) -> None:
         "device": args.device,
         "machine": machine(),
     }
-    if args.what == "pipeline" and args.device == "cuda":
+    if args.what == "pipeline" and args.device == "cuda" and args.recipe == "alexnet":
         _compare_with_decoding_on_a_gpu(report)
-    elif args.what == "pipeline":
+    elif args.what == "pipeline" and args.device == "cpu":
         _compare_with_decoding(report)
     if args.what == "step":
         _compare_with_peak(report)
@@ -105,7 +105,8 @@ def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
 
 def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    for name, data in stores(Path(args.data), folder, feeding.contenders(args.device)).items():
+    names = feeding.contenders(args.device, args.recipe)
+    for name, data in stores(Path(args.data), folder, names).items():
         if find_spec(NEEDS.get(name, "torch")) is None:
             print(
                 f"{name} is left out: {NEEDS[name]} is not installed (pip install '.[bench]')",
@@ -115,6 +116,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
         command = [
             "-m",
             "tools.bench.feeding",
+            args.recipe,
             name,
             args.device,
             str(args.batch_size),
@@ -233,6 +235,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         choices=["auto", "cpu", "cuda"],
         default="auto",
         help="cuda where there is a GPU",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=["alexnet", "resnet"],
+        default="alexnet",
+        help="of pipeline: the paper's crops, or RandomResizedCrop and flip (alexnet)",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="rounds over all contenders (3)"

@@ -1,10 +1,12 @@
 """Contenders of `tools.bench pipeline`: feed a network, each in a process of its own.
 
-    python -m tools.bench.feeding ours cpu 64 30 prepared/imagenet
+    python -m tools.bench.feeding alexnet ours cpu 64 30 prepared/imagenet
 
-All read the same files, resize the shorter side to 256, crop to 224, flip at random, and give
-float32 [n, 3, 224, 224]. `decode` stops at the pixels. Ours also subtracts the mean image and adds
-lighting; the others subtract a mean colour. The result is one line of JSON.
+All read the same files and give float32 [n, 3, 224, 224]. `decode` stops at the pixels. Recipe
+alexnet resizes the shorter side to 256, crops to 224 and flips at random. Ours also subtracts the
+mean image and adds lighting; the others subtract a mean colour. Recipe resnet shows a random share
+of the image in a random shape (RandomResizedCrop), flips, subtracts a mean colour and divides by a
+deviation. The result is one line of JSON.
 """
 
 import itertools
@@ -24,7 +26,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline import graph
+from pipeline import DataLoader, RandomResizedCrop, graph
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
 from pipeline.geometry import on_the_grid
@@ -53,6 +55,7 @@ class Feeding:
     device: torch.device
     batch_size: int
     num_threads: int
+    recipe: str = "alexnet"
 
 
 def decode(work: Feeding) -> Iterator[object]:
@@ -92,6 +95,46 @@ def ours(work: Feeding) -> Iterator[object]:
     return iter(Loader(images, plan, preprocessing, device=work.device, num_threads=threads))
 
 
+def dali_example(work: Feeding) -> Iterator[object]:
+    """The graph of DALI's own examples for ResNet-50."""
+    stats = work.dataset.stats
+
+    def define(encoded: DataNode) -> DataNode:
+        pixels = fn.decoders.image_random_crop(
+            encoded,
+            device="mixed" if work.device.type == "cuda" else "cpu",
+            output_type=types.RGB,
+            random_aspect_ratio=[3 / 4, 4 / 3],
+            random_area=[0.08, 1.0],
+            num_attempts=100,
+        )
+        pixels = fn.resize(
+            pixels, size=[CROP, CROP], interp_type=types.INTERP_LINEAR, antialias=True
+        )
+        return fn.crop_mirror_normalize(
+            pixels,
+            mean=stats.channel_mean.tolist(),
+            std=stats.channel_std().tolist(),
+            mirror=fn.random.coin_flip(),
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+
+    return (torch.from_dlpack(output.as_tensor()) for output in _dali_files(work, define))
+
+
+def ours_resnet(work: Feeding) -> Iterator[object]:
+    """The loader for other training loops: docs/pipeline.md."""
+    loader = DataLoader(
+        work.dataset,
+        global_batch_size=work.batch_size,
+        crops=RandomResizedCrop(CROP),
+        device=work.device,
+        num_threads=work.num_threads,
+    )
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
 def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]:
     """Ours, with this share of a batch decoded by the JPEG engine of an A100 or H100."""
 
@@ -107,10 +150,7 @@ def torchvision_pil(work: Feeding) -> Iterator[object]:
     from PIL import Image
     from torchvision.transforms import v2
 
-    mean = work.dataset.stats.channel_mean.tolist()
-    geometry = (v2.Resize(RESIZE), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
-    numbers = (v2.PILToTensor(), v2.ToDtype(torch.float32), v2.Normalize(mean, [1.0] * 3))
-    transform = v2.Compose([*geometry, *numbers])
+    transform = v2.Compose([*_geometry(work), v2.PILToTensor(), *_numbers(work)])
     return _data_loader(work, lambda path: transform(Image.open(path).convert("RGB")))
 
 
@@ -119,11 +159,26 @@ def torchvision_tensor(work: Feeding) -> Iterator[object]:
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2
 
-    mean = work.dataset.stats.channel_mean.tolist()
-    geometry = (v2.Resize(RESIZE, antialias=True), v2.RandomCrop(CROP), v2.RandomHorizontalFlip())
-    numbers = (v2.ToDtype(torch.float32), v2.Normalize(mean, [1.0] * 3))
-    transform = v2.Compose([*geometry, *numbers])
+    transform = v2.Compose([*_geometry(work), *_numbers(work)])
     return _data_loader(work, lambda path: transform(decode_image(path, mode=ImageReadMode.RGB)))
+
+
+def _geometry(work: Feeding) -> list[Any]:
+    """torchvision's crop and flip of the recipe."""
+    from torchvision.transforms import v2
+
+    if work.recipe == "resnet":
+        return [v2.RandomResizedCrop(CROP, antialias=True), v2.RandomHorizontalFlip()]
+    return [v2.Resize(RESIZE, antialias=True), v2.RandomCrop(CROP), v2.RandomHorizontalFlip()]
+
+
+def _numbers(work: Feeding) -> list[Any]:
+    """torchvision's normalisation of the recipe."""
+    from torchvision.transforms import v2
+
+    stats = work.dataset.stats
+    std = stats.channel_std().tolist() if work.recipe == "resnet" else [1.0] * 3
+    return [v2.ToDtype(torch.float32), v2.Normalize(stats.channel_mean.tolist(), std)]
 
 
 def opencv(work: Feeding) -> Iterator[object]:
@@ -151,8 +206,18 @@ def opencv(work: Feeding) -> Iterator[object]:
 Contender = Callable[[Feeding], Iterator[object]]
 
 
-def contenders(device: str) -> dict[str, Contender]:
+def contenders(device: str, recipe: str = "alexnet") -> dict[str, Contender]:
     """The contenders on this device, cpu or cuda."""
+    if recipe == "resnet":
+        return {
+            "decode": decode,
+            "dali-example": dali_example,
+            "ours": ours_resnet,
+            "ours-store": ours_resnet,
+            "ours-shards": ours_resnet,
+            "torchvision-pil": torchvision_pil,
+            "torchvision-tensor": torchvision_tensor,
+        }
     engine = {f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)}
     return {
         "decode": decode,
@@ -195,6 +260,16 @@ def _source(images: ImageList) -> Source:
 
 
 def _dali(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any]:
+    """A graph of whole images."""
+    device = "mixed" if work.device.type == "cuda" else "cpu"
+    return _dali_files(
+        work,
+        lambda encoded: define(fn.decoders.image(encoded, device=device, output_type=types.RGB)),
+    )
+
+
+def _dali_files(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any]:
+    """A graph of encoded files."""
     files = itertools.cycle(
         np.frombuffer(os.fsencode(path), np.uint8) for path in _shuffled(work.dataset)
     )
@@ -208,10 +283,7 @@ def _dali(work: Feeding, define: Callable[[DataNode], DataNode]) -> Iterator[Any
     )
     with pipeline:
         encoded = fn.io.file.read(fn.external_source(lambda: [next(files) for _ in range(count)]))
-        device = "mixed" if on_gpu else "cpu"
-        pipeline.set_outputs(
-            define(fn.decoders.image(encoded, device=device, output_type=types.RGB))
-        )
+        pipeline.set_outputs(define(encoded))
     while True:
         yield pipeline.run()[0]
 
@@ -260,7 +332,7 @@ def _peak_mb() -> float:
     return sum(int(line.split()[0]) for line in lines) / 1024
 
 
-def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -> None:
+def main(recipe: str, name: str, device: str, batch_size: str, num_batches: str, data: str) -> None:
     """Measure one contender."""
     where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
     num_threads = len(os.sched_getaffinity(0))
@@ -270,7 +342,8 @@ def main(name: str, device: str, batch_size: str, num_batches: str, data: str) -
         num_threads = min(num_threads, MOST_THREADS_A_GPU)
     torch.set_num_threads(1)
     count = int(batch_size)
-    batches = contenders(device)[name](Feeding(Dataset.open(Path(data)), where, count, num_threads))
+    work = Feeding(Dataset.open(data), where, count, num_threads, recipe)
+    batches = contenders(device, recipe)[name](work)
     for _ in range(WARM_UP):
         next(batches)
     start, cpu = time.perf_counter(), _cpu_seconds()
