@@ -3,7 +3,11 @@
 A file is there whole, or not at all.
 """
 
+import errno
+import os
 import re
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,36 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, state: dict[str, Any], keep: int) -> None:
-    """Write `step-NNNNNNNNNN.pt` into `folder` and remove all but the `keep` newest."""
+    """Write `step-NNNNNNNNNN.pt` into `folder` and remove all but the `keep` newest.
+
+    OSError, which says what stands, where there is no space or the folder can't be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / f"step-{state['step']:010d}.pt") as file:
-        torch.save({"format": FORMAT, **state}, file)
+    path = folder / f"step-{state['step']:010d}.pt"
+    needed, free = _num_bytes(state), shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with atomic_write(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+    except (OSError, RuntimeError) as error:  # torch hides the system's error in one of its own
+        why = error.strerror if isinstance(error, OSError) else "the disk may be full"
+        last = newest(folder)
+        raise OSError(
+            f"{path} can't be written ({why}): it takes {needed / 1e6:.0f} MB, "
+            f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free. "
+            + (f"{last} stands" if last else "There is no checkpoint yet")
+            + "; make room and rerun the command to resume"
+        ) from error
     for old in _all(folder)[:-keep]:
         old.unlink()
+
+
+def _num_bytes(state: Any) -> int:
+    """What the tensors in a state take."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(_num_bytes, state.values())) if isinstance(state, dict) else 0
 
 
 def newest(folder: Path) -> Path | None:
@@ -51,12 +79,34 @@ def named(path: Path) -> Path:
     return newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
 
 
+def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
+
+    None where there is no checkpoint; CheckpointError where all of them are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(_all(folder)):
+        try:
+            return path, load(path), damaged
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if not damaged:
+        return None
+    raise CheckpointError(
+        "\n".join(damaged) + f"\nno checkpoint in {folder} is sound; remove them to start afresh"
+    )
+
+
 def load(path: Path) -> dict[str, Any]:
-    """The state that `save` was given, on the CPU; CheckpointError for any other file."""
+    """The state that `save` was given, on the CPU; CheckpointError for any other file.
+
+    Every byte is held against its checksum.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"
         )
+    _check_bytes(path)
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for a file that is not its own
@@ -68,6 +118,26 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
         )
     return state
+
+
+def _check_bytes(path: Path) -> None:
+    """CheckpointError unless the file is a zip archive whose members are whole.
+
+    torch stores them as they are. Any that claims to unpack to more is a trap for the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            stored = sum(entry.file_size for entry in entries) <= path.stat().st_size
+            if not stored or any(entry.compress_type for entry in entries):
+                raise CheckpointError(
+                    f"{path}: not a checkpoint of this project (it is compressed)"
+                )
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
+    if bad is not None:
+        raise CheckpointError(f"{path}: damaged (the checksum of {bad} differs)")
 
 
 def _all(folder: Path) -> list[Path]:

@@ -42,6 +42,16 @@ class TrainingState:
             "intervals": ranks.all_pairs(self.sums),
         }
 
+    def is_finite(self) -> bool:
+        """Whether this rank's weights, gradients and momentum are all numbers."""
+        momentum = [self.optimizer.momentum(column) for column in self.model.own_columns]
+        tensors = [value for of_column in momentum for value in of_column.values()]
+        for parameter in self.model.parameters():
+            tensors.append(parameter.detach())
+            if parameter.grad is not None:
+                tensors.append(parameter.grad)
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
     def restore(self, saved: dict[str, Any], ranks: Ranks, epoch: int) -> None:
         """Go on from what `gather` gave, after `epoch` epochs; the ranks may be others."""
         self.model.load_full_state(saved["model"])

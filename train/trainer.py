@@ -129,6 +129,13 @@ class Trainer:
             return
         saved = self.state.gather(self.ranks)
         self._check_finite(saved["intervals"].sum(0)[0].item())
+        (broken,) = self.ranks.largest([int(not self.state.is_finite())])
+        if broken:
+            raise TrainingError(
+                f"weights, gradients or momentum are no longer numbers at step {self.state.step}, "
+                "so no checkpoint of it is written; the newest one is from before. Try a smaller "
+                "--optim.lr in another --run.dir"
+            )
         stats = vars(self.dataset.stats).items()
         saved |= {
             "config": to_dict(self.config),
@@ -238,11 +245,13 @@ class Trainer:
         optimizer.set_lr(lr, self.epoch)
 
     def _resume(self) -> None:
-        path = checkpoint.newest(self.folder / "checkpoints")
-        if path is None:
+        found = checkpoint.newest_sound(self.folder / "checkpoints")
+        if found is None:
             self._warm_start()
             return
-        saved = checkpoint.load(path)
+        path, saved, damaged = found
+        for remark in damaged:
+            self._say(f"warning: {remark}; the checkpoint before it is used")
         if saved["dataset"] != self.dataset.fingerprint:
             raise CheckpointError(
                 f"{path} was trained on other images than {self.dataset.folder} holds; "

@@ -1,3 +1,9 @@
+import errno
+import random
+import resource
+import signal
+import zipfile
+
 import pytest
 import torch
 
@@ -29,13 +35,12 @@ def test_a_failed_save_leaves_earlier_checkpoints_unchanged(tmp_path, monkeypatc
 
     def half(value, file):
         file.write(b"half of it")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(tmp_path, state(1), keep=2)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(tmp_path, state(2), keep=2)
+    for step in (1, 2):
+        with pytest.raises(OSError, match=r"can't be written .*step-0000000001\.pt stands"):
+            checkpoint.save(tmp_path, state(step), keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.pt"]
     assert (tmp_path / "step-0000000001.pt").read_bytes() == before
 
@@ -48,8 +53,66 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.load(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
         checkpoint.load(tmp_path / "text.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         checkpoint.load(tmp_path / "other.pt")
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    checkpoint.save(tmp_path, state(1) | {"model": {"w": torch.rand(500)}}, keep=2)
+    path = checkpoint.newest(tmp_path)
+    whole, rng = path.read_bytes(), random.Random(0)
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        place = rng.randrange(entry.header_offset + 200, entry.header_offset + 1900)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "a folder"])
+def test_the_checkpoint_before_a_damaged_one_is_used(damage, tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, state(step), keep=2)
+    path = tmp_path / "step-0000000002.pt"
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(5.0).numpy().tobytes()) + 3] ^= 4
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"flipped": data, "cut": data[:-300], "emptied": b""}[damage])
+    found, saved, damaged = checkpoint.newest_sound(tmp_path)
+    assert found.name == "step-0000000001.pt" and saved["step"] == 1
+    assert len(damaged) == 1 and str(path) in damaged[0]
+    found.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound"):
+        checkpoint.newest_sound(tmp_path)
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    with pytest.raises(CheckpointError, match="compressed"):
+        checkpoint.load(tmp_path / "bomb.pt")
+
+
+def test_a_full_disk_says_how_much_is_needed_and_what_stands(tmp_path, monkeypatch):
+    """torch reports it as an error of its own, in the middle of the file."""
+    checkpoint.save(tmp_path, state(1), keep=2)
+    large = state(2) | {"model": {"w": torch.zeros(1_000_000)}}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"takes 4 MB, .*step-0000000001\.pt stands; make room"):
+            checkpoint.save(tmp_path, large, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.pt"]
