@@ -48,6 +48,9 @@ _ALIKE = {
 }
 """Kinds, by Pillow's names, that DALI decodes to the pixels that Pillow and others see."""
 
+_DRAWINGS = ("EPS", "WMF", "PDF")
+"""Pillow would start other programs to draw them."""
+
 _HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
@@ -82,6 +85,10 @@ def look(data: NDArray[np.uint8]) -> Header:
                 raise ValueError(
                     f"{width}x{height} pixels; {MAX_PIXELS} in all is the most that is taken"
                 )
+            if image.format in _DRAWINGS:
+                raise ValueError(f"{a_file(image.format or '')}, which is a drawing")
+            if image.mode in ("F", "I") and image.format not in ("PNG", "PPM"):
+                raise ValueError("its pixels are numbers of 32 bits, without a range")
             # A JPEG file with more pictures behind it
             kind = "JPEG" if image.format == "MPO" else image.format or ""
             unlike = _unlike(image, kind)
@@ -92,7 +99,9 @@ def look(data: NDArray[np.uint8]) -> Header:
                 "a HEIC file; with pip install pillow-heif, --resize would store it as JPEG"
             ) from None
         raise ValueError("not an image, or cut short in its header") from None
-    except (SyntaxError, struct.error, IndexError, TypeError) as error:
+    except (MemoryError, ValueError):
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"damaged in its header ({error})") from None
 
 

@@ -93,7 +93,7 @@ def _per_class(
     return [
         {
             "class": dataset.classes[label],
-            "name": dataset.names[label],
+            **({"name": dataset.names[label]} if dataset.names != dataset.classes else {}),
             **asdict(rates(scores[labels == label], labels[labels == label])),
         }
         for label in np.unique(labels)

@@ -122,6 +122,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     """DatasetError where the arguments do not go together."""
+    for option in ("train", "val", "val_labels", "names", "out"):
+        if getattr(args, option) == "":
+            raise DatasetError(f"--{option.replace('_', '-')} is empty; expected a path")
+    if not 0 <= args.seed < 1 << 63:
+        raise DatasetError(f"--seed is {args.seed}; expected a number from 0 to 2^63 - 1")
     if args.val_labels and not args.val:
         raise DatasetError(
             "--val-labels goes with --val; images that are held out keep their class folder's label"
@@ -142,7 +147,7 @@ def _preparation(args: argparse.Namespace) -> Preparation:
     source, classes, names, remarks = training_files(path)
     if args.val:
         train = source
-        val, more = validation_files(Path(args.val).absolute(), label_file, classes)
+        val, more = validation_files(Path(args.val).absolute(), label_file, classes, names)
         remarks += more
     else:
         train, val = _held_out(args, source)

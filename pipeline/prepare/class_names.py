@@ -1,5 +1,6 @@
 """Names of classes for people: "tench" where the class folder is n01440764."""
 
+import re
 from pathlib import Path
 
 from pipeline.dataset import DatasetError
@@ -7,6 +8,7 @@ from pipeline.prepare import devkit
 from pipeline.prepare.names import same, some
 from pipeline.prepare.text import read_text
 
+_LINE = re.compile(r"\s*\"?([^\s,:\"]+)\"?[\s,:]+(.+)")
 FILES = ("LOC_synset_mapping.txt", "words.txt")
 """Kaggle's and Tiny ImageNet's lists of names, which lie near the images."""
 
@@ -19,7 +21,12 @@ def find_names(train: Path, label_file: Path | None, classes: list[str]) -> list
     for folder in (train, *list(train.parents)[:4]):
         for file in FILES:
             if (folder / file).is_file():
-                return _names(read_text(folder / file), classes)
+                try:
+                    found = _names(read_text(folder / file), classes)
+                except DatasetError:  # some other file of that name
+                    continue
+                if len(found) == len(classes):
+                    return [found[same(name)] for name in classes]
     return None
 
 
@@ -29,24 +36,31 @@ def read_names(path: Path, classes: list[str]) -> list[str]:
     DatasetError where a class has none.
     """
     text = read_text(path)
-    names = _names(text, classes)
-    if names is not None:
-        return names
+    found = _names(text, classes)
+    if len(found) == len(classes):
+        return [found[same(name)] for name in classes]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) != len(classes):
+    if found or len(lines) != len(classes):
+        missing = [name for name in classes if same(name) not in found]
         raise DatasetError(
-            f"{path}: expected a line 'class name' for each of the {len(classes)} classes "
-            f"({some(classes)}), or {len(classes)} names in their order; found {len(lines)} lines"
+            f"{path}: expected a line 'class name' for each of the {len(classes)} classes, or "
+            f"{len(classes)} names in their order; no line is of {some(missing)}"
         )
     return lines
 
 
-def _names(text: str, classes: list[str]) -> list[str] | None:
-    """The name of each class in lines of `class name`; None unless every class has one."""
+def _names(text: str, classes: list[str]) -> dict[str, str]:
+    """Names by class, from lines of a class or its number, then a space, comma or colon."""
     wanted = {same(name) for name in classes}
     found: dict[str, str] = {}
     for line in text.splitlines():
-        parts = line.split("\t", 1) if "\t" in line else line.split(None, 1)
-        if len(parts) == 2 and same(parts[0]) in wanted:
-            found[same(parts[0])] = parts[1].strip()
-    return [found[same(name)] for name in classes] if len(found) == len(wanted) else None
+        match = _LINE.match(line)
+        if match and same(match[1]) in wanted:
+            found[same(match[1])] = match[2].strip()
+    if not found:
+        numbers = {str(number): same(name) for number, name in enumerate(classes)}
+        for line in text.splitlines():
+            match = _LINE.match(line)
+            if match and match[1] in numbers:
+                found[numbers[match[1]]] = match[2].strip()
+    return found

@@ -93,6 +93,7 @@ class Task:
         for index in range(len(self)):
             name = self.files.listed_name(index)
             try:
+                _decoder_said()  # of the file before
                 if "\n" in name:
                     raise ValueError("its name holds a line break, which a file list can't")
                 opened = ahead[index] if ahead else _open_alone(self.files, index, self.store)
@@ -170,6 +171,9 @@ def _open_alone(source: Source, index: int, store: StoreFormat | None) -> _Opene
         _check_alike(pixels, others)
     elif store is not None:
         pixels = pillow.decode(data)
+        said = _decoder_said()
+        if said and "Warning" not in said:
+            raise ValueError(f"damaged: the decoder says '{said}'")
     else:
         pixels = decode(data)  # which says why not
     return _Opened(header, pixels)

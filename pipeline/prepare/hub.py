@@ -1,6 +1,7 @@
 """Datasets as the Hugging Face hub serves them: parquet files of images and labels."""
 
 import glob
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from pipeline.dataset import DatasetError
 from pipeline.prepare.labelled import Labelled
 from pipeline.prepare.parquet import arrow, columns, parquet
 from pipeline.prepare.place import Place
+
+_SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 
 
 def tables(path: Path) -> list[Path]:
@@ -20,7 +23,7 @@ def tables(path: Path) -> list[Path]:
         found = sorted(path.glob("*.parquet"))
     else:
         found = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".parquet"))
-    splits = sorted({file.name.split("-")[0] for file in found})
+    splits = sorted({match[0] for file in found if (match := _SPLIT.match(file.name))})
     if path.is_dir() and len(splits) > 1:
         raise DatasetError(
             f"{path}: holds the parquet files of several parts ({', '.join(splits)}); name one, "
@@ -69,6 +72,10 @@ def _add(found: Labelled, path: Path) -> Labelled:
             labels += table[which.label].to_pylist()
             names += _names(table, which.image, f"{path.stem}/{group:04d}")
             places += [Place(path.name, group, row, "parquet") for row in range(table.num_rows)]
+    if found.names and found.class_names != which.names:
+        raise DatasetError(
+            f"{path}: its schema names other classes than the files before it, or in another order"
+        )
     return replace(found, names=names, places=places, labels=labels, class_names=which.names)
 
 

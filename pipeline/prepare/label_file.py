@@ -7,8 +7,10 @@ have folders before it.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from pipeline.dataset import DatasetError
 from pipeline.prepare import devkit
@@ -16,6 +18,7 @@ from pipeline.prepare.names import same, some
 from pipeline.prepare.text import read_text
 
 _ABSENT, _AMBIGUOUS = -1, -2
+_HEADINGS = {"label", "labels", "class", "classes", "target", "category", "synset", "class_id"}
 
 
 def read_labels(path: Path, folder: Path, names: list[str], classes: list[str]) -> list[int]:
@@ -67,35 +70,40 @@ class _Files:
 
     def index(self, name: str) -> int:
         """The file's index; _ABSENT or _AMBIGUOUS where there is not one such file."""
-        parts = same(name).replace("\\", "/").split("/")
-        for first in range(len(parts)):
-            index = self._known.get("/".join(parts[first:]), _ABSENT)
-            if index != _ABSENT:
-                return index
+        plain = PurePosixPath(same(name).replace("\\", "/"))
+        is_image = plain.suffix.lower() in Image.registered_extensions()
+        for whole in (plain, plain.with_suffix("")) if is_image else (plain,):
+            for first in range(len(whole.parts)):
+                index = self._known.get("/".join(whole.parts[first:]), _ABSENT)
+                if index != _ABSENT:
+                    return index
         return _ABSENT
 
 
 def _table(path: Path) -> Iterator[list[str]]:
     """The fields of each line."""
     for line in read_text(path).splitlines():
-        if not line.strip():
+        if not line.strip() or line.startswith(("#", "sep=")):
             continue
         delimiter = next((mark for mark in "\t;," if mark in line), None)
-        if delimiter:
-            fields = next(csv.reader([line], delimiter=delimiter))
-        elif line.lstrip().startswith('"'):
-            fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
-        else:
-            fields = line.rsplit(None, 1)  # a name may hold spaces, a class does not
+        try:
+            if delimiter:
+                fields = next(csv.reader([line], delimiter=delimiter))
+            elif line.lstrip().startswith('"'):
+                fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+            else:
+                fields = line.rsplit(None, 1)  # a name may hold spaces, a class does not
+        except csv.Error as error:
+            raise DatasetError(f"{path}: expected 'name label' on every line ({error})") from error
         yield [field.strip() for field in fields]
 
 
 def _choose_columns(
     path: Path, rows: list[list[str]], files: _Files, classes: list[str]
 ) -> list[tuple[str, str]]:
-    """(name, label) of each row: the column that names files, and the one after it.
+    """(name, label) of each row: the column that names files, and the column of classes.
 
-    The one before it where the names come last. A heading is left out.
+    A heading is left out.
     """
     width = max((len(row) for row in rows), default=0)
     matches = [
@@ -109,7 +117,8 @@ def _choose_columns(
             f"its first line is {first!r}"
         )
     name = matches.index(max(matches))
-    label = name + 1 if name + 1 < width else name - 1
+    heading = rows[0] if files.index(rows[0][min(name, len(rows[0]) - 1)]) == _ABSENT else None
+    label = _label_column(path, rows, heading, name, classes)
     short = next((n for n, row in enumerate(rows, 1) if len(row) <= max(name, label)), None)
     if short is not None:
         raise DatasetError(
@@ -117,6 +126,40 @@ def _choose_columns(
         )
     pairs = [(row[name], row[label]) for row in rows]
     return pairs[1:] if _is_heading(pairs[0], files, classes) else pairs
+
+
+def _label_column(
+    path: Path, rows: list[list[str]], heading: list[str] | None, name: int, classes: list[str]
+) -> int:
+    """The column with a heading such as label; else that of class names; else that of numbers.
+
+    Without a heading, numbers are beside the names. DatasetError where several columns could be it.
+    """
+    columns = [column for column in range(max(map(len, rows))) if column != name]
+    if heading is not None:
+        for column in columns:
+            if column < len(heading) and heading[column].lower() in _HEADINGS:
+                return column
+    body = rows[1:] if heading is not None and len(rows) > 1 else rows
+    known = {same(text) for text in classes}
+
+    def share(column: int, fits: Callable[[str], bool]) -> bool:
+        words = [(row[column].split() or [""])[0] for row in body if len(row) > column]
+        whole = [row[column] for row in body if len(row) > column]
+        fitting = sum(fits(word) or fits(text) for word, text in zip(words, whole, strict=True))
+        return fitting * 2 > len(body)
+
+    named = [column for column in columns if share(column, lambda text: same(text) in known)]
+    if len(named) == 1:
+        return named[0]
+    beside = name + 1 if name + 1 in columns else name - 1
+    numbers = [column for column in columns if share(column, str.isdecimal)]
+    if not named and (heading is None or len(numbers) < 2):
+        return numbers[0] if len(numbers) == 1 else beside
+    found = ", ".join(heading or [f"column {column + 1}" for column in named or numbers])
+    raise DatasetError(
+        f"{path}: several columns could be the label ({found}); name one of them label"
+    )
 
 
 def _is_heading(pair: tuple[str, str], files: _Files, classes: list[str]) -> bool:
@@ -133,11 +176,12 @@ def _indices(path: Path, names: list[str], texts: list[str], classes: list[str])
     words = [text if same(text) in index else (text.split() or [""])[0] for text in texts]
     if not any(same(word) in index for word in words):
         index = {str(label): label for label in range(len(classes))}
+    from_one = set(words) <= {str(number) for number in range(1, len(classes) + 1)}
     for name, word in zip(names, words, strict=True):
         if same(word) not in index:
             raise DatasetError(
                 f"{path}: {name} is labelled {word!r}; expected a training class "
                 f"({some(classes)}) on every line, or a number from 0 to {len(classes) - 1} on "
-                "every line"
+                "every line" + ("; these begin at 1: subtract 1" if from_one else "")
             )
     return [index[same(word)] for word in words]

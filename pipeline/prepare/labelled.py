@@ -28,15 +28,31 @@ class Labelled:
 
         DatasetError where one of them has no file.
         """
-        if any(isinstance(label, str) for label in self.labels):
+        kinds = {type(label) for label in self.labels}
+        if not kinds <= {int} and kinds != {str}:
+            raise DatasetError(
+                f"{self.path}: labels are of several kinds "
+                f"({', '.join(sorted(kind.__name__ for kind in kinds))}); expected numbers or names"
+            )
+        if kinds == {str}:
+            broken = [str(label) for label in set(self.labels) if "\n" in str(label)]
+            if broken:
+                raise DatasetError(f"{self.path}: the label {broken[0]!r} has a line break in it")
             return sorted({str(label) for label in self.labels})
         found = {int(label) for label in self.labels}
+        if not found:
+            raise DatasetError(f"{self.path}: found no image")
         count = max(max(found) + 1, len(self.class_names or ()))
-        empty = [str(number) for number in range(count) if number not in found]
-        if empty or min(found) < 0:
+        empty = next((number for number in range(count) if number not in found), None)
+        if min(found) < 0 or empty is not None:
             raise DatasetError(
-                f"{self.path}: found {len(found)} classes numbered {min(found)} to {max(found)}; "
-                f"expected 0 to {count - 1}, each with images (missing: {some(empty)})"
+                f"{self.path}: found {len(found)} classes, numbered {min(found)} to {max(found)}; "
+                f"expected 0 to {count - 1}, each with images ({empty} has none)"
+            )
+        if self.class_names is not None and len(self.class_names) != count:
+            raise DatasetError(
+                f"{self.path}: its schema names {len(self.class_names)} classes, but labels go "
+                f"up to {count - 1}"
             )
         return [str(number) for number in range(count)]
 

@@ -14,6 +14,20 @@ def is_passed_over(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in _JUNK for part in parts)
 
 
+def plain(name: str) -> str:
+    """The name of an archive's entry without dots and doubled slashes; empty for its top."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return "/" * name.startswith("/") + "/".join(parts)
+
+
+def check_inside(name: str) -> None:
+    """ValueError where an entry's name leads out of its archive."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(
+            f"{name} leads out of the archive; make it with names relative to a folder in it"
+        )
+
+
 def same(name: str) -> str:
     """Equal for names that look the same: macOS writes é as e and an accent."""
     return unicodedata.normalize("NFC", name)

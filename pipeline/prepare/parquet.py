@@ -14,6 +14,10 @@ except ImportError:
     arrow = parquet = None
 
 
+_IMAGES = ("image", "img", "jpg", "png", "bytes")
+_LABELS = ("label", "labels", "fine_label", "class", "target")
+
+
 class Columns(NamedTuple):
     """Which columns hold images and labels, and what the labels mean where the schema says so."""
 
@@ -46,22 +50,33 @@ def columns(path: Path, schema: Any) -> Columns:
     """The columns of images and labels; DatasetError where there are none."""
     features = _features(schema)
     images = [field.name for field in schema if _holds_images(field.type)]
+    images.sort(key=lambda name: name.lower() not in _IMAGES)
     labels = [name for name, about in features.items() if about.get("_type") == "ClassLabel"]
-    if not labels:
-        labels = [name for name in ("label", "labels", "class", "target") if name in schema.names]
-    if not images or not labels:
+    labels = labels or [name for name in _LABELS if name in schema.names]
+    if not images or not labels or labels[0] not in schema.names:
         raise DatasetError(
             f"{path}: found the columns {', '.join(schema.names)}; expected one of images (bytes, "
             "or bytes and path) and one named label"
+        )
+    kind = schema.field(labels[0]).type
+    if arrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
+    if not arrow.types.is_integer(kind) and not is_text:
+        raise DatasetError(
+            f"{path}: the column {labels[0]} holds {kind}; expected whole numbers or text"
         )
     return Columns(images[0], labels[0], features.get(labels[0], {}).get("names"))
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library has noted of each column."""
-    about = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(about).get("info", {}).get("features", {}) if about else {}
-    return {name: of for name, of in features.items() if isinstance(of, dict)}
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about["info"]["features"]
+        return {name: of for name, of in features.items() if isinstance(of, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _holds_images(kind: Any) -> bool:

@@ -18,7 +18,9 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
                 with Image.open(io.BytesIO(data.tobytes())) as again:
                     again.verify()
             return np.asarray(_rgb(ImageOps.exif_transpose(image), image.format or ""))
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
+    except (MemoryError, ValueError):
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"damaged: {error}") from error
 
 

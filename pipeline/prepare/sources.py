@@ -18,7 +18,7 @@ from pipeline.prepare.names import same, some
 from pipeline.prepare.place import Place
 from pipeline.prepare.tree import Tree, open_tree, step_inside
 
-_SPLITS = {"train", "val", "valid", "validation", "test"}
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,22 @@ def training_files(path: Path) -> Found:
 
 
 def validation_files(
-    path: Path, label_file: Path | None, classes: list[str]
+    path: Path, label_file: Path | None, classes: list[str], names: list[str] | None = None
 ) -> tuple[Source, list[str]]:
     """The files below `path` with labels among `classes`, and remarks for the user.
 
-    Labels come from `label_file` where there is one (see label_file), else as in training.
+    `names` are those of Found, which the files' own must equal, if they have any. Labels come from
+    `label_file` where there is one (see label_file), else as in training.
     """
     if label_file is not None:
         return _label_by_file(open_tree(path), label_file, classes)
     found = _open(path)
     if isinstance(found, Labelled):
+        if None not in (names, found.class_names) and names != found.class_names:
+            raise DatasetError(
+                f"{path}: its schema names other classes than that of the training files, or in "
+                f"another order ({some(found.class_names or [])}; there {some(names or [])})"
+            )
         return _in_order(found, classes), []
     tree = step_inside(found)
     return _label_by_folder(tree, classes), _remarks(tree)
@@ -157,7 +163,7 @@ def _class_names(tree: Tree) -> list[str]:
             f"{tree.path}: expected a folder of images for each class, found no folder at all (a "
             "flat folder of validation images takes its labels from --val-labels)"
         )
-    if set(classes) <= _SPLITS:
+    if {name.casefold() for name in classes} <= _SPLITS:
         raise DatasetError(
             f"{tree.path}: found {some(classes)}, which are no classes; expected a folder of class "
             f"folders, such as {tree.path}/{classes[0]}"
@@ -167,7 +173,7 @@ def _class_names(tree: Tree) -> list[str]:
             f"{tree.path}: found one class folder only ({classes[0]}); a classifier needs two or "
             "more"
         )
-    broken = [name for name in classes if name.splitlines() != [name]]
+    broken = [name for name in classes if "\n" in name]
     if broken:
         raise DatasetError(
             f"{tree.path}: class folder {broken[0]!r} has a line break in its name; rename it"
@@ -224,11 +230,16 @@ def _case_differs(unknown: list[str], classes: list[str]) -> str:
 
 def _label_by_file(tree: Tree, path: Path, classes: list[str]) -> tuple[Source, list[str]]:
     """Each file labelled by the label file at `path`, which may lie among the files."""
-    taken = [i for i, name in enumerate(tree.names) if tree.root / name != path.absolute()]
+    source = Source(tree.root, tree.names, [0] * len(tree.names), tree.places, tree.inside)
+    own = os.path.abspath(path)
+    taken = [
+        i
+        for i in range(len(tree.names))
+        if os.path.abspath(tree.root / source.listed_name(i)) != own
+    ]
     if not taken:
         raise DatasetError(f"{tree.path}: expected images, found no file")
     labels = read_labels(path, tree.path, [tree.names[i] for i in taken], classes)
-    source = Source(tree.root, tree.names, [0] * len(tree.names), tree.places, tree.inside)
     return replace(source.take(taken), labels=labels), tree.remarks()
 
 

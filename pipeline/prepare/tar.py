@@ -5,10 +5,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.prepare.names import is_passed_over
+from pipeline.prepare.names import check_inside, is_passed_over, plain
 from pipeline.prepare.place import Place
 
-_LONGEST_END = 1 << 20
+_LONGEST_END = 1 << 25
 """Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
 
 _PACKERS = {
@@ -22,8 +22,8 @@ _PACKERS = {
 def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
     """(name, place) of each file and (name, None) of each folder, in the archive's order.
 
-    A name may come twice; the last one counts, as when one unpacks. The files of an archive inside
-    it come as in a folder of that archive's stem (ImageNet's training set). ValueError where it is
+    A name may come twice; the last one counts, as when one unpacks. An archive of archives alone
+    (ImageNet's training set) gives their files, in folders of their stems. ValueError where it is
     no tar archive, is not whole, is compressed, or holds what can't be read in place: a symbolic
     link, a sparse file, a name that leads out of it.
     """
@@ -31,8 +31,11 @@ def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
     try:
         with tarfile.open(path, "r:") as archive:
             whole = Place(path.name, 0, os.path.getsize(path))
-            for name, entry, place in _entries(archive, whole, path.name):
-                if place is None or not name.endswith(".tar") or is_passed_over(name):
+            entries = list(_entries(archive, whole, path.name))
+            files = [name for name, _, place in entries if place and not is_passed_over(name)]
+            holds_archives = bool(files) and all(name.endswith(".tar") for name in files)
+            for name, entry, place in entries:
+                if place is None or is_passed_over(name) or not holds_archives:
                     yield name, place
                     continue
                 with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
@@ -52,8 +55,8 @@ def _entries(
     """Files and folders of the archive at `whole`; ValueError unless all of it is there."""
     places: dict[str, Place] = {}
     for entry in archive:
-        name = _plain(entry.name)
-        if entry.isdir() and name:
+        name = plain(entry.name)
+        if entry.isdir() and name and not name.startswith("/"):
             yield name, entry, None
         if is_passed_over(name) and not (entry.isfile() and not entry.issparse()):
             continue
@@ -75,10 +78,9 @@ def _place(
     """Where an entry's bytes are; None where it is no file."""
     if entry.issym():
         raise ValueError(f"{name} is a symbolic link; make the archive with tar --dereference")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name} leads out of the archive")
+    check_inside(name)
     if entry.islnk():
-        target = places.get(_plain(entry.linkname))
+        target = places.get(plain(entry.linkname))
         if target is None:
             raise ValueError(f"{name} is a link to {entry.linkname}, which does not come before it")
         return target
@@ -87,12 +89,6 @@ def _place(
     if entry.issparse():
         raise ValueError(f"{name} is stored with holes; make the archive without tar --sparse (-S)")
     return Place(whole.archive, whole.offset + entry.offset_data, entry.size)
-
-
-def _plain(name: str) -> str:
-    while name.startswith("./"):
-        name = name[2:]
-    return "" if name == "." else name.rstrip("/")
 
 
 def _check_not_compressed(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import glob
 import os
+import tarfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -68,6 +70,11 @@ def locate(path: Path) -> tuple[list[Path], str]:
             inside = "" if parent == path else f"{path.relative_to(parent).as_posix()}/"
             return [parent], inside
     found = sorted(Path(name) for name in glob.glob(str(path)))
+    if any(file.is_dir() for file in found):
+        raise DatasetError(
+            f"{path}: the pattern also means folders, such as {found[0]}; expected one folder, or "
+            "archives"
+        )
     if not found:
         raise DatasetError(f"{path}: no such folder or archive; expected one of images")
     return found, ""
@@ -110,8 +117,11 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     found: dict[str, Place] = {}
     folders: set[str] = set()
     passed_over: set[str] = set()
+    are_folders = path.is_dir() or len(archives) > 1
     for archive in archives:
-        prefix = f"{archive.stem}/" if path.is_dir() or len(archives) > 1 else ""
+        prefix = f"{archive.stem}/" if are_folders else ""
+        if are_folders:
+            folders.add(archive.stem)
         for name, place in _entries(archive):
             if inside and not name.startswith(inside):
                 continue
@@ -122,6 +132,8 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
                 found[name] = place
             elif name:
                 folders.add(name)
+    if are_folders:
+        _check_not_parts(path, [archive.stem for archive in archives], folders, found)
     if inside and not found:
         raise DatasetError(f"{path}: {archives[0]} holds no file below {inside}")
     names = sorted(found)
@@ -132,10 +144,28 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     return Tree(path, root, names, places, sorted(folders), inside, sorted(passed_over))
 
 
+def _check_not_parts(
+    path: Path, stems: list[str], folders: set[str], found: dict[str, Place]
+) -> None:
+    """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
+    inner = [
+        {name.split("/")[1] for name in (*folders, *found) if name.startswith(f"{stem}/")}
+        & {name.split("/")[1] for name in folders | set(found) if name.count("/") > 1}
+        for stem in stems
+    ]
+    shared = set.intersection(*inner) if len(inner) > 1 else set()
+    if len(shared) > 1:
+        raise DatasetError(
+            f"{path}: the archives hold the same folders ({some(sorted(shared))}), so they are "
+            "parts of one data set and not a class each; unpack them into one folder"
+        )
+
+
 def _entries(archive: Path) -> Iterable[tuple[str, Place | None]]:
     """Files and folders of a tar or zip archive, told apart by what is in it."""
     with open(archive, "rb") as file:
-        is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")
+        is_zip = file.read(2) == b"PK"
+    is_zip = is_zip or (zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive))
     return zip_entries(archive) if is_zip else tar_entries(archive)
 
 

@@ -14,13 +14,14 @@ _LABEL_KEYS = ("label", "cls", "class")
 
 
 def is_one(tree: Tree) -> bool:
-    """Whether labels lie beside the images: a .cls file, or a .json file that holds a label."""
+    """Whether images come with other files of the same key, as labels or texts do."""
     if tree.places is None:
         return False
-    if any(name.endswith(".cls") for name in tree.names):
-        return True
-    first = next((i for i, name in enumerate(tree.names) if name.endswith(".json")), None)
-    return first is not None and _label_of_json(_text(tree, first)) is not None
+    kinds: dict[str, set[str]] = {}
+    for name in tree.names:
+        key, kind = _split(name)
+        kinds.setdefault(key, set()).add(kind)
+    return 2 * sum(len(of_key) > 1 for of_key in kinds.values()) > len(kinds)
 
 
 def labelled(tree: Tree) -> Labelled:
@@ -77,17 +78,21 @@ def _split(name: str) -> tuple[str, str]:
 
 def _text(tree: Tree, index: int) -> str:
     assert tree.places is not None
-    return tree.places[index].content(tree.root).tobytes().decode(errors="replace")
+    try:
+        data = tree.places[index].content(tree.root).tobytes()
+    except ValueError as error:
+        raise DatasetError(f"{tree.path}: {tree.names[index]}: {error}") from error
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _label_of_json(text: str) -> int | str | None:
     try:
         about = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     found = [about[key] for key in _LABEL_KEYS if key in about] if isinstance(about, dict) else []
     return found[0] if found and isinstance(found[0], (int, str)) else None
 
 
 def _number(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.prepare.names import is_passed_over
+from pipeline.prepare.names import check_inside, is_passed_over, plain
 from pipeline.prepare.place import Place
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
@@ -27,15 +27,18 @@ def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
             for entry in archive.infolist():
                 name = _name(entry)
                 if entry.is_dir():
-                    yield name.rstrip("/"), None
-                elif not is_passed_over(name):
-                    _check(entry, name)
-                    offset = _data_offset(file, entry.header_offset, name)
-                    packing = _PACKING[entry.compress_type]
-                    yield name, Place(path.name, offset, entry.compress_size, packing, entry.CRC)
-                else:
-                    yield name, Place(path.name, 0, 0)
-    except zipfile.BadZipFile as error:
+                    yield name, None
+                    continue
+                why_not = _why_not(entry)
+                if why_not and is_passed_over(name):
+                    continue
+                if why_not:
+                    raise ValueError(f"{name} {why_not}")
+                check_inside(name)
+                offset = _data_offset(file, entry.header_offset, name)
+                packing = _PACKING[entry.compress_type]
+                yield name, Place(path.name, offset, entry.compress_size, packing, entry.CRC)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{path}: expected a whole zip archive ({error})") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -47,18 +50,18 @@ def _name(entry: zipfile.ZipInfo) -> str:
     if not entry.flag_bits & _UTF8:
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode()
-    return name.removeprefix("./")
+    return plain(name.replace("\\", "/"))
 
 
-def _check(entry: zipfile.ZipInfo, name: str) -> None:
+def _why_not(entry: zipfile.ZipInfo) -> str:
+    """Why an entry can't be read by its place; empty where it can."""
     if stat.S_ISLNK(entry.external_attr >> 16):
-        raise ValueError(f"{name} is a symbolic link; make the archive without zip --symlinks")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name} leads out of the archive")
+        return "is a symbolic link; make the archive without zip --symlinks"
     if entry.flag_bits & _ENCRYPTED:
-        raise ValueError(f"{name} is encrypted")
+        return "is encrypted"
     if entry.compress_type not in _PACKING:
-        raise ValueError(f"{name} is packed with method {entry.compress_type}; expected deflate")
+        return f"is packed with method {entry.compress_type}; expected deflate"
+    return ""
 
 
 def _data_offset(file: BinaryIO, header_offset: int, name: str) -> int:

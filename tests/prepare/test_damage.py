@@ -97,3 +97,31 @@ def test_a_heic_file_names_the_plugin_that_it_needs(monkeypatch):
     data = np.frombuffer(b"\0\0\0\x18ftypheic" + bytes(20), np.uint8)
     with pytest.raises(ValueError, match="HEIC file; with pip install pillow-heif"):
         look(data)
+
+
+def test_what_a_decoder_says_of_one_file_is_not_held_against_the_next(tmp_path):
+    """A fax is decoded by Pillow, whose libtiff prints what is wrong and goes on."""
+    write_class_folders(tmp_path / "train", {"a": 3, "b": 3})
+    file = io.BytesIO()
+    rng = np.random.default_rng(0)
+    fax = Image.fromarray(rng.integers(0, 2, (90, 130), dtype=np.uint8) * 255).convert("1")
+    fax.save(file, "TIFF", compression="group4")
+    data = bytearray(file.getvalue())
+    tags = Image.open(io.BytesIO(bytes(data))).tag_v2
+    data[tags[273][0] + tags[279][0] // 2] ^= 0x10
+    (tmp_path / "train/a/00.tif").write_bytes(data)
+    command = ["--train", str(tmp_path / "train"), "--hold-out", "0.4", "--resize", "64", "--out"]
+    prep_imagenet.main([*command, str(tmp_path / "out")])
+    (line,) = (tmp_path / "out/rejected.txt").read_text().splitlines()
+    assert line.split("\t")[0].endswith("a/00.tif") and "damaged: the decoder says" in line
+
+
+def test_an_odd_error_of_a_decoder_rejects_one_file(tmp_path):
+    """Pillow raises NotImplementedError for a DDS file of an unknown kind."""
+    file = io.BytesIO()
+    smooth_image(np.random.default_rng(0), 64, 64).save(file, "DDS")
+    data = bytearray(file.getvalue())
+    data[80:84] = bytes(4)
+    (tmp_path / "0.dds").write_bytes(data)
+    (verdict,) = our_verdicts(tmp_path, ["0.dds"])
+    assert "damaged in its header" in verdict

@@ -239,3 +239,57 @@ def test_a_sparse_member_is_refused_by_name(folders, tmp_path, kind):
         archive.addfile(entry, io.BytesIO(body))
     with pytest.raises(ValueError, match=r"n01/a\.JPEG is stored with holes"):
         prep(tmp_path, tmp_path / "sparse.tar", folders / "val")
+
+
+def test_parquet_files_whose_classes_differ_are_refused(folders, tmp_path, monkeypatch):
+    """Labels are numbers, which mean other classes in the second file."""
+    write_parquet(folders / "train", tmp_path / "train-0.parquet", 0, 2)
+    write_parquet(folders / "val", tmp_path / "val-0.parquet", 0, 1)
+    table = parquet.read_table(tmp_path / "train-0.parquet")
+    about = table.schema.metadata[b"huggingface"].replace(
+        b'"tench", "goldfish"', b'"goldfish", "tench"'
+    )
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": about}), tmp_path / "o-1.parquet"
+    )
+    train = tmp_path / "train-0.parquet"
+    with pytest.raises(DatasetError, match="names other classes than that of the training files"):
+        prep(tmp_path, train, tmp_path / "o-1.parquet", *STORED)
+    (tmp_path / "o-1.parquet").rename(tmp_path / "train-1.parquet")
+    with pytest.raises(DatasetError, match="names other classes than the files before it"):
+        prep(tmp_path, tmp_path / "train-*.parquet", tmp_path / "val-0.parquet", *STORED)
+
+
+def test_shards_without_labels_and_parts_of_one_archive_are_no_classes(folders, tmp_path):
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"s-{shard}.tar")) as writer:
+            for name, file in files(folders / "train")[shard::2]:
+                writer.write({"__key__": file.stem, "jpg": file.read_bytes(), "txt": name})
+        with tarfile.open(tmp_path / f"p-{shard}.tar", "w") as archive:
+            for name, file in files(folders / "train")[shard::2]:
+                archive.add(file, f"{name}/{file.name}")
+    with pytest.raises(DatasetError, match=r"24 of 24 images have no \.cls file"):
+        prep(tmp_path, tmp_path / "s-*.tar", folders / "val")
+    with pytest.raises(DatasetError, match=r"parts of one data set and not a class each"):
+        prep(tmp_path, tmp_path / "p-*.tar", folders / "val")
+
+
+def test_an_archive_among_images_is_a_file_as_in_a_folder(folders, tmp_path):
+    """Only an archive of archives alone is ImageNet's form."""
+    with tarfile.open(tmp_path / "inner.tar", "w") as archive:
+        archive.add(folders / "train/n01/n01_000.JPEG", "x.JPEG")
+    with tarfile.open(tmp_path / "outer.tar", "w") as archive:
+        archive.add(folders / "train", ".")
+        archive.add(tmp_path / "inner.tar", "n02/odd.tar")
+    dataset = prep(tmp_path, tmp_path / "outer.tar", folders / "val")
+    rejected = (dataset.folder / "rejected.txt").read_text()
+    assert "n02/odd.tar\tnot an image" in rejected and len(dataset.train) == 24
+
+
+def test_names_with_dots_and_doubled_slashes_are_the_same_names(folders, tmp_path):
+    reference = prep(tmp_path, folders / "train", folders / "val")
+    with tarfile.open(tmp_path / "dots.tar", "w") as archive:
+        for name, file in files(folders / "train"):
+            archive.add(file, f".//data/.hidden/train//{name}/./{file.name}")
+    dataset = prep(tmp_path, tmp_path / "dots.tar/data/.hidden/train", folders / "val")
+    check_equal(dataset, reference)

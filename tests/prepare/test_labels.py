@@ -60,13 +60,39 @@ def test_names_match_whichever_way_their_accents_are_written(tmp_path):
     assert read_labels(path, tmp_path, ["\u00e9t\u00e9.jpg", "b.jpg"], CLASSES) == [1, 0]
 
 
+def beside(column):
+    """Each name, another column's value, and the class."""
+    return [(name, column(index), label) for index, (name, label) in enumerate(ROWS)]
+
+
+NUMBERS = [(label, index % 2, NAMES[index]) for index, label in enumerate(RIGHT)]
+HEADED = {
+    "label after another column": ("name,fold,label", beside(lambda index: index % 3)),
+    "numbers under label": ("label,score,name", NUMBERS),
+    "class names, unknown heading": ("file,width,kind", beside(lambda index: 90)),
+}
+
+
+@pytest.mark.parametrize("heading, rows", HEADED.values(), ids=HEADED)
+def test_the_label_is_the_column_that_is_called_so_or_holds_classes(heading, rows, tmp_path):
+    path = write(tmp_path / "labels", rows, ",", heading)
+    assert read_labels(path, tmp_path, NAMES, CLASSES) == RIGHT
+
+
+def test_a_list_with_several_columns_of_numbers_is_refused_unless_one_is_called_label(tmp_path):
+    rows = [(name, index % 3, label) for index, (name, label) in enumerate(zip(NAMES, RIGHT))]
+    path = write(tmp_path / "labels", rows, ",", "file,fold,kind")
+    with pytest.raises(DatasetError, match="several columns could be the label"):
+        read_labels(path, tmp_path, NAMES, CLASSES)
+
+
 WRONG = {
     "no name matches": ([("x.jpg", "n01")], r"first line is 'x\.jpg n01'"),
     "some are missing": (ROWS[:3], r"no label for 3 of 6 files .* V3\.JPEG, V4\.JPEG, V5\.JPEG"),
     "some are not there": ([*ROWS, ("W.JPEG", "n01")], r"labels 1 files .* W\.JPEG"),
     "numbers from 1": (
         [(name, label + 1) for name, label in zip(NAMES, RIGHT)],
-        "labelled '3'.* a number from 0 to 2",
+        "labelled '3'.* a number from 0 to 2 on every line; these begin at 1: subtract 1",
     ),
     "twice": ([*ROWS, ("V0.JPEG", "n03")], r"V0\.JPEG is labelled twice, as n01 and n03"),
 }
@@ -189,8 +215,11 @@ def test_names_of_classes_come_from_files_in_either_form(folders, tmp_path):
     assert read_names(keyed, CLASSES) == words
     plain = write(tmp_path / "plain", [(word,) for word in words])
     assert read_names(plain, CLASSES) == words
-    with pytest.raises(DatasetError, match="expected a line 'class name' for each of the 3"):
-        read_names(write(tmp_path / "short", [("tench",)]), CLASSES)
+    commas = write(tmp_path / "commas", zip(CLASSES[::-1], words[::-1]), ",")
+    assert read_names(commas, CLASSES) == words
+    for wrong in ([("tench",)], [("n01", "tench"), ("n02", "goldfish"), ("n04", "shark")]):
+        with pytest.raises(DatasetError, match="expected a line 'class name' for each of the 3"):
+            read_names(write(tmp_path / "wrong", wrong), CLASSES)
     assert find_names(folders, None, CLASSES) is None
     write(tmp_path / "words.txt", zip(CLASSES, words), "\t")  # as Tiny ImageNet has it
     assert find_names(folders, None, CLASSES) == words
