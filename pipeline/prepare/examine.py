@@ -89,6 +89,7 @@ class Task:
         """Examine the files; MachineError or OSError where no file is to blame."""
         found: list[tuple[Finding, bytes]] = []
         sums = PixelSums() if self.with_sums else None
+        stamps = [self.files.stamp(index) for index in range(len(self))]  # before they are read
         ahead = _open_together(self.files)
         for index in range(len(self)):
             name = self.files.listed_name(index)
@@ -100,9 +101,10 @@ class Task:
                 finding, pixels, image = _describe(name, opened, self.store)
             except (OSError, ValueError, RuntimeError, MemoryError) as error:
                 _raise_unless_the_file_is_at_fault(error, self.files, index)
-                found.append((Finding(name, None, _reason(error)), b""))
+                finding = Finding(name, None, _reason(error), stamp=stamps[index])
+                found.append((finding, b""))
                 continue
-            found.append((finding, image))
+            found.append((finding._replace(stamp=stamps[index]), image))
             if sums is not None:
                 sums.add(_central_square(pixels))
         return Examined(found, sums)
@@ -118,7 +120,8 @@ def tasks(source: Source, with_sums: bool, store: StoreFormat | None) -> Iterato
 
 def crashed(task: Task, how: str) -> Examined:
     """What is found of a task whose one file kills the decoder."""
-    finding = Finding(task.files.listed_name(0), None, f"the decoder crashes on it ({how})")
+    reason = f"the decoder crashes on it ({how})"
+    finding = Finding(task.files.listed_name(0), None, reason, stamp=task.files.stamp(0))
     return Examined([(finding, b"")], PixelSums() if task.with_sums else None)
 
 

@@ -23,6 +23,7 @@ class Finding(NamedTuple):
     reason: str = ""
     oddity: str = ""  # why the file was converted, where there is a store
     span: Span | None = None
+    stamp: list[int] | None = None  # size and time of the original, if it is a file of its own
 
 
 class Ledger:

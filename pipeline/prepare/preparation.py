@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
@@ -31,6 +32,9 @@ class Preparation(NamedTuple):
         """Equal for the same files, labels and options."""
         digest = hashlib.sha256(repr((self.classes, self.store)).encode())
         for source in (self.train, self.val):
+            for archive in sorted({place.archive for place in source.places or ()}):
+                about = os.stat(source.root / archive)
+                digest.update(repr((archive, about.st_size, about.st_mtime_ns)).encode())
             digest.update(
                 repr((str(source.root), source.names, source.labels, source.places)).encode()
             )
@@ -71,6 +75,7 @@ class Preparation(NamedTuple):
         ledger = Ledger(notes / f"{part}.jsonl")
         store = self._open_store(part, source, folder, ledger.position)
         order = source.reading_order()
+        _check_unchanged(source, order, ledger.findings())
         remaining = source.take(order[ledger.done :])
         with tqdm(
             total=len(order), initial=ledger.done, desc=part, unit=" images", disable=None
@@ -120,6 +125,16 @@ def _check_readable(source: Source) -> None:
             f"{source.root}: training can't read images in place that are compressed or in parquet "
             "files; store them with --resize 256"
         )
+
+
+def _check_unchanged(source: Source, order: NDArray[np.int64], found: list[Finding]) -> None:
+    """What was found before an interruption must still be true."""
+    for index, finding in zip(order, found, strict=False):
+        if finding.stamp is not None and source.stamp(index) != finding.stamp:
+            raise DatasetError(
+                f"{source.root}/{source.listed_name(index)} has changed since this preparation "
+                "began, so what was done is given up; rerun the command to begin afresh"
+            )
 
 
 def _placed(

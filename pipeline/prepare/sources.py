@@ -47,6 +47,16 @@ class Source:
             return read(os.path.join(self.root, self.names[index]))
         return self.places[index].content(self.root)
 
+    def stamp(self, index: int) -> list[int] | None:
+        """Size and time of change of a file of its own; None for others, and where it is gone."""
+        if self.places is not None:
+            return None
+        try:
+            about = os.stat(os.path.join(self.root, self.names[index]))
+        except OSError:
+            return None
+        return [about.st_size, about.st_mtime_ns]
+
     def take(self, indices: "NDArray[np.int64] | Sequence[int]") -> "Source":
         """Some of the files."""
         return Source(
@@ -247,6 +257,12 @@ def _remarks(tree: Tree) -> list[str]:
     """What a user should know of how files in class folders were found, a line each."""
     beside = [name for name in tree.names if "/" not in name]
     lines = tree.remarks()
+    archives = {place.archive for place in tree.places or ()}
+    if len(archives) > 1 and len(archives) == len(tree.top_folders()):
+        lines.append(
+            f"{tree.path}: each of the {len(archives)} archives is a class "
+            f"({some(tree.top_folders())})"
+        )
     if beside:
         lines.append(
             f"{tree.path}: passed over what lies beside the class folders: {some(beside)} "

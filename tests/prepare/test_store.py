@@ -1,5 +1,6 @@
 """Stored images, loose or in shards, against the originals and as other readers see them."""
 
+import json
 import os
 import shutil
 import signal
@@ -231,6 +232,27 @@ def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeyp
     assert len(dataset.train) == 28 and all(
         dataset.train.content(index).size for index in range(28)
     )
+
+
+def test_a_file_that_changed_since_an_interruption_is_not_taken_as_it_was(
+    originals, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Workers, "results", fail_after_one)
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
+    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    with pytest.raises(OSError):
+        prep(originals, tmp_path / "out", "--resize", SIDE)
+    monkeypatch.undo()
+    with open(tmp_path / ".out.unfinished/notes/val.jsonl") as notes:
+        first = originals / json.loads(notes.readline())[0]
+    content = first.read_bytes()
+    try:
+        first.write_bytes(content + b"more")
+        with pytest.raises(DatasetError, match=f"{first.name} has changed since.*begin afresh"):
+            prep(originals, tmp_path / "out", "--resize", SIDE)
+        assert len(prep(originals, tmp_path / "out", "--resize", SIDE).train) == 28
+    finally:
+        first.write_bytes(content)
 
 
 def fail_after_one(self, tasks):
