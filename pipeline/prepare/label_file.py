@@ -135,31 +135,33 @@ def _label_column(
 
     Without a heading, numbers are beside the names. DatasetError where several columns could be it.
     """
-    columns = [column for column in range(max(map(len, rows))) if column != name]
-    if heading is not None:
-        for column in columns:
-            if column < len(heading) and heading[column].lower() in _HEADINGS:
-                return column
-    body = rows[1:] if heading is not None and len(rows) > 1 else rows
+    others = [column for column in range(max(map(len, rows))) if column != name]
+    called = [c for c in others if heading and c < len(heading) and _is_label_heading(heading[c])]
+    if called:
+        return called[0]
     known = {same(text) for text in classes}
-
-    def share(column: int, fits: Callable[[str], bool]) -> bool:
-        words = [(row[column].split() or [""])[0] for row in body if len(row) > column]
-        whole = [row[column] for row in body if len(row) > column]
-        fitting = sum(fits(word) or fits(text) for word, text in zip(words, whole, strict=True))
-        return fitting * 2 > len(body)
-
-    named = [column for column in columns if share(column, lambda text: same(text) in known)]
-    if len(named) == 1:
-        return named[0]
-    beside = name + 1 if name + 1 in columns else name - 1
-    numbers = [column for column in columns if share(column, str.isdecimal)]
-    if not named and (heading is None or len(numbers) < 2):
-        return numbers[0] if len(numbers) == 1 else beside
-    found = ", ".join(heading or [f"column {column + 1}" for column in named or numbers])
+    named = [c for c in others if _most(rows, c, lambda text: same(text) in known)]
+    numbers = [c for c in others if _most(rows, c, str.isdecimal)]
+    beside = name + 1 if name + 1 in others else name - 1
+    if len(named or numbers) == 1:
+        return (named or numbers)[0]
+    if not named and (heading is None or not numbers):
+        return beside
+    found = ", ".join(heading or [f"column {column + 1}" for column in named])
     raise DatasetError(
         f"{path}: several columns could be the label ({found}); name one of them label"
     )
+
+
+def _is_label_heading(text: str) -> bool:
+    return text.lower() in _HEADINGS
+
+
+def _most(rows: list[list[str]], column: int, fits: Callable[[str], bool]) -> bool:
+    """Whether most rows have a text in `column` that fits, or whose first word does."""
+    texts = [row[column] for row in rows if len(row) > column]
+    fitting = sum(fits(text) or fits((text.split() or [""])[0]) for text in texts)
+    return 2 * fitting > len(rows)
 
 
 def _is_heading(pair: tuple[str, str], files: _Files, classes: list[str]) -> bool:

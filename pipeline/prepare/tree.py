@@ -132,32 +132,29 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
                 found[name] = place
             elif name:
                 folders.add(name)
-    if are_folders:
-        _check_not_parts(path, [archive.stem for archive in archives], folders, found)
     if inside and not found:
         raise DatasetError(f"{path}: {archives[0]} holds no file below {inside}")
     names = sorted(found)
     for name in names:
         folders.update(parent.as_posix() for parent in PurePosixPath(name).parents[:-1])
+    if len(archives) > 1:
+        _check_not_parts(path, archives, folders)
     root = path if path.is_dir() else archives[0].parent
     places = [found[name] for name in names]
     return Tree(path, root, names, places, sorted(folders), inside, sorted(passed_over))
 
 
-def _check_not_parts(
-    path: Path, stems: list[str], folders: set[str], found: dict[str, Place]
-) -> None:
+def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> None:
     """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
     inner = [
-        {name.split("/")[1] for name in (*folders, *found) if name.startswith(f"{stem}/")}
-        & {name.split("/")[1] for name in folders | set(found) if name.count("/") > 1}
-        for stem in stems
+        {name.split("/")[1] for name in folders if name.startswith(f"{archive.stem}/")}
+        for archive in archives
     ]
-    shared = set.intersection(*inner) if len(inner) > 1 else set()
+    shared = sorted(set.intersection(*inner))
     if len(shared) > 1:
         raise DatasetError(
-            f"{path}: the archives hold the same folders ({some(sorted(shared))}), so they are "
-            "parts of one data set and not a class each; unpack them into one folder"
+            f"{path}: the archives hold the same folders ({some(shared)}), so they are parts of "
+            "one data set and not a class each; unpack them into one folder"
         )
 
 
