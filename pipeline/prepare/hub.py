@@ -39,9 +39,7 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
     no label.
     """
     if parquet is None:
-        raise DatasetError(
-            f"{path}: parquet files need pyarrow: pip install 'alexnet-dali[parquet]'"
-        )
+        raise DatasetError(f"{path}: parquet files need pyarrow: pip install pyarrow")
     found = Labelled(path, files[0].parent, [], [], [], None)
     for file in files:
         try:
