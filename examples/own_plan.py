@@ -29,9 +29,14 @@ class Growing:
         count, sizes = len(indices), self._sizes[indices]
         side = sizes.min(axis=1, keepdims=True) * (0.5 + 0.5 * step / self.num_steps)
         boxes = np.concatenate([(sizes - side) / 2, (sizes + side) / 2], axis=1)
-        nothing = np.zeros((count, 3), np.float32)
-        plain = np.zeros(count, bool)
-        return Views(indices, np.zeros((count, 2), int), plain, nothing, ~plain, boxes)
+        return Views(
+            indices,
+            boxes=boxes,  # top, left, bottom and right, in each image's own pixels
+            mirrored=np.zeros(count, bool),
+            lighting=np.zeros((count, 3), np.float32),
+            counted=np.ones(count, bool),
+            corners=np.zeros((count, 2), np.int64),  # not used where there are boxes
+        )
 
 
 if __name__ == "__main__":

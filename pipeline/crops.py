@@ -1,13 +1,14 @@
 """Which region of an image to show: what recipes of other networks draw."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 
+@runtime_checkable
 class Crops(Protocol):
     """Draws regions of images, which are shown `size` pixels square.
 
@@ -47,6 +48,15 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     views: int = 1
+
+    def __post_init__(self) -> None:
+        """ValueError where the options do not go together."""
+        _check(self.size, self.size, self.flip)
+        for name in ("scale", "ratio"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) or len(value) != 2 or not 0 < value[0] <= value[1]:
+                raise ValueError(f"{name} is {value!r}; expected two numbers, the smaller first")
+            object.__setattr__(self, name, tuple(value))  # lists come from YAML
 
     @property
     def resize(self) -> int:
@@ -95,6 +105,10 @@ class CentreCrop:
     resize: int = 256
     views: int = 1
 
+    def __post_init__(self) -> None:
+        """ValueError where the options do not go together."""
+        _check(self.size, self.resize, 0.0)
+
     def draw(
         self, rng: Generator, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -111,6 +125,10 @@ class RandomCrop:
     resize: int = 256
     flip: float = 0.5
     views: int = 1
+
+    def __post_init__(self) -> None:
+        """ValueError where the options do not go together."""
+        _check(self.size, self.resize, self.flip)
 
     def draw(
         self, rng: Generator, sizes: NDArray[np.int32]
@@ -129,6 +147,10 @@ class TenCrops:
     resize: int = 256
     views: int = 10
 
+    def __post_init__(self) -> None:
+        """ValueError where the options do not go together."""
+        _check(self.size, self.resize, 0.0)
+
     def draw(
         self, rng: Generator, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -139,6 +161,16 @@ class TenCrops:
         boxes = _squares(every, self.resize, self.size, np.tile(corners, (len(sizes), 1)))
         boxes = np.repeat(boxes.reshape(len(sizes), 1, 5, 4), 2, axis=1).reshape(-1, 4)
         return boxes, np.tile(np.repeat([False, True], 5), len(sizes))
+
+
+def _check(size: int, resize: int, flip: float) -> None:
+    if not isinstance(size, int) or not isinstance(resize, int) or not 1 <= size <= resize:
+        raise ValueError(
+            f"size is {size!r} and resize {resize!r}; expected whole pixels, and a crop that is no "
+            "larger than the resized image"
+        )
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip is {flip}; expected a share from 0 to 1, such as 0.5")
 
 
 def _squares(

@@ -51,11 +51,11 @@ class DataLoader:
         dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
         if part not in ("train", "val"):
             raise ValueError(f'part is {part!r}; expected "train" or "val"')
-        self.dataset: ImageList = dataset.train if part == "train" else dataset.val
+        training = part == "train"
+        self.dataset: ImageList = dataset.train if training else dataset.val
         self.classes, self.class_names = dataset.classes, dataset.names
         self._rank, self._world_size = _ranks(rank, world_size)
-        _check_batch(global_batch_size, self._world_size)
-        training = part == "train"
+        _check_batch(global_batch_size, self._world_size, plan)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()
         self._plan = plan or EpochPlan(
@@ -67,11 +67,6 @@ class DataLoader:
             lighting=pixels.lighting_std > 0 and training,
             drop_last=training,
         )
-        if not len(self):
-            raise ValueError(
-                f"global_batch_size is {global_batch_size}, but an epoch has fewer images "
-                f"({len(self.dataset)} are listed); expected a batch of no more than that"
-            )
         self.preprocessing = pixels.preprocessing(dataset.stats, crops)
         self._device, self._num_threads = _device(device), num_threads
         self._identity = {
@@ -80,6 +75,8 @@ class DataLoader:
             "global_batch_size": global_batch_size,
             "seed": seed,
             "crops": repr(crops),
+            "order": getattr(order, "__qualname__", repr(order)),
+            "plan": type(self._plan).__qualname__,
         }
         self._next_step = 0
         self._resuming = False
@@ -101,11 +98,26 @@ class DataLoader:
         return self._next_step // len(self)
 
     def __iter__(self) -> Iterator[Batch]:
-        """An epoch: the next one, or after `load_state_dict` what is left of the one begun."""
+        """An epoch: the next one, or after `load_state_dict` what is left of the one begun.
+
+        It begins with the first batch that is asked for. ValueError where a plan has no more steps.
+        """
         if not self._resuming:
             self._next_step = -(-self._next_step // len(self)) * len(self)
         self._resuming = False
-        return self._epoch(self._next_step)
+        first, newest = self._next_step, object()
+        self._newest = newest
+        end = min((first // len(self) + 1) * len(self), self._plan.num_steps)
+        if first >= end:
+            raise ValueError(f"the plan has {self._plan.num_steps} steps, which are all done")
+        self._check_next_epoch(end)
+        batches = self._batches_from(first)
+        for step in range(first, end):
+            batch = next(batches)
+            if self._newest is newest:
+                self._next_step = step + 1  # a state taken now goes on behind this batch
+            yield self._without_filling(batch, step) if step == end - 1 else batch
+        self._idle = end, batches
 
     def state_dict(self) -> dict[str, Any]:
         """Where the newest iterator is; small, and the same on all ranks."""
@@ -113,28 +125,25 @@ class DataLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another loader was; ValueError unless it had the same images and options."""
-        differing = [name for name in self._identity if state.get(name) != self._identity[name]]
+        differing = [
+            f"{name} was {state.get(name)!r}, is {value!r}"
+            for name, value in self._identity.items()
+            if state.get(name) != value
+        ]
         if differing:
             raise ValueError(
-                f"this loader differs from the one that was saved in {', '.join(differing)}: "
-                + "; ".join(
-                    f"{name} was {state.get(name)!r}, is {self._identity[name]!r}"
-                    for name in differing
-                )
+                f"this loader is not as the one that was saved: {'; '.join(differing)}"
             )
-        self._next_step, self._resuming = int(state["step"]), True
+        step = state.get("step")
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"the state's step is {step!r}; expected a number from 0")
+        self._next_step, self._resuming = step, True
+        self._newest = None  # iterators that still run no longer count
 
-    def _epoch(self, first: int) -> Iterator[Batch]:
-        """The batches from step `first` to the end of its epoch."""
-        end = min((first // len(self) + 1) * len(self), self._plan.num_steps)
-        batches = self._batches_from(first)
-        newest = self._newest = object()
-        for step in range(first, end):
-            batch = next(batches)
-            if self._newest is newest:
-                self._next_step = step + 1  # a state taken now goes on behind this batch
-            yield self._without_filling(batch, step) if step == end - 1 else batch
-        self._idle = end, batches
+    def _check_next_epoch(self, end: int) -> None:
+        """Draw the epoch that is read ahead: its errors would look like the reader's there."""
+        if end < self._plan.num_steps:
+            self._plan.views(end, self._rank, self._world_size)
 
     def _without_filling(self, batch: Batch, step: int) -> Batch:
         """An epoch's last batch, less the rows that only fill it up."""
@@ -165,26 +174,47 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ValueError("expected rank and world_size together, or neither")
     if rank is None or world_size is None:
-        joined = dist.is_available() and dist.is_initialized()
-        return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        if dist.is_torchelastic_launched():
+            raise ValueError(
+                "torchrun has started this process, but the ranks have not joined: call "
+                "torch.distributed.init_process_group first, or give rank and world_size"
+            )
+        return 0, 1
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank} of {world_size}; expected 0 to {world_size - 1}")
     return rank, world_size
 
 
-def _check_batch(global_batch_size: int, world_size: int) -> None:
-    if global_batch_size < 1 or global_batch_size % world_size:
+def _check_batch(global_batch_size: int, world_size: int, plan: Plan | None) -> None:
+    if not isinstance(global_batch_size, int) or global_batch_size < 1:
+        raise ValueError(f"global_batch_size is {global_batch_size!r}; expected 1 or more")
+    if global_batch_size % world_size:
         raise ValueError(
             f"global_batch_size is {global_batch_size}; it counts the images of all {world_size} "
             "ranks together, so expected a multiple of that"
+        )
+    if plan is not None and plan.batch_size != global_batch_size:
+        raise ValueError(
+            f"global_batch_size is {global_batch_size}, but the plan's batches have "
+            f"{plan.batch_size} images"
         )
 
 
 def _device(device: str | torch.device) -> torch.device:
     """With the number of the GPU, which may be left out."""
-    chosen = torch.device(device)
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f'device is {str(device)!r}; expected "cpu", "cuda" or "cuda:N"')
-    if chosen.type == "cuda" and chosen.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return chosen
+    expected = f'device is {str(device)!r}; expected "cpu", "cuda" or "cuda:N"'
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(expected) from None
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type != "cuda":
+        raise ValueError(expected)
+    if not torch.cuda.is_available():
+        raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here")
+    if chosen.index is not None:
+        return chosen
+    return torch.device("cuda", torch.cuda.current_device())

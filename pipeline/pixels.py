@@ -33,22 +33,38 @@ class Pixels:
         """ValueError where the options do not go together."""
         for name, words in (("mean", ("channel", "image")), ("std", ("channel",))):
             value = getattr(self, name)
-            if value not in words and (isinstance(value, str) or len(value) != 3):
+            if isinstance(value, str) and value in words:
+                continue
+            numbers = np.asarray(value) if not isinstance(value, str) else np.zeros(0)
+            if numbers.shape != (3,) or not np.isfinite(numbers).all():
                 expected = " or ".join(f'"{word}"' for word in words)
                 raise ValueError(f"{name} is {value!r}; expected {expected} or three numbers")
+            if name == "std" and not (numbers > 0).all():
+                raise ValueError(f"std is {value!r}; expected three numbers above 0")
         if self.dtype not in ("float32", "float16", "uint8"):
             raise ValueError(f'dtype is {self.dtype!r}; expected "float32", "float16" or "uint8"')
-        if self.mean == "image" and (self.channels_last or self.dtype != "float32"):
+        if (
+            isinstance(self.mean, str)
+            and self.mean == "image"
+            and (self.channels_last or self.dtype != "float32")
+        ):
             raise ValueError(
                 "a mean image is subtracted in float32, with the channels first; "
                 'take mean="channel", or leave dtype and channels_last out'
             )
+        if not self.lighting_std >= 0:
+            raise ValueError(
+                f"lighting_std is {self.lighting_std}; expected 0 or more, such as 0.1"
+            )
         if self.dtype == "uint8" and self.lighting_std:
             raise ValueError('lighting goes with dtype "float32" or "float16", not "uint8"')
 
+    def _has_image(self) -> bool:
+        return isinstance(self.mean, str) and self.mean == "image"
+
     def preprocessing(self, stats: PixelStats, crops: Crops) -> Preprocessing:
         """For images with these statistics, shown by `crops`."""
-        if self.mean == "image":
+        if self._has_image():
             image = stats.mean_at(crops.resize)
             edge = (crops.resize - crops.size) // 2
             mean_image = image[edge : edge + crops.size, edge : edge + crops.size]
@@ -56,7 +72,7 @@ class Pixels:
             mean_image = None
         nothing, whole = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         plain = self.dtype == "uint8"
-        mean = nothing if plain or self.mean == "image" else _colour(self.mean, stats.channel_mean)
+        mean = nothing if plain or self._has_image() else _colour(self.mean, stats.channel_mean)
         std = whole if plain else _colour(self.std, stats.channel_std())
         return Preprocessing(
             crops.resize,

@@ -15,6 +15,7 @@ from pipeline import (
     RandomResizedCrop,
     TenCrops,
 )
+from pipeline.plan import TrainingPlan
 from tests.images import prepare
 
 RAW = Pixels(dtype="uint8")
@@ -133,10 +134,17 @@ def test_wrong_arguments_say_what_was_expected(folder):
     for options, message in [
         ({"part": "test"}, 'expected "train" or "val"'),
         ({"global_batch_size": 7, "rank": 0, "world_size": 2}, "of all 2 ranks together"),
-        ({"global_batch_size": 100}, r"fewer images \(42 are listed\)"),
+        ({"global_batch_size": 100}, "an epoch has 42 images"),
         ({"rank": 2, "world_size": 2}, "expected 0 to 1"),
         ({"rank": 0}, "rank and world_size together"),
-        ({"device": "tpu"}, "device"),
+        ({"device": "tpu"}, 'device is .tpu.; expected "cpu", "cuda" or "cuda:N"'),
+        ({"global_batch_size": 8.0}, "global_batch_size is 8.0"),
+        ({"crops": 48}, "crops is 48; expected one such as"),
+        ({"crops": RandomResizedCrop}, "expected one such as"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"order": lambda rng, labels: labels == 1}, "the order gives bool"),
+        ({"order": lambda rng, labels: labels + 41}, "indices of images, 0 to 41"),
+        ({"order": lambda rng, labels: labels[:3]}, "an epoch has 3 images"),
     ]:
         with pytest.raises((ValueError, RuntimeError), match=message):
             loader(folder, **options)
@@ -145,10 +153,22 @@ def test_wrong_arguments_say_what_was_expected(folder):
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"mean": "image", "channels_last": True}, "a mean image is subtracted in float32"),
         ({"dtype": "uint8", "lighting_std": 0.1}, "lighting goes with"),
+        ({"std": (0, 1, 1)}, "std is .* expected three numbers above 0"),
+        ({"mean": 123.0}, "mean is 123.0"),
+        ({"lighting_std": -1}, "lighting_std is -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             Pixels(**wrong)
-    with pytest.raises(ValueError, match="differs from the one that was saved in seed: seed was 0"):
+    for crops, message in [
+        (lambda: RandomResizedCrop(0), "size is 0"),
+        (lambda: RandomResizedCrop((224, 224)), r"size is \(224, 224\)"),
+        (lambda: RandomResizedCrop(scale=(1, 0.1)), "scale is"),
+        (lambda: CentreCrop(80, 64), "a crop that is no larger"),
+        (lambda: RandomCrop(flip=2), "flip is 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            crops()
+    with pytest.raises(ValueError, match="not as the one that was saved: seed was 0, is 1"):
         loader(folder, seed=1).load_state_dict(loader(folder).state_dict())
 
 
@@ -259,3 +279,55 @@ def test_an_order_may_repeat_and_weigh_images(folder):
 
     labels = torch.cat([labels for _, labels in loader(folder, order=balanced)])
     assert abs(labels.double().mean() - 0.5) < 0.1
+
+
+def test_an_order_must_be_as_long_in_every_epoch_and_can_not_change_labels(folder):
+    def shrinking(rng, labels):
+        return np.arange(16 if rng.integers(2) else 8)
+
+    batches = loader(folder, order=shrinking, seed=3)
+    with pytest.raises(ValueError, match="expected the same number in every epoch"):
+        for _ in range(8):
+            list(batches)
+
+    def spoiling(rng, labels):
+        rng.shuffle(labels)
+        return np.arange(len(labels))
+
+    with pytest.raises(ValueError, match="read-only"):
+        loader(folder, order=spoiling)
+
+
+def test_a_plan_of_ones_own_ends_and_has_its_own_batch_size(folder, dataset):
+    plan = TrainingPlan(42, batch_size=8, margin=8, seed=0, num_steps=7)
+    batches = loader(folder, plan=plan, crops=RandomCrop(32, 40))
+    assert [len(list(batches)) for _ in range(2)] == [5, 2] and batches.step == 7
+    with pytest.raises(ValueError, match="the plan has 7 steps, which are all done"):
+        list(batches)
+    with pytest.raises(ValueError, match="global_batch_size is 4, but the plan's batches have 8"):
+        loader(folder, plan=plan, global_batch_size=4)
+    with pytest.raises(ValueError, match="plan was 'TrainingPlan', is 'EpochPlan'"):
+        loader(folder, crops=RandomCrop(32, 40)).load_state_dict(batches.state_dict())
+
+
+def test_a_state_that_is_loaded_inside_a_loop_stands(folder):
+    batches = loader(folder)
+    good = batches.state_dict() | {"step": 2}
+    for _ in batches:
+        if batches.step == 4:
+            batches.load_state_dict(good)
+    assert batches.step == 2 and len(list(batches)) == 3
+
+
+def test_an_iterator_that_is_never_asked_skips_nothing(folder):
+    batches = loader(folder)
+    batches.load_state_dict(batches.state_dict() | {"step": 3})
+    iter(batches)
+    assert len(list(batches)) == 2
+
+
+def test_ranks_of_torchrun_must_join_before_a_loader_is_made(folder, monkeypatch):
+    """Each would otherwise read all of every batch."""
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    with pytest.raises(ValueError, match=r"call torch\.distributed\.init_process_group first"):
+        loader(folder)
