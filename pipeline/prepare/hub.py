@@ -1,6 +1,5 @@
 """Datasets as the Hugging Face hub serves them: parquet files of images and labels."""
 
-import glob
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pipeline.dataset import DatasetError
 from pipeline.prepare.labelled import Labelled
 from pipeline.prepare.parquet import arrow, columns, parquet
 from pipeline.prepare.place import Place
+from pipeline.prepare.tree import matching
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 
@@ -22,7 +22,8 @@ def tables(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(path.glob("*.parquet"))
     else:
-        found = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".parquet"))
+        found = [path] if path.is_file() else matching(path)
+        found = [file for file in found if file.suffix == ".parquet"]
     splits = sorted({match[0] for file in found if (match := _SPLIT.match(file.name))})
     if path.is_dir() and len(splits) > 1:
         raise DatasetError(

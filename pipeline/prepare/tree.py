@@ -69,15 +69,21 @@ def locate(path: Path) -> tuple[list[Path], str]:
         if parent.is_file():
             inside = "" if parent == path else f"{path.relative_to(parent).as_posix()}/"
             return [parent], inside
-    found = sorted(Path(name) for name in glob.glob(str(path)))
-    if any(file.is_dir() for file in found):
-        raise DatasetError(
-            f"{path}: the pattern also means folders, such as {found[0]}; expected one folder, or "
-            "archives"
-        )
+    found = matching(path)
     if not found:
         raise DatasetError(f"{path}: no such folder or archive; expected one of images")
     return found, ""
+
+
+def matching(path: Path) -> list[Path]:
+    """The files that `path` means, which may be a pattern, sorted; all of them in one folder."""
+    found = sorted(Path(name) for name in glob.glob(str(path)))
+    if any(file.is_dir() for file in found) or len({file.parent for file in found}) > 1:
+        raise DatasetError(
+            f"{path}: the pattern means folders, or files of several folders, such as {found[0]} "
+            f"and {found[-1]}; expected files in one folder"
+        )
+    return found
 
 
 def step_inside(tree: Tree) -> Tree:

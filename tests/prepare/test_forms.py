@@ -293,3 +293,13 @@ def test_names_with_dots_and_doubled_slashes_are_the_same_names(folders, tmp_pat
             archive.add(file, f".//data/.hidden/train//{name}/./{file.name}")
     dataset = prep(tmp_path, tmp_path / "dots.tar/data/.hidden/train", folders / "val")
     check_equal(dataset, reference)
+
+
+def test_a_pattern_means_files_of_one_folder(folders, tmp_path):
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        tar(folders / "train", tmp_path / part / "x.tar")
+    with pytest.raises(DatasetError, match="expected files in one folder"):
+        prep(tmp_path, tmp_path / "*/x.tar", folders / "val")
+    with pytest.raises(DatasetError, match="expected files in one folder"):
+        prep(tmp_path, tmp_path / "?", folders / "val")
