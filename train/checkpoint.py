@@ -79,6 +79,11 @@ def named(path: Path) -> Path:
     return newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
 

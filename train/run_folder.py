@@ -14,9 +14,10 @@ from train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
 _T = TypeVar("_T")
 
 
-def claim(folder: Path, config: Config) -> FileLock:
+def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
+    Options that concern only later epochs may differ from the run's: `changes.txt` keeps a record.
     ConfigError where the folder belongs to something else, or has checkpoints of another config.
     ValueError where another process writes to it.
     """
@@ -30,8 +31,9 @@ def claim(folder: Path, config: Config) -> FileLock:
     folder.mkdir(parents=True, exist_ok=True)
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / ".lock", in_use)
-    if checkpoint.newest(folder / "checkpoints") is not None:
-        _check_same(folder, config)
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is not None:
+        _check_same(folder, config, checkpoint.step_of(newest) // steps_per_epoch)
     # What a writer that was killed left behind.
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         leftover.unlink()
@@ -63,10 +65,33 @@ def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
         ) from error
 
 
-def _check_same(folder: Path, config: Config) -> None:
+def _check_same(folder: Path, config: Config, epoch: int) -> None:
+    """ConfigError unless the run's first `epoch` epochs would have been the same with `config`."""
     changed = changed_options(folder, config)
-    if changed:
+    if not changed:
+        return
+    old = read_config(folder)
+    refused = [
+        change
+        for change in changed
+        if not _is_of_later_epochs(change.split(":")[0], old, config, epoch)
+    ]
+    if refused:
         raise ConfigError(
-            f"{folder} holds a run with another config ({'; '.join(changed)}); "
+            f"{folder} holds a run with another config ({'; '.join(refused)}); "
             "give the same values to resume it, or another --run.dir to start afresh"
         )
+    with open(folder / "changes.txt", "a") as file:
+        file.write(f"after epoch {epoch}: {'; '.join(changed)}\n")
+
+
+def _is_of_later_epochs(name: str, old: Config, new: Config, epoch: int) -> bool:
+    """Whether an option's new value leaves the first `epoch` epochs as they were."""
+    if name == "train.epochs":
+        return new.train.epochs >= epoch and new.optim.schedule != "exponential"
+    if name == "optim.drop_epochs":
+        earlier = [
+            [drop for drop in config.optim.drop_epochs if drop <= epoch] for config in (old, new)
+        ]
+        return new.optim.schedule == "steps" and earlier[0] == earlier[1]
+    return False

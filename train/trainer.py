@@ -57,7 +57,8 @@ class Trainer:
         self.profile = Profile(config.run.profile, trace, ranks.device)
         self.meeting = Meeting(ranks.largest)
 
-        self._lock = claim(self.folder, config) if ranks.is_main else None
+        steps = self.plan.steps_per_epoch
+        self._lock = claim(self.folder, config, steps) if ranks.is_main else None
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._resume()
         check_beginning(self.state.step, self.dataset.fingerprint, ranks)

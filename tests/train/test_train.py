@@ -391,3 +391,38 @@ def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path,
     )  # ranks meet after steps 1, 3, 7, 15, ...
     assert train(tmp_path / "run") == 128 + signal.SIGTERM
     assert final_state(tmp_path / "run")["step"] == STEPS
+
+
+BY_STEPS = ("--optim.schedule", "steps")
+
+
+def test_a_longer_run_with_a_later_drop_is_the_run_that_had_them_from_the_start(train, tmp_path):
+    """So the paper's authors did it by hand; the folder keeps a record."""
+    train(tmp_path / "whole", *BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
+    train(tmp_path / "longer", *BY_STEPS, "--train.epochs", "2", "--optim.drop_epochs", "[1]")
+    more = (*BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
+    train(tmp_path / "longer", *more)
+    assert_same_run(tmp_path / "whole", tmp_path / "longer")
+    record = (tmp_path / "longer/changes.txt").read_text()
+    assert record.startswith("after epoch 2: ") and "train.epochs: 2 -> 4" in record
+    train(tmp_path / "longer", *more)
+    assert (tmp_path / "longer/changes.txt").read_text() == record
+
+
+@pytest.mark.parametrize(
+    "before, after, name",
+    [
+        (BY_STEPS, ("--optim.drop_epochs", "[1]"), "optim.drop_epochs"),  # would have been before
+        (BY_STEPS, ("--train.epochs", "1"), "train.epochs"),
+        (("--optim.schedule", "exponential"), ("--train.epochs", "6"), "train.epochs"),
+        (BY_STEPS, ("--optim.momentum", "0.5"), "optim.momentum"),
+    ],
+)
+def test_what_would_have_changed_the_epochs_so_far_is_refused(
+    train, tmp_path, before, after, name, capsys
+):
+    train(tmp_path / "run", *before, "--train.epochs", "2")
+    options = (*before, "--train.epochs", "2", *after)  # the last one of a name counts
+    assert train(tmp_path / "run", *options) == 2
+    assert f"holds a run with another config ({name}: " in capsys.readouterr().err
+    assert not (tmp_path / "run/changes.txt").exists()
