@@ -1,6 +1,7 @@
 """No damaged file is accepted in silence: what preparation accepts, a strict decoder sees alike."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def test_a_marker_in_the_scan_is_damage_although_the_decoder_goes_on(tmp_path):
     assert verdict.startswith("damaged: the decoder says 'Corrupt JPEG data")
 
 
+def bmp_of_16_bits(pixels):
+    """Five bits a channel, rows from the bottom up, each filled up to four bytes."""
+    red, green, blue = (pixels[::-1].astype(np.uint16) >> 3).transpose(2, 0, 1)
+    rows = (red << 10 | green << 5 | blue).astype("<u2")
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    header = struct.pack("<IiiHHIIiiII", 40, pixels.shape[1], pixels.shape[0], 1, 16, *[0] * 6)
+    return b"BM" + struct.pack("<IHHI", 54 + rows.nbytes, 0, 0, 54) + header + rows.tobytes()
+
+
 def odd_but_sound(folder):
     """(name, what it should look like) of files that DALI lacks or sees otherwise than others."""
     picture = smooth_image(np.random.default_rng(0), 90, 130)
@@ -49,6 +59,7 @@ def odd_but_sound(folder):
     )
     small = (np.asarray(picture) // 3).astype(np.uint8)
     (folder / "maximum.ppm").write_bytes(b"P6\n130 90\n85\n" + small.tobytes())
+    (folder / "sixteen.bmp").write_bytes(bmp_of_16_bits(np.asarray(picture)))
     file = io.BytesIO()
     picture.convert("CMYK").save(file, "JPEG", quality=95)
     data = file.getvalue()
@@ -56,7 +67,16 @@ def odd_but_sound(folder):
     length = int.from_bytes(data[adobe + 2 : adobe + 4], "big")
     # Without Adobe's marker nobody inverts, so that the file must hold the opposite.
     (folder / "cmyk.jpg").write_bytes(data[:adobe] + data[adobe + 2 + length :])
-    for name in ("a.gif", "a.tga", "a.avif", "a.heic", "lab.tiff", "maximum.ppm", "cmyk.jpg"):
+    for name in (
+        "a.gif",
+        "a.tga",
+        "a.avif",
+        "a.heic",
+        "sixteen.bmp",
+        "lab.tiff",
+        "maximum.ppm",
+        "cmyk.jpg",
+    ):
         with Image.open(folder / name) as image:
             yield name, np.asarray(image.convert("RGB"), np.float64)
 
@@ -69,12 +89,12 @@ def test_kinds_that_dali_lacks_or_sees_otherwise_are_converted_by_resize_alone(t
     rejected = (tmp_path / "in_place/rejected.txt").read_text()
     for name in expected:
         assert f"/a/{name}\t" in rejected
-    assert rejected.count("which DALI does not decode as others do; --resize would store it") == 14
+    assert rejected.count("which DALI does not decode as others do; --resize would store it") == 16
     prep_imagenet.main([*common, str(tmp_path / "stored"), "--resize", "90", "--quality", "98"])
     dataset = Dataset.open(tmp_path / "stored")
-    assert len(dataset.train) == 11 and not (tmp_path / "stored/rejected.txt").read_text()
+    assert len(dataset.train) == 12 and not (tmp_path / "stored/rejected.txt").read_text()
     converted = (tmp_path / "stored/converted.txt").read_text()
-    stored = {dataset.val.name(i): dataset.val.content(i).tobytes() for i in range(11)}
+    stored = {dataset.val.name(i): dataset.val.content(i).tobytes() for i in range(12)}
     for name, pixels in expected.items():
         assert f"/a/{name}\t" in converted
         path = name.replace(".", "_") if not name.endswith(".jpg") else name.removesuffix(".jpg")

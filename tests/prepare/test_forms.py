@@ -303,3 +303,28 @@ def test_a_pattern_means_files_of_one_folder(folders, tmp_path):
         prep(tmp_path, tmp_path / "*/x.tar", folders / "val")
     with pytest.raises(DatasetError, match="expected files in one folder"):
         prep(tmp_path, tmp_path / "?", folders / "val")
+
+
+def test_what_macos_leaves_in_imagenets_archives_is_passed_over(folders, tmp_path, capsys):
+    """Files that begin with ._ stand beside the archives of the classes, and beside the images."""
+    reference = prep(tmp_path, folders / "train", folders / "val")
+    with tarfile.open(tmp_path / "train.tar", "w") as outer:
+        for name in CLASSES:
+            with tarfile.open(tmp_path / f"{name}.tar", "w") as inner:
+                for path in sorted((folders / "train" / name).iterdir()):
+                    inner.add(path, path.name)
+            outer.add(tmp_path / f"{name}.tar", f"{name}.tar")
+            outer.addfile(tarfile.TarInfo(f"._{name}.tar"))
+    labels = ""
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo(".DS_Store"))
+        for name, path in files(folders / "val"):
+            archive.addfile(tarfile.TarInfo(f"._{path.name}"))
+            archive.add(path, path.name)
+            labels += f"{path.name} {name}\n"
+    (tmp_path / "labels.txt").write_text(labels)
+    more = ("--val-labels", tmp_path / "labels.txt")
+    dataset = prep(tmp_path, tmp_path / "train.tar", tmp_path / "val.tar", *more)
+    check_equal(dataset, reference)
+    said = capsys.readouterr().out
+    assert "._n01.tar, ._n02.tar, ._n03.tar (3 in all)" in said and "(7 in all)" in said

@@ -1,5 +1,7 @@
 """The rows of the picture, against what each stage of the pipeline does."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from pipeline.plan import TrainingPlan
 from pipeline.preprocessing import Preprocessing
+from tests.images import prepare
 from tests.recipes import TINY
 from tools import show_batch
 from train.config import load
@@ -40,6 +43,14 @@ def test_a_picture_is_drawn(prepared, tmp_path):
     )
     with Image.open(tmp_path / "batch.png") as picture:
         assert picture.format == "PNG" and picture.height > picture.width
+
+
+def test_classes_of_any_name_are_drawn_as_plain_text(tmp_path):
+    """Dollars mean formulas to Matplotlib, and some bytes are no text at all."""
+    names = ["a$^$b", "10$_and_20$_notes", os.fsdecode(b"caf\xe9")]
+    folder = prepare(tmp_path, dict.fromkeys(names, 2))
+    show_batch.main(["--data", str(folder), "--out", str(tmp_path / "b.png"), "--images", "6"])
+    assert (tmp_path / "b.png").stat().st_size > 1000
 
 
 def test_asking_for_more_images_than_there_are_is_an_error(prepared, tmp_path):
