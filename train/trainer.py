@@ -130,8 +130,7 @@ class Trainer:
             return
         saved = self.state.gather(self.ranks)
         self._check_finite(saved["intervals"].sum(0)[0].item())
-        (broken,) = self.ranks.largest([int(not self.state.is_finite())])
-        if broken:
+        if not all(self.ranks.gather(self.state.is_finite())):
             raise TrainingError(
                 f"weights, gradients or momentum are no longer numbers at step {self.state.step}, "
                 "so no checkpoint of it is written; the newest one is from before. Try a smaller "

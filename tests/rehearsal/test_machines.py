@@ -272,7 +272,7 @@ def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gp
 def test_only_the_listed_files_ask_pytorch_for_gpus():
     """`auto` is resolved in train/distributed.py and in the benchmark.
 
-    The benchmark tells its processes what it found.
+    The benchmark tells its processes what it found. The loader asks only if it is told to use one.
     """
     asking = [
         str(path.relative_to(ROOT))
@@ -281,6 +281,7 @@ def test_only_the_listed_files_ask_pytorch_for_gpus():
         if "cuda.device_count" in path.read_text() or "cuda.is_available" in path.read_text()
     ]
     assert sorted(asking) == [
+        "pipeline/data_loader.py",
         *("tools/bench/__main__.py", "tools/bench/machine.py", "tools/bench/steps.py"),
         *("tools/demo.py", "tools/gpu_check.py", "train/distributed.py", "train/gpus.py"),
     ]
