@@ -77,7 +77,7 @@ def test_a_replayed_step_is_the_batch_that_the_run_was_given(prepared, dataset, 
     plan = training_plan(saved, dataset)
     images, labels = next(iter(training_loader(dataset, plan, saved.data, 2)))
     assert torch.equal(images, recorded[2].images) and torch.equal(labels, recorded[2].labels)
-    for what in (["--step", "3", "--images", "4"], ["--worst", "3"]):
+    for what in (["--step", "3", "--images", "4"], ["--worst", "3", "--device", "cpu"]):
         show_batch.main([str(run), *what, "--out", str(tmp_path / "step.png")])
         with Image.open(tmp_path / "step.png") as picture:
             assert picture.format == "PNG"
