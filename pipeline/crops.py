@@ -7,6 +7,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.geometry import squares
+
 
 @runtime_checkable
 class Crops(Protocol):
@@ -114,7 +116,7 @@ class CentreCrop:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
         corner = np.full(2, (self.resize - self.size) / 2)
-        return _squares(sizes, self.resize, self.size, corner), np.zeros(len(sizes), bool)
+        return squares(sizes, corner, self.resize, self.size), np.zeros(len(sizes), bool)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class RandomCrop:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
         corners = rng.integers(self.resize - self.size, size=(len(sizes), 2), endpoint=True)
-        boxes = _squares(sizes, self.resize, self.size, corners)
+        boxes = squares(sizes, corners, self.resize, self.size)
         return boxes, rng.random(len(sizes)) < self.flip
 
 
@@ -158,7 +160,7 @@ class TenCrops:
         far = self.resize - self.size
         corners = np.array([[0, 0], [0, far], [far, 0], [far, far], [far / 2, far / 2]])
         every = np.repeat(sizes, 5, axis=0)
-        boxes = _squares(every, self.resize, self.size, np.tile(corners, (len(sizes), 1)))
+        boxes = squares(every, np.tile(corners, (len(sizes), 1)), self.resize, self.size)
         boxes = np.repeat(boxes.reshape(len(sizes), 1, 5, 4), 2, axis=1).reshape(-1, 4)
         return boxes, np.tile(np.repeat([False, True], 5), len(sizes))
 
@@ -171,13 +173,3 @@ def _check(size: int, resize: int, flip: float) -> None:
         )
     if not 0 <= flip <= 1:
         raise ValueError(f"flip is {flip}; expected a share from 0 to 1, such as 0.5")
-
-
-def _squares(
-    sizes: NDArray[np.int32], resize: int, size: int, corners: NDArray
-) -> NDArray[np.float64]:
-    """Boxes of squares at `corners` of the central square, in the images' own pixels."""
-    shorter = sizes.min(axis=1, keepdims=True)
-    scale = shorter / resize
-    start = (sizes - shorter) / 2 + corners * scale
-    return np.concatenate([start, start + size * scale], axis=1)

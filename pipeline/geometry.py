@@ -44,12 +44,22 @@ def source_regions(
     rounding. Pixels that a triangle filter reaches beyond the crop are decoded too, unless there is
     nothing to `resample`.
     """
+    boxes = squares(sizes, corners, resize, crop)
+    reach = 1 + sizes.min(axis=1, keepdims=True) / resize / 2 if resample else 0
+    return _regions(boxes[:, :2], boxes[:, 2:], reach, sizes, mirrored)
+
+
+def squares(
+    sizes: NDArray[np.int32], corners: NDArray, resize: int, crop: int
+) -> NDArray[np.float64]:
+    """Boxes [n, 4] of `crop` pixels square at `corners` of the central `resize` x `resize` square.
+
+    A box is top, left, bottom and right, in the pixels of images of `sizes`.
+    """
     shorter = sizes.min(axis=1, keepdims=True)
     scale = shorter / resize
     start = (sizes - shorter) / 2 + corners * scale
-    end = start + crop * scale
-    reach = 1 + scale / 2 if resample else 0
-    return _regions(start, end, reach, sizes, mirrored)
+    return np.concatenate([start, start + crop * scale], axis=1)
 
 
 def box_regions(

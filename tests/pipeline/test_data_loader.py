@@ -63,7 +63,7 @@ def test_validation_images_come_once_in_order_and_the_last_batch_is_smaller(fold
     assert torch.cat(labels).tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
-def own_labels(batches, shown):
+def check_own_labels(batches, shown):
     """Checks that images [n] belong to their labels: each image's mean colour is its own."""
     known = {
         round(float(value), 3): int(label)
@@ -92,11 +92,11 @@ def test_images_keep_their_labels_whatever_is_done_with_iterators(folder):
     for _ in range(2):
         shown += [next(one), next(other), next(other)]
     shown += [next(left_behind), *one, *other]
-    own_labels(batches, shown)
+    check_own_labels(batches, shown)
     second = loader(folder, seed=1)
     for pair in zip(batches, second):
         shown += pair
-    own_labels(batches, shown)
+    check_own_labels(batches, shown)
 
 
 def test_iterators_that_are_left_behind_do_not_change_what_follows(folder):
