@@ -44,7 +44,7 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
     found = Labelled(path, files[0].parent, [], [], [], None)
     for file in files:
         try:
-            found = _add(found, file)
+            found = _with(found, file)
         except (arrow.ArrowException, OSError) as error:
             raise DatasetError(f"{file}: expected a whole parquet file ({error})") from error
     missing = [
@@ -60,22 +60,24 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
     return found
 
 
-def _add(found: Labelled, path: Path) -> Labelled:
-    """`found` and the images of one more file."""
-    names, places, labels = list(found.names), list(found.places), list(found.labels)
+def _with(found: Labelled, path: Path) -> Labelled:
+    """`found`, to whose lists the images of one more file are added."""
     with parquet.ParquetFile(path) as file:
         which = columns(path, file.schema_arrow)
+        if found.names and found.class_names != which.names:
+            raise DatasetError(
+                f"{path}: its schema names other classes than the files before it, or in another "
+                "order"
+            )
         wanted = [which.label, *_name_columns(file.schema_arrow, which.image)]
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, wanted)
-            labels += table[which.label].to_pylist()
-            names += _names(table, which.image, f"{path.stem}/{group:04d}")
-            places += [Place(path.name, group, row, "parquet") for row in range(table.num_rows)]
-    if found.names and found.class_names != which.names:
-        raise DatasetError(
-            f"{path}: its schema names other classes than the files before it, or in another order"
-        )
-    return replace(found, names=names, places=places, labels=labels, class_names=which.names)
+            found.labels.extend(table[which.label].to_pylist())
+            found.names.extend(_names(table, which.image, f"{path.stem}/{group:04d}"))
+            found.places.extend(
+                Place(path.name, group, row, "parquet") for row in range(table.num_rows)
+            )
+    return replace(found, class_names=which.names)
 
 
 def _name_columns(schema: Any, image_column: str) -> list[str]:

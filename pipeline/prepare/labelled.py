@@ -1,6 +1,5 @@
 """Files that bring their labels along, as those of parquet files and WebDataset shards do."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class Labelled:
     root: Path
     names: list[str]
     places: list[Place]
-    labels: Sequence[int | str]
+    labels: list[int | str]
     class_names: list[str] | None = None
 
     def classes(self) -> list[str]:

@@ -220,12 +220,7 @@ def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeyp
 
     Lists without images would pass for a finished folder.
     """
-    monkeypatch.setattr(Workers, "results", fail_after_one)
-    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
-    with pytest.raises(OSError):
-        prep(originals, tmp_path / "out", "--resize", SIDE)
-    monkeypatch.undo()
+    interrupt(originals, tmp_path / "out", monkeypatch)
     assert (tmp_path / ".out.unfinished/notes").is_dir()
     shutil.rmtree(tmp_path / ".out.unfinished/folder")
     dataset = prep(originals, tmp_path / "out", "--resize", SIDE)
@@ -237,12 +232,7 @@ def test_notes_are_ignored_if_their_images_are_gone(originals, tmp_path, monkeyp
 def test_a_file_that_changed_since_an_interruption_is_not_taken_as_it_was(
     originals, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Workers, "results", fail_after_one)
-    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
-    with pytest.raises(OSError):
-        prep(originals, tmp_path / "out", "--resize", SIDE)
-    monkeypatch.undo()
+    interrupt(originals, tmp_path / "out", monkeypatch)
     with open(tmp_path / ".out.unfinished/notes/val.jsonl") as notes:
         first = originals / json.loads(notes.readline())[0]
     content = first.read_bytes()
@@ -253,6 +243,16 @@ def test_a_file_that_changed_since_an_interruption_is_not_taken_as_it_was(
         assert len(prep(originals, tmp_path / "out", "--resize", SIDE).train) == 28
     finally:
         first.write_bytes(content)
+
+
+def interrupt(originals, out, monkeypatch):
+    """Prepare until the disk fails, behind the first files, which have been noted."""
+    monkeypatch.setattr(Workers, "results", fail_after_one)
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
+    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    with pytest.raises(OSError):
+        prep(originals, out, "--resize", SIDE)
+    monkeypatch.undo()
 
 
 def fail_after_one(self, tasks):
