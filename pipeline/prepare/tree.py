@@ -141,8 +141,9 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     if inside and not found:
         raise DatasetError(f"{path}: {archives[0]} holds no file below {inside}")
     names = sorted(found)
-    for name in names:
-        folders.update(parent.as_posix() for parent in PurePosixPath(name).parents[:-1])
+    for folder in {name.rpartition("/")[0] for name in names if "/" in name}:
+        lowest = PurePosixPath(folder)
+        folders.update(parent.as_posix() for parent in (lowest, *lowest.parents[:-1]))
     if len(archives) > 1:
         _check_not_parts(path, archives, folders)
     root = path if path.is_dir() else archives[0].parent

@@ -1,7 +1,6 @@
 """WebDataset shards of others: tar archives with `key.jpg` and `key.cls` or `key.json`."""
 
 import json
-from pathlib import PurePosixPath
 
 from PIL import Image
 
@@ -71,9 +70,9 @@ def _pairs(tree: Tree) -> tuple[dict[str, int], dict[str, int | str]]:
 
 def _split(name: str) -> tuple[str, str]:
     """The key, and what follows the first dot of the file's name."""
-    folder, file = str(PurePosixPath(name).parent), PurePosixPath(name).name
+    folder, slash, file = name.rpartition("/")
     key, _, kind = file.partition(".")
-    return f"{folder}/{key}", kind.lower()
+    return folder + slash + key, kind.lower()
 
 
 def _text(tree: Tree, index: int) -> str:
