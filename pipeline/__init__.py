@@ -1,12 +1,17 @@
 """Images on disk to batches on a device: DALI and numpy, no networks, no ranks.
 
-`from pipeline import DataLoader` is the door for other training loops: docs/pipeline.md.
+`from pipeline import DataLoader` is the door for other training loops: docs/pipeline.md. What is
+named here is imported when it is asked for: commands that need no DALI start without it.
 """
 
-from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
-from pipeline.data_loader import DataLoader
-from pipeline.dataset import Dataset
-from pipeline.pixels import Pixels
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
+    from pipeline.data_loader import DataLoader
+    from pipeline.dataset import Dataset
+    from pipeline.pixels import Pixels
 
 __all__ = [
     "CentreCrop",
@@ -17,3 +22,10 @@ __all__ = [
     "RandomResizedCrop",
     "TenCrops",
 ]
+_FILES = {"DataLoader": "data_loader", "Dataset": "dataset", "Pixels": "pixels"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"pipeline.{_FILES.get(name, 'crops')}"), name)
