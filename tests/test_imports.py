@@ -44,7 +44,7 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
     }
     assert [str(path) for path, text in sources.items() if "import fn" in text] == [
         "pipeline/graph.py",
-        "tools/bench/feeding.py",
+        "tools/bench/rivals.py",
     ]
     assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == [
         "train/distributed.py"

@@ -244,7 +244,7 @@ def test_every_expectation_belongs_to_a_measured_figure():
     }
     for one in gpu_check.EXPECTATIONS:
         assert one.row in names[one.benchmark]
-    assert set(NEEDS) <= set(contenders("cuda"))
+    assert set(NEEDS) <= {*contenders("cuda"), *contenders("cuda", "resnet")}
 
 
 def test_a_contender_for_more_gpus_than_there_are_is_detected(prepared, monkeypatch, tmp_path):

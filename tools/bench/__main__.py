@@ -43,9 +43,15 @@ def main(argv: list[str]) -> None:
         commands = _commands(args, Path(folder))
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for number in range(args.rounds):
-            for name, command in commands.items():
+            for name, command in list(commands.items()):
                 print(f"round {number + 1}/{args.rounds}: {name}", file=sys.stderr, flush=True)
-                rounds[name].append(_measure(name, command))
+                try:
+                    rounds[name].append(_measure(name, command))
+                except ValueError as error:
+                    if name not in NEEDS:
+                        raise
+                    print(f"{name} is left out: {error}", file=sys.stderr)
+                    del commands[name], rounds[name]
     report = {
         "benchmark": args.what,
         "rows": [{"name": name, **_medians(measured)} for name, measured in rounds.items()],
@@ -108,10 +114,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
     names = feeding.contenders(args.device, args.recipe)
     for name, data in stores(Path(args.data), folder, names).items():
         if find_spec(NEEDS.get(name, "torch")) is None:
-            print(
-                f"{name} is left out: {NEEDS[name]} is not installed (pip install '.[bench]')",
-                file=sys.stderr,
-            )
+            print(f"{name} is left out: {NEEDS[name]} is not installed", file=sys.stderr)
             continue
         command = [
             "-m",
@@ -122,6 +125,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
             str(args.batch_size),
             str(args.steps),
             data,
+            str(folder),
         ]
         commands[name] = (command, {})
     return commands
