@@ -1,10 +1,8 @@
 """Train a network of torchvision on a prepared folder; rerun the same command to resume.
 
-torchrun --nproc_per_node=2 examples/resnet.py --data prepared/imagenet --folder runs/resnet50
-"""
+torchrun --nproc_per_node=2 examples/resnet.py --data prepared/imagenet --checkpoint resnet50.pt"""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +17,28 @@ from pipeline.files import atomic_write
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", required=True, help="made by tools.prep_imagenet")
-parser.add_argument("--folder", required=True, type=Path, help="of the checkpoint")
+parser.add_argument("--checkpoint", required=True, type=Path, help="is written and resumed")
 parser.add_argument("--model", default="resnet50", help="any of torchvision.models")
-parser.add_argument("--size", default=224, type=int, help="of the crops, in pixels")
-parser.add_argument("--batch", default=256, type=int, help="images of all ranks together")
-parser.add_argument("--epochs", default=90, type=int)
-parser.add_argument("--save-every", default=1000, type=int, metavar="STEPS")
+for name, default in {"size": 224, "batch": 256, "epochs": 90, "save-every": 1000}.items():
+    parser.add_argument(f"--{name}", default=default, type=int, help=f"({default})")
 args = parser.parse_args()
 
 on_gpu = torch.cuda.is_available()
-device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+device = torch.device("cuda", dist.get_node_local_rank()) if on_gpu else torch.device("cpu")
 dist.init_process_group("nccl" if on_gpu else "gloo")
 common = {"global_batch_size": args.batch, "device": device}
 train = DataLoader(args.data, crops=RandomResizedCrop(args.size), **common)
 val = DataLoader(args.data, "val", crops=CentreCrop(args.size, args.size * 8 // 7), **common)
-
 torch.manual_seed(0)
-model = torchvision.models.get_model(args.model, num_classes=len(train.classes)).to(device)
-model = DistributedDataParallel(model)
+network = torchvision.models.get_model(args.model, num_classes=len(train.classes)).to(device)
+model = DistributedDataParallel(network)
 optimizer = torch.optim.SGD(model.parameters(), args.batch / 2560, 0.9, weight_decay=1e-4)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs * len(train))
-state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-state["loader"] = train
-checkpoint = args.folder / "checkpoint.pt"
-if checkpoint.exists():
-    saved = torch.load(checkpoint, map_location=device, weights_only=True)
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-
+parts: list[Any] = [network, optimizer, schedule, train]
+args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+if args.checkpoint.exists():
+    for part, state in zip(parts, torch.load(args.checkpoint, map_location=device)):
+        part.load_state_dict(state)
 while train.epoch < args.epochs:
     for images, labels in train:
         loss = cross_entropy(model(images), labels)
@@ -57,15 +49,12 @@ while train.epoch < args.epochs:
         if dist.get_rank() == 0:
             print(f"step {train.step} loss {loss.item():.6f}", flush=True)
             if train.step % args.save_every == 0 or train.step % len(train) == 0:
-                args.folder.mkdir(parents=True, exist_ok=True)
-                with atomic_write(checkpoint) as file:
-                    torch.save({name: part.state_dict() for name, part in state.items()}, file)
-    model.eval()
-    right = torch.zeros((), device=device)
+                with atomic_write(args.checkpoint) as file:
+                    torch.save([part.state_dict() for part in parts], file)
+    network.eval()
     with torch.no_grad():
-        for images, labels in val:
-            right += (model.module(images).argmax(1) == labels).sum()
+        right = torch.stack([(network(x).argmax(1) == y).sum() for x, y in val]).sum()
     dist.all_reduce(right)
-    model.train()
+    network.train()
     if dist.get_rank() == 0:
         print(f"epoch {train.epoch}: {1 - right.item() / len(val.dataset):.2%} top-1 error")

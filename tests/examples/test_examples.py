@@ -32,7 +32,13 @@ def environment(tmp_path):
 
 def start(prepared, run, environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["examples/resnet.py", "--data", str(prepared), "--folder", str(run)]
+    command += [
+        "examples/resnet.py",
+        "--data",
+        str(prepared),
+        "--checkpoint",
+        str(run / "network.pt"),
+    ]
     command += ["--model", "small", "--size", "64", "--batch", "8", "--epochs", "2"]
     return subprocess.Popen(
         [*command, "--save-every", "2"],
