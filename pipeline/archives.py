@@ -1,9 +1,9 @@
 """Bytes of files, and of images inside archives; nothing is ever unpacked."""
 
-import mmap
 import os
 import resource
 import stat
+import threading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,30 +28,35 @@ def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
 
 
 class Archives:
-    """Reads ranges of bytes from archives, each mapped into memory when it is first asked for."""
+    """Reads ranges of bytes from archives, each opened when it is first asked for.
+
+    They are not mapped into memory: an archive that is cut short would end the process. Threads may
+    share it.
+    """
 
     def __init__(self) -> None:
-        self._maps: dict[str, mmap.mmap] = {}
+        self._open_files: dict[str, int] = {}
+        self._lock = threading.Lock()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         # ImageNet comes as a thousand archives
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    def read_ahead(self, path: str, offset: int, size: int) -> None:
-        """Have the system fetch the bytes in the background; `read` would wait for them."""
-        archive = self._map(path)
-        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
-        size = min(offset + size, len(archive)) - start
-        if size > 0:
-            archive.madvise(mmap.MADV_WILLNEED, start, size)
-
     def read(self, path: str, offset: int, size: int) -> NDArray[np.uint8]:
-        """Bytes [size] of the archive, without a copy; fewer where the archive ends before."""
-        return np.frombuffer(self._map(path), np.uint8)[offset : offset + size]
+        """Bytes [size] of the archive; ValueError, which names it, where it ends before."""
+        data = os.pread(self._descriptor(path), size, offset)
+        if len(data) < size:
+            raise ValueError(
+                f"{path} ends at byte {offset + len(data)}, where the image has {size} from byte "
+                f"{offset} on"
+            )
+        return np.frombuffer(data, np.uint8)
 
-    def _map(self, path: str) -> mmap.mmap:
-        if path not in self._maps:
-            if not os.path.getsize(path):
-                raise ValueError(f"{path}: the archive is empty")
-            with open(path, "rb") as file:
-                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[path]
+    def _descriptor(self, path: str) -> int:
+        with self._lock:
+            if path not in self._open_files:
+                self._open_files[path] = os.open(path, os.O_RDONLY)
+            return self._open_files[path]
+
+    def __del__(self) -> None:
+        for descriptor in self._open_files.values():
+            os.close(descriptor)

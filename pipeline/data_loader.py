@@ -13,6 +13,7 @@ from pipeline.epochs import EpochPlan, Order, in_order, shuffled
 from pipeline.loader import Batch, Loader
 from pipeline.pixels import Pixels
 from pipeline.plan import Plan
+from pipeline.stand_ins import OnBadImage, stop, warn
 
 
 class DataLoader:
@@ -39,6 +40,7 @@ class DataLoader:
         num_threads: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        on_bad_image: OnBadImage | None = None,
     ) -> None:
         """`part` is "train" or "val" of the prepared `folder`.
 
@@ -46,7 +48,9 @@ class DataLoader:
         its last partial batch; validation images are shown in order by CentreCrop, each once.
         `pixels` are mean and deviation, type and layout. A `plan` of your own replaces crops, order
         and seed. `global_batch_size` counts the images of all ranks; each gets its share. Rank and
-        world size are by default those of torch.distributed. ValueError where arguments do not fit.
+        world size are by default those of torch.distributed. `on_bad_image` is called for an image
+        that can't be used any more: `warn`, the default of "train", goes on with another of its
+        class; `stop`, that of "val", raises DatasetError. ValueError where arguments do not fit.
         """
         dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
         if part not in ("train", "val"):
@@ -69,6 +73,8 @@ class DataLoader:
         )
         self.preprocessing = pixels.preprocessing(dataset.stats, crops)
         self._device, self._num_threads = _device(device), num_threads
+        self._on_bad_image = on_bad_image or (warn if training else stop)
+        self._seed = seed
         self._identity = {
             "fingerprint": dataset.fingerprint,
             "part": part,
@@ -165,6 +171,8 @@ class DataLoader:
                 part=self._rank,
                 num_parts=self._world_size,
                 first_step=step,
+                on_bad_image=self._on_bad_image,
+                seed=self._seed,
             )
         )
 

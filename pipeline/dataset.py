@@ -1,7 +1,8 @@
 """The prepared folder, which tools/prep_imagenet.py writes and training reads.
 
 train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too
-sizes.npz             by list: sizes, labels and, for images inside archives, spans (ImageList)
+sizes.npz             by list: sizes, labels, and spans of images inside archives or lengths of
+                      files (ImageList)
 classes.txt           classes (folders); line k is label k
 names.txt             what people call them, in the same order
 stats.npz             see PixelStats
@@ -38,7 +39,8 @@ class ImageList:
 
     `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
     int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
-    how many bytes of the path name the archive, and offset and size of the image in it.
+    how many bytes of the path name the archive, and offset and size of the image in it. Files have
+    `lengths` [n] int64 in bytes, if the list was made since version 0.2.
     """
 
     root: str
@@ -48,6 +50,7 @@ class ImageList:
     labels: NDArray[np.int64]
     sizes: NDArray[np.int32]
     spans: NDArray[np.int64] | None = None
+    lengths: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -57,16 +60,18 @@ class ImageList:
         labels: Sequence[int],
         sizes: Sequence[tuple[int, int]],
         spans: Sequence[tuple[int, int, int]] = (),
+        lengths: Sequence[int] = (),
     ) -> "ImageList":
-        """A list from an entry for each image; `spans` are there for all of them or for none."""
+        """A list from an entry for each image; `spans` and `lengths` are for all or for none."""
         lines = [
             os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True)
         ]
         text = np.frombuffer(b"".join(lines), np.uint8)
         starts, ends = _places(text)
         all_spans = np.array(spans, np.int64) if spans else None
-        all_labels = np.array(labels, np.int64)
-        return cls(root, text, starts, ends, all_labels, np.array(sizes, np.int32), all_spans)
+        all_lengths = np.array(lengths, np.int64) if lengths else None
+        all_labels, all_sizes = np.array(labels, np.int64), np.array(sizes, np.int32)
+        return cls(root, text, starts, ends, all_labels, all_sizes, all_spans, all_lengths)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,12 +94,17 @@ class ImageList:
         name = self.text[self.starts[index] : self.starts[index] + length].tobytes()
         return os.path.join(self.root, os.fsdecode(name)), offset, size
 
+    def length(self, index: int) -> int | None:
+        """Bytes of the file of image `index`, where that is known."""
+        return None if self.lengths is None else int(self.lengths[index])
+
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
         """Some of the images, in the order given."""
         spans = None if self.spans is None else self.spans[indices]
+        lengths = None if self.lengths is None else self.lengths[indices]
         places = (self.starts[indices], self.ends[indices])
         return ImageList(
-            self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans
+            self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans, lengths
         )
 
     def content(self, index: int) -> NDArray[np.uint8]:
@@ -187,6 +197,8 @@ class PreparedFiles:
             arrays |= {name: images.sizes, f"{name}_labels": images.labels}
             if images.spans is not None:
                 arrays[f"{name}_spans"] = images.spans
+            if images.lengths is not None:
+                arrays[f"{name}_lengths"] = images.lengths
             roots[f"{name}_root"] = images.root
         np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
@@ -252,7 +264,8 @@ def _read_list(folder: Path, name: str, root: str, arrays: Mapping[str, NDArray]
     if labels is None:  # version 0.1 kept labels in the text alone
         lines = text.tobytes().split(b"\n")[:-1]
         labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in lines], np.int64)
-    return ImageList(root, text, starts, ends, labels, sizes, arrays.get(f"{name}_spans"))
+    spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
+    return ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
 
 
 def _places(text: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -31,6 +31,7 @@ MOST_TOGETHER = 64
 Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26  # a sound picture may come with megabytes of text
 _ORIENTATION = 274  # EXIF
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _VERDICT = re.compile(r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type")
 """What DALI says of an image: damaged, or of a kind that it does not know (nvImageCodec's statuses
 3 and 4).
@@ -61,15 +62,21 @@ class Undecodable(ValueError):
 class Header(NamedTuple):
     """What a file's header says: format and mode by Pillow's names, and EXIF orientation.
 
-    Orientation 1 is upright. `unlike` says of what kind the file is if DALI does not decode that
-    kind, or not as others do; else it is empty.
+    Orientation 1 is upright; height and width are those of the upright image. `unlike` says of what
+    kind the file is if DALI does not decode that kind, or not as others do; else it is empty.
     """
 
     format: str
     mode: str
     orientation: int
-    num_pixels: int
+    height: int
+    width: int
     unlike: str
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels in all."""
+        return self.height * self.width
 
     def is_plain_jpeg(self) -> bool:
         """Whether it is of the kind that nearly all photographs are."""
@@ -92,7 +99,10 @@ def look(data: NDArray[np.uint8]) -> Header:
             # A JPEG file with more pictures behind it
             kind = "JPEG" if image.format == "MPO" else image.format or ""
             unlike = _unlike(image, kind)
-            return Header(kind, image.mode, _orientation(image), width * height, unlike)
+            orientation = _orientation(image)
+            if orientation in _ON_ITS_SIDE:
+                width, height = height, width
+            return Header(kind, image.mode, orientation, height, width, unlike)
     except UnidentifiedImageError:
         if data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in _HEIF:
             raise ValueError(

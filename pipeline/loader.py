@@ -1,4 +1,4 @@
-"""Runs the graph over a plan and hands out tensors; names a file that can't be read."""
+"""Runs the graph over a plan and hands out tensors; shows stand-ins for bad images."""
 
 import os
 from collections.abc import Iterator
@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import graph
-from pipeline.archives import Archives
-from pipeline.dataset import DatasetError, ImageList
+from pipeline.ahead import Ahead
+from pipeline.dataset import ImageList
 from pipeline.decode import decode
 from pipeline.faults import MachineError, gist, machine_error
 from pipeline.geometry import box_regions, on_the_grid, source_regions
+from pipeline.intact import Checked
 from pipeline.plan import Plan, Views
 from pipeline.preprocessing import Preprocessing
+from pipeline.stand_ins import BadImage, OnBadImage, stand_in, stop
 
 _CPU = torch.device("cpu")
 NOT_COUNTED = -1
@@ -29,6 +31,14 @@ class Batch(NamedTuple):
 
     images: Tensor  # [n, 3, crop, crop] float32 by default, mean-subtracted RGB
     labels: Tensor  # [n] int64 class index, or NOT_COUNTED
+
+
+class _Rows(NamedTuple):
+    """What this rank shows in a step: views of usable images, their files, and who is missing."""
+
+    views: Views
+    files: list[NDArray[np.uint8]]  # paths; or, from archives, contents
+    bad: list[BadImage]
 
 
 class Loader:
@@ -49,24 +59,55 @@ class Loader:
         part: int = 0,
         num_parts: int = 1,
         first_step: int = 0,
+        on_bad_image: OnBadImage = stop,
+        count_stand_ins: bool = True,
+        seed: int = 0,
     ) -> None:
-        """Without `num_threads`, a thread for each core decodes."""
+        """Without `num_threads`, a thread for each core decodes.
+
+        `on_bad_image` is called when a batch is handed out that shows a stand-in, which is drawn
+        from `seed`. Without `count_stand_ins`, the row is then NOT_COUNTED.
+        """
         self._images, self._plan, self._preprocessing = images, plan, preprocessing
         self._device, self._first_step = device, first_step
-        # Each step's views are needed to read files ahead, to ask for them, and when they arrive.
+        self._part, self._num_parts = part, num_parts
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._on_bad_image, self._count_stand_ins = on_bad_image, count_stand_ins
+        self._seed = seed
+        # Each step's views are needed to look at its files, and to ask for it.
         self._views = lru_cache(maxsize=8)(lambda step: plan.views(step, part, num_parts))
-        on_gpu = device.type == "cuda"
-        self._copies = torch.cuda.Stream(device) if on_gpu else None
+        # Each step's rows are needed to ask for it, and when it arrives.
+        self._rows = lru_cache(maxsize=8)(self._find_rows)
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._root = np.frombuffer(os.fsencode(os.path.join(images.root, "")), np.uint8)
-        self._archives = Archives()
+        self._ahead = Ahead(images)
+        self._faults: dict[int, str] = {}
         has_boxes = self._views(first_step).boxes is not None
         self._resample = has_boxes or not on_the_grid(images.sizes, preprocessing.resize)
         self._has_gain = preprocessing.lit_gain != 1
+        self._pipeline = self._graph_from(first_step)
 
-        in_archives = images.spans is not None
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in order; MachineError where a failure is no file's."""
+        for step in range(self._first_step, self._plan.num_steps):
+            try:
+                (images,) = self._pipeline.run()
+            except RuntimeError as error:
+                images = self._without_undecodable(step, error)
+            rows = self._rows(step)
+            for bad in rows.bad:
+                self._on_bad_image(bad)
+            labels = np.where(
+                rows.views.counted, self._images.labels[rows.views.indices], NOT_COUNTED
+            )
+            yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
+
+    def _graph_from(self, first_step: int) -> graph.Pipeline:
+        """The graph, which will be asked for all steps from `first_step` on."""
+        preprocessing, on_gpu = self._preprocessing, self._device.type == "cuda"
         options = graph.GraphOptions(
             preprocessing.crop,
-            in_archives,
+            self._images.spans is not None,
             self._resample,
             self._has_gain,
             on_gpu,
@@ -75,32 +116,19 @@ class Loader:
             "HWC" if preprocessing.channels_last else "CHW",
         )
         mean = preprocessing.mean_image
-        self._pipeline = graph.build(
-            (self.request(step) for step in range(first_step, plan.num_steps)),
+        return graph.build(
+            (self.request(step) for step in range(first_step, self._plan.num_steps)),
             None if mean is None else np.ascontiguousarray(mean.transpose(2, 0, 1)),
             options,
-            plan.batch_size // num_parts,
-            device.index if on_gpu else None,
-            num_threads or len(os.sched_getaffinity(0)),
+            self._plan.batch_size // self._num_parts,
+            self._device.index if on_gpu else None,
+            self._num_threads,
         )
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches in order.
-
-        DatasetError names a file that can't be read or decoded; MachineError blames none.
-        """
-        for step in range(self._first_step, self._plan.num_steps):
-            views = self._views(step)
-            try:
-                (images,) = self._pipeline.run()
-            except RuntimeError as error:
-                raise self._explained(views, error) from error
-            labels = np.where(views.counted, self._images.labels[views.indices], NOT_COUNTED)
-            yield Batch(self._take(images), self._to_device(torch.from_numpy(labels)))
 
     def request(self, step: int) -> graph.Request:
         """What the graph is asked for: this rank's rows of a step."""
-        images, preprocessing, views = self._images, self._preprocessing, self._views(step)
+        images, preprocessing = self._images, self._preprocessing
+        views, files, _ = self._rows(step)
         sizes, crop = images.sizes[views.indices], preprocessing.crop
         if views.boxes is not None:
             regions = box_regions(sizes, views.boxes, views.mirrored, crop)
@@ -110,7 +138,7 @@ class Loader:
             )
         lighting = views.lighting @ preprocessing.directions.T.astype(np.float32)
         request: graph.Request = {
-            "file": self._files(step),
+            "file": files,
             "decode_start": regions.decode_start,
             "decode_end": regions.decode_end,
             "shift": lighting - np.array(preprocessing.mean_colour, np.float32),
@@ -124,17 +152,85 @@ class Loader:
             request["gain"] = np.where(lit, preprocessing.lit_gain, 1).astype(np.float32)
         return request
 
-    def _files(self, step: int) -> list[NDArray[np.uint8]]:
-        """Paths; or, from archives, contents. The next files in archives are then read ahead."""
-        images, indices = self._images, self._views(step).indices
-        if images.spans is None:
-            names = [images.text[images.starts[i] : images.ends[i]] for i in indices]
-            return [np.concatenate([self._root, name]) for name in names]
-        files = [self._archives.read(*images.archive(i)) for i in indices]
+    def _find_rows(self, step: int) -> _Rows:
+        """A step's rows, once its files have been looked at; those of the next step are begun."""
+        views = self._views(step)
+        checked = self._ahead.take(step, views.indices)
         if step + 1 < self._plan.num_steps:
-            for i in self._views(step + 1).indices:
-                self._archives.read_ahead(*images.archive(i))
-        return files
+            self._ahead.begin(step + 1, self._views(step + 1).indices)
+        for index, one in zip(views.indices.tolist(), checked):
+            if one.fault:
+                self._faults.setdefault(index, one.fault)
+        bad = [row for row, index in enumerate(views.indices.tolist()) if index in self._faults]
+        if not bad:
+            return _Rows(views, self._files(views, checked), [])
+        return self._with_stand_ins(step, views, checked, bad)
+
+    def _with_stand_ins(
+        self, step: int, views: Views, checked: list[Checked], bad: list[int]
+    ) -> _Rows:
+        """The step's rows, with another image in the place of each that is `bad`."""
+        images, epoch, missing = self._images, step // self._plan.steps_per_epoch, []
+        indices = views.indices.copy()
+        boxes = None if views.boxes is None else views.boxes.copy()
+        for row in bad:
+            index = int(indices[row])
+            other = stand_in(images, index, self._seed, epoch, self._is_usable)
+            indices[row], checked[row] = other, self._ahead.check(other)
+            if boxes is not None:  # the same part of an image of another size
+                boxes[row] *= np.tile(images.sizes[other] / images.sizes[index], 2)
+            names = (images.path(index), self._faults[index], images.path(other))
+            missing.append(BadImage(step, index, *names))
+        counted = views.counted.copy()
+        counted[bad] &= self._count_stand_ins
+        views = views._replace(indices=indices, boxes=boxes, counted=counted)
+        return _Rows(views, self._files(views, checked), missing)
+
+    def _is_usable(self, index: int) -> bool:
+        if index not in self._faults and (fault := self._ahead.check(index).fault):
+            self._faults[index] = fault
+        return index not in self._faults
+
+    def _files(self, views: Views, checked: list[Checked]) -> list[NDArray[np.uint8]]:
+        """Paths; or, from archives, contents."""
+        images = self._images
+        if images.spans is None:
+            names = [images.text[images.starts[i] : images.ends[i]] for i in views.indices]
+            return [np.concatenate([self._root, name]) for name in names]
+        return [one.content for one in checked if one.content is not None]
+
+    def _without_undecodable(self, step: int, error: RuntimeError) -> Any:
+        """The output of a step that has failed, with stand-ins for what can't be decoded.
+
+        MachineError where memory or a GPU failed, or the cause can't be told.
+        """
+        fault = machine_error(error)
+        if fault is not None:
+            raise fault from error
+        views = self._rows(step).views
+        found = {
+            index: why for index in views.indices.tolist() if (why := self._undecodable(index))
+        }
+        if not found:
+            raise MachineError(
+                f"DALI failed on a batch of {len(views.indices)} images, each of which can be "
+                f"decoded alone ({gist(error)}); rerun the command to resume"
+            ) from error
+        self._faults |= found
+        self._rows.cache_clear()
+        self._pipeline = self._graph_from(step)  # one that has failed does not run again
+        (images,) = self._pipeline.run()
+        return images
+
+    def _undecodable(self, index: int) -> str:
+        """Why an image can't be decoded; empty if it can."""
+        try:
+            decode(self._images.content(index))
+        except MachineError:
+            raise
+        except (OSError, ValueError) as error:
+            return str(error)
+        return ""
 
     def _to_device(self, labels: Tensor) -> Tensor:
         if self._copies is None:
@@ -158,30 +254,3 @@ class Loader:
         self._copies.synchronize()
         copy.record_stream(torch.cuda.current_stream(self._device))
         return copy
-
-    def _explained(self, views: Views, error: RuntimeError) -> Exception:
-        """Why the graph failed: the machine, a file, or a cause that can't be told."""
-        fault = machine_error(error)
-        if fault is not None:
-            return fault
-        for index in views.indices:
-            path = self._images.path(int(index))
-            try:
-                height, width = decode(self._images.content(int(index))).shape[:2]
-            except MachineError as cause:
-                return cause
-            except (OSError, ValueError) as cause:
-                return DatasetError(
-                    f"{path} can't be used any more ({cause}); "
-                    "restore the file, or prepare the folder again with tools/prep_imagenet.py"
-                )
-            if [height, width] != self._images.sizes[index].tolist():
-                expected = "x".join(map(str, self._images.sizes[index][::-1]))
-                return DatasetError(
-                    f"{path} is {width}x{height} pixels, but was {expected} when the lists were "
-                    "made; prepare the folder again with tools/prep_imagenet.py"
-                )
-        return MachineError(
-            f"DALI failed on a batch of {len(views.indices)} images, each of which can be decoded "
-            f"alone ({gist(error)}); rerun the command to resume"
-        )

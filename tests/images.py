@@ -26,11 +26,14 @@ def write_class_folders(
             smooth_image(rng, height, width).save(root / name / f"{index:03d}.jpg", quality=95)
 
 
-def prepare(folder: Path, counts: dict[str, int], val_counts: dict[str, int] | None = None) -> Path:
-    """Generate images, prepare them, and return the prepared folder."""
+def prepare(
+    folder: Path, counts: dict[str, int], val_counts: dict[str, int] | None = None, *options: str
+) -> Path:
+    """Generate images, prepare them with these options, and return the prepared folder."""
     write_class_folders(folder / "images/train", counts, seed=1)
     write_class_folders(folder / "images/val", val_counts or counts, seed=2)
     out = folder / "prepared"
     arguments = ["--train", folder / "images/train", "--val", folder / "images/val", "--out", out]
+    arguments += options
     prep_imagenet.main([str(argument) for argument in arguments])
     return out

@@ -36,8 +36,15 @@ def loader(
     preprocessing = Preprocessing.of(dataset.stats, 96, 80, "image", 0.1, lit_gain)
     plan = TrainingPlan(len(dataset.train), batch_size=12, margin=16, seed=3, num_steps=6)
     where = torch.device(device)
-    parts = {"part": part, "num_parts": num_parts}
-    return Loader(dataset.train, plan, preprocessing, device=where, num_threads=2, **parts)
+    return Loader(
+        dataset.train,
+        plan,
+        preprocessing,
+        device=where,
+        num_threads=2,
+        part=part,
+        num_parts=num_parts,
+    )
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ class Finding(NamedTuple):
     oddity: str = ""  # why the file was converted, where there is a store
     span: Span | None = None
     stamp: list[int] | None = None  # size and time of the original, if it is a file of its own
+    length: int | None = None  # bytes of the file that training reads, if it is a file of its own
 
 
 class Ledger:

@@ -142,9 +142,11 @@ def _placed(
 ) -> Finding:
     """The finding, with the place where training will read the image; stores it where asked to."""
     if store is None or finding.size is None:
-        return finding._replace(span=_span(source, index))
+        return finding._replace(
+            span=_span(source, index), length=finding.stamp[0] if finding.stamp else None
+        )
     name, span = store.add(source.names[index], source.labels[index], image)
-    return finding._replace(name=name, span=span)
+    return finding._replace(name=name, span=span, length=None if span else len(image))
 
 
 def _span(source: Source, index: int) -> Span | None:
@@ -156,14 +158,15 @@ def _span(source: Source, index: int) -> Span | None:
 
 def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:
     """The list of the files that can be used."""
-    names, labels, sizes, spans = [], [], [], []
+    names, labels, sizes, spans, lengths = [], [], [], [], []
     for finding, label in zip(findings, source.labels, strict=True):
         if finding.size:
             names.append(finding.name)
             labels.append(label)
             sizes.append(finding.size)
             spans += [finding.span] if finding.span else []
-    return ImageList.of(root, names, labels, sizes, spans)
+            lengths += [finding.length] if finding.length is not None else []
+    return ImageList.of(root, names, labels, sizes, spans, lengths)
 
 
 def _remarks(source: Source, remarks: list[str]) -> list[tuple[str, str]]:
