@@ -72,7 +72,7 @@ def locate(path: Path) -> tuple[list[Path], str]:
             return [parent], inside
     found = matching(path)
     if not found:
-        raise DatasetError(f"{path}: no such folder or archive; expected one of images")
+        raise DatasetError(f"{path}: no such folder, archive or file")
     return found, ""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 
 from pipeline.dataset import one_line
 from tools.predict.answers import Answer, class_texts
@@ -26,8 +27,8 @@ def draw(network: Trained, answers: Sequence[Answer]) -> Figure:
     across = 1 if len(answers) <= 4 else 2
     down = -(-len(answers) // across)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(6.6 * across, 1.75 * down + 0.3), layout=layout)
-    grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=[1, 1.9] * across)
+    figure = Figure(figsize=(6.6 * across, 1.75 * down + 0.35), layout=layout)
+    grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=[1, 2.2] * across)
     for axes in grid.flat[2 * len(answers) :]:
         axes.axis("off")
     texts = [_cut(text, _LONGEST_CLASS) for text in class_texts(network)]
@@ -36,6 +37,12 @@ def draw(network: Trained, answers: Sequence[Answer]) -> Figure:
         picture.imshow(answer.square)
         picture.axis("off")
         _bars(bars, answer, texts)
+    if any(answer.label is not None for answer in answers):
+        keys = {"the class of the picture's folder": _RIGHT, "likeliest, but another": _WRONG}
+        handles = [Patch(color=colour, label=text) for text, colour in keys.items()]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False
+        )
     return figure
 
 
