@@ -145,8 +145,8 @@ def _another_network(path: Path) -> str:
     """Which AlexNet of another project the file holds, and why it does not help here; or ""."""
     if path.suffix == ".caffemodel":
         return (
-            "Caffe's weights, of another network: it pools before it normalises (CaffeNet), or was "
-            "trained on other pixels (BGR); train one here, or give a checkpoint of this project"
+            "Caffe's weights, of another network: its response norm has other constants and, in "
+            "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
         )
     try:  # old files of torchvision are no zip archives
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -54,7 +54,7 @@ def _bars(axes: Axes, answer: Answer, texts: list[str]) -> None:
     axes.set_yticks(places, names, fontsize=8, parse_math=False)
     for place, probability in zip(places, answer.probabilities):
         axes.text(probability + 0.015, place, f"{probability:.1%}", va="center", fontsize=8)
-    axes.set(xlim=(0, 1.15), ylim=(len(places) - 0.5, -0.5))
+    axes.set(xlim=(0, 1.18), ylim=(len(places) - 0.5, -0.5))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"], fontsize=7)
     axes.tick_params(length=2)
     axes.spines[["top", "right"]].set_visible(False)
