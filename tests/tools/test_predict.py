@@ -5,8 +5,9 @@ import io
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.dataset import Dataset
 from tests import reference
 from tests.images import smooth_image, write_class_folders
 from tools import evaluate, prep_imagenet
+from tools.cli import run
 from tools.predict import __main__ as predict
 from tools.predict.answers import Answer, class_texts
 from tools.predict.drawing import draw
@@ -28,7 +30,6 @@ from tools.predict.pictures import find
 from train import checkpoint
 from train.trained import open_network
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -36,13 +37,13 @@ CPU = torch.device("cpu")
 def say(capsys):
     """Run the command; returns what it printed, as JSON if that was asked for, and on stderr."""
 
-    def run(*arguments):
+    def ask(*arguments):
         capsys.readouterr()
         predict.main([*map(str, arguments), "--device", "cpu"])
         printed, complaints = capsys.readouterr()
         return (json.loads(printed) if "--json" in arguments else printed), complaints
 
-    return run
+    return ask
 
 
 def table(pictures):
@@ -97,6 +98,17 @@ def test_probabilities_are_those_of_a_plain_network(trained, tmp_path, say):
     np.testing.assert_allclose(row, expected[0], rtol=0, atol=1e-5)
 
 
+def test_an_archive_gives_what_the_folder_gives(trained, prepared, tmp_path, say):
+    folder = Path(Dataset.open(prepared).val.root)
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        archive.add(folder, ".")
+    rows = [table(say(trained, path, "--json")[0]["pictures"]) for path in (folder, archive.name)]
+    assert [row.removeprefix(str(folder)) for row in rows[0]] == [
+        row.removeprefix(str(archive.name)) for row in rows[1]
+    ]
+    assert list(rows[0].values()) == list(rows[1].values())
+
+
 def test_kinds_that_dali_lacks_are_those_of_a_store(trained, tmp_path, say):
     """GIF files, and JPEG files that a zip archive compresses, as `--resize` stores them."""
     write_class_folders(tmp_path / "jpeg", dict.fromkeys("abc", 2))
@@ -138,13 +150,21 @@ def test_odd_files_are_named_and_passed_over(trained, tmp_path, say):
         assert f"{name}: {reason}" in complaints
 
 
-def test_the_exit_status_is_2_only_where_nothing_could_be_classified(trained, tmp_path, say):
+def test_the_exit_status_is_2_only_where_nothing_could_be_classified(
+    trained, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "notes.txt").write_text("no picture")
-    command = [sys.executable, "-m", "tools.predict", trained, tmp_path / "notes.txt"]
-    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and not result.stdout
-    assert "notes.txt: not an image" in result.stderr and "Traceback" not in result.stderr
-    assert result.stderr.endswith("error: no picture could be classified\n")
+    monkeypatch.setattr(sys, "argv", ["predict", str(trained), str(tmp_path), "--device", "cpu"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        run(predict.main)
+    printed, complaints = capsys.readouterr()
+    assert ended.value.code == 2 and not printed
+    assert "notes.txt: not an image" in complaints and "Traceback" not in complaints
+    assert complaints.endswith("error: no picture could be classified\n")
+    write_class_folders(tmp_path, {"a": 1})
+    run(predict.main)
+    assert "notes.txt: not an image" in capsys.readouterr().err
 
 
 def test_a_label_is_known_where_one_folder_has_the_name_of_a_class(tmp_path, monkeypatch):
@@ -186,11 +206,11 @@ def named(trained, tmp_path):
 
 
 def test_table_and_csv_give_the_same_with_names(trained, prepared, tmp_path, say):
-    run, folder = named(trained, tmp_path), Path(Dataset.open(prepared).val.root)
+    network, folder = named(trained, tmp_path), Path(Dataset.open(prepared).val.root)
     pictures = [folder / "a/000.jpg", folder / "c/001.jpg"]
-    report, _ = say(run, *pictures, "--json")
-    text, _ = say(run, *pictures, "--csv")
-    printed, _ = say(run, *pictures)
+    report, _ = say(network, *pictures, "--json")
+    text, _ = say(network, *pictures, "--csv")
+    printed, _ = say(network, *pictures)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [int(row["rank"]) for row in rows] == [1, 2, 3, 1, 2, 3]
     guesses = [guess for picture in report["pictures"] for guess in picture["guesses"]]
@@ -199,7 +219,7 @@ def test_table_and_csv_give_the_same_with_names(trained, prepared, tmp_path, say
         assert float(row["probability"]) == guess["probability"]
         assert f"{guess['probability']:.2%}" in printed
     assert [row["label"] for row in rows] == ["a"] * 3 + ["c"] * 3
-    assert {"house cat (a)", "b", "a bird (c)"} == set(class_texts(open_network(run, CPU)))
+    assert {"house cat (a)", "b", "a bird (c)"} == set(class_texts(open_network(network, CPU)))
     assert "house cat (a)" in printed and "class's folder: 2" in printed
     for probabilities in (rows[:3], rows[3:]):
         assert sum(float(row["probability"]) for row in probabilities) == pytest.approx(1)

@@ -37,10 +37,7 @@ def main(argv: list[str]) -> None:
     for path, content in files.items():
         with atomic_write(path) as file:
             file.write(content)
-    written = " and ".join(
-        f"{path} ({len(content) / 1e6:.1f} MB)" for path, content in files.items()
-    )
-    print(f"wrote {written}{remark and '; '}{remark}")
+    print(f"wrote {' and '.join(map(str, files))}{remark and '; '}{remark}")
 
 
 def _files(

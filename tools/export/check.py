@@ -14,8 +14,10 @@ from train.distributed import join
 from train.trained import Trained
 from train.validation import probabilities
 
-TOLERANCE = 1e-5
-"""By which probabilities may differ: sums of float32 numbers depend on their order."""
+TOLERANCE = 1e-4
+"""By which probabilities may differ, as a share of the likeliest's: sums of float32 numbers depend
+on their order.
+"""
 
 NUM_RANDOM, NUM_IMAGES = 16, 64
 
@@ -40,14 +42,14 @@ def check_alike(network: Trained, answer: Answer) -> str:
     if not worst <= TOLERANCE:
         raise ValueError(
             f"the exported network is not the original: on {what}, probabilities differ by up to "
-            f"{worst:.1e}; expected {TOLERANCE:.0e} at most. Nothing is written"
+            f"{worst:.1e} of the likeliest; expected {TOLERANCE:.0e} at most. Nothing is written"
         )
-    return f"on {what}, probabilities differ from the original's by {worst:.1e} at most"
+    return f"on {what}, probabilities differ by {worst:.1e} of the likeliest at most"
 
 
 def _difference(network: Trained, answer: Answer, squares: Tensor) -> float:
     expected = probabilities(network.model, squares, network.mean, num_views=1).numpy()
-    return float(np.abs(answer(squares) - expected).max())
+    return float((np.abs(answer(squares) - expected).max(1) / expected.max(1)).max())
 
 
 def _validation_images(network: Trained) -> Tensor | None:

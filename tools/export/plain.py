@@ -25,7 +25,8 @@ def tensors(network: Trained) -> dict[str, Tensor]:
 def metadata(network: Trained) -> dict[str, str]:
     """Words that go into a file beside the tensors: plain text, or JSON."""
     recipe = to_dict(network.config)
-    del recipe["run"], recipe["data"]["root"]  # where it was trained concerns nobody
+    # Folders of the machine that trained it concern nobody.
+    del recipe["run"], recipe["data"]["root"], recipe["train"]["init_from"]
     return {
         "made_by": "alexnet-dali, tools.export",
         "step": str(network.step),

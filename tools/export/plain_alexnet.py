@@ -20,17 +20,21 @@ from torch.nn import functional as F
 
 
 class AlexNet(nn.Module):
-    """Images to logits. `class_folders` and `class_names` say what the logits stand for."""
+    """Images to logits. `class_folders` and `class_names` say what the logits stand for.
+
+    It was trained on crops of `crop` pixels, out of central squares of `resize` pixels.
+    """
 
     mean: Tensor
 
     def __init__(self, about: dict[str, Any]) -> None:
         """Build the network that `about` describes, with weights that are not set yet.
 
-        `about` holds the layers in order, the side of the crop in pixels, and the classes.
+        `about` holds the layers in order, sides in pixels, and the classes.
         """
         super().__init__()
         self.crop: int = about["crop"]
+        self.resize: int = about["resize"]
         self.class_folders: list[str] = about["classes"]
         self.class_names: list[str] = about["names"]
         self.layer_names: list[str] = [layer["name"] for layer in about["layers"]]
