@@ -148,7 +148,9 @@ def _another_network(path: Path) -> str:
             "Caffe's weights, of another network: its response norm has other constants and, in "
             "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
         )
-    try:  # old files of torchvision are no zip archives
+    try:
+        if zipfile.is_zipfile(path):  # torchvision's older files are none
+            _check_bytes(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds of errors for a file that is not its own
         return ""
