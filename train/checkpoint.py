@@ -29,6 +29,11 @@ _KEYS = {
     "stats",
     "dataset",
 }
+_LATER = {"names"}
+"""Keys that checkpoints of earlier versions lack."""
+
+_TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
+"""Keys by which the weights of torchvision's AlexNet are known."""
 
 
 class CheckpointError(ValueError):
@@ -111,6 +116,16 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"
         )
+    try:
+        return _load(path)
+    except CheckpointError as error:
+        other = _another_network(path)
+        if other:
+            raise CheckpointError(f"{path}: {other}") from error
+        raise
+
+
+def _load(path: Path) -> dict[str, Any]:
     _check_bytes(path)
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -118,11 +133,34 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error
-    if not isinstance(state, dict) or state.keys() != _KEYS or state["format"] != FORMAT:
+    known = isinstance(state, dict) and state.keys() - _LATER == _KEYS
+    if not known or state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
         )
     return state
+
+
+def _another_network(path: Path) -> str:
+    """Which AlexNet of another project the file holds, and why it does not help here; or ""."""
+    if path.suffix == ".caffemodel":
+        return (
+            "Caffe's weights, of another network: its response norm has other constants and, in "
+            "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
+        )
+    try:
+        if zipfile.is_zipfile(path):  # torchvision's older files are none
+            _check_bytes(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds of errors for a file that is not its own
+        return ""
+    if not isinstance(state, dict) or not state.keys() >= _TORCHVISIONS:
+        return ""
+    return (
+        "the weights of torchvision's AlexNet, which is another network: one column with other "
+        "widths (64, 192, 384, 256, 256 kernels) and no response norm; train one here, or give a "
+        "checkpoint of this project"
+    )
 
 
 def _check_bytes(path: Path) -> None:

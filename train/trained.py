@@ -34,6 +34,7 @@ class Trained(NamedTuple):
     model: AlexNet
     mean: Tensor  # [3, crop, crop] of its training images, subtracted from every view
     classes: list[str]
+    names: list[str]  # what people call the classes, as far as that is known
 
 
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
@@ -48,9 +49,9 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
     model.load_full_state(state["model"])
     stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
-    return Trained(
-        path, state["step"], config, model, crop_mean(stats, config.data, device), state["classes"]
-    )
+    mean, classes = crop_mean(stats, config.data, device), state["classes"]
+    names = state.get("names", classes)
+    return Trained(path, state["step"], config, model, mean, classes, names)
 
 
 def check_classes(network: Trained, dataset: Dataset) -> None:

@@ -140,6 +140,7 @@ class Trainer:
         saved |= {
             "config": to_dict(self.config),
             "classes": self.dataset.classes,
+            "names": self.dataset.names,
             "stats": {key: torch.from_numpy(value.copy()) for key, value in stats},
             "dataset": self.dataset.fingerprint,
         }

@@ -14,7 +14,7 @@ from pipeline.dataset import DatasetError, ImageList, PreparedFiles
 from pipeline.prepare.examine import tasks
 from pipeline.prepare.ledger import Finding, Ledger
 from pipeline.prepare.sources import Source
-from pipeline.prepare.store import LooseFiles, Shards, Span, Store, StoreFormat, stored_name
+from pipeline.prepare.store import LooseFiles, Shards, Store, StoreFormat, stored_name
 from pipeline.prepare.workers import Workers
 from pipeline.stats import PixelSums
 
@@ -142,18 +142,10 @@ def _placed(
 ) -> Finding:
     """The finding, with the place where training will read the image; stores it where asked to."""
     if store is None or finding.size is None:
-        return finding._replace(
-            span=_span(source, index), length=finding.stamp[0] if finding.stamp else None
-        )
+        span = source.places[index].span() if source.places else None
+        return finding._replace(span=span, length=finding.stamp[0] if finding.stamp else None)
     name, span = store.add(source.names[index], source.labels[index], image)
     return finding._replace(name=name, span=span, length=None if span else len(image))
-
-
-def _span(source: Source, index: int) -> Span | None:
-    if source.places is None:
-        return None
-    place = source.places[index]
-    return len(os.fsencode(place.archive)), place.offset, place.size
 
 
 def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:

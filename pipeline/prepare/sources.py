@@ -16,7 +16,10 @@ from pipeline.prepare.label_file import read_labels
 from pipeline.prepare.labelled import Labelled
 from pipeline.prepare.names import same, some
 from pipeline.prepare.place import Place
-from pipeline.prepare.tree import Tree, open_tree, step_inside
+from pipeline.prepare.tree import ARCHIVES, Tree, open_tree, step_inside
+
+CONTAINERS = (*ARCHIVES, ".parquet")
+"""How the names of files end that hold other files."""
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -124,6 +127,20 @@ def validation_files(
         return _in_order(found, classes), []
     tree = step_inside(found)
     return _label_by_folder(tree, classes), _remarks(tree)
+
+
+def any_files(path: Path) -> tuple[Source, list[str]]:
+    """The files below `path`, without labels, or the one file that it is; and remarks for the user.
+
+    DatasetError or ValueError where they can't be found.
+    """
+    if path.is_file() and path.suffix.lower() not in CONTAINERS:
+        return Source(path.parent, [path.name], [0]), []
+    found = _open(path)
+    labels = [0] * len(found.names)
+    if isinstance(found, Labelled):
+        return Source(found.root, found.names, labels, found.places), []
+    return Source(found.root, found.names, labels, found.places, found.inside), found.remarks()
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:

@@ -14,7 +14,8 @@ from pipeline.prepare.place import Place
 from pipeline.prepare.tar import tar_entries
 from pipeline.prepare.zips import zip_entries
 
-_ARCHIVES = (".tar", ".zip")
+ARCHIVES = (".tar", ".zip")
+"""How the names of archives end."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def locate(path: Path) -> tuple[list[Path], str]:
             return [parent], inside
     found = matching(path)
     if not found:
-        raise DatasetError(f"{path}: no such folder or archive; expected one of images")
+        raise DatasetError(f"{path}: no such folder, archive or file")
     return found, ""
 
 
@@ -113,7 +114,7 @@ def _holds_only_folders(tree: Tree, folder: str) -> bool:
 def _archives_in(folder: Path) -> list[Path]:
     """The archives in a folder that holds archives and nothing else."""
     entries = [entry for entry in os.scandir(folder) if not is_passed_over(entry.name)]
-    if entries and all(entry.name.lower().endswith(_ARCHIVES) for entry in entries):
+    if entries and all(entry.name.lower().endswith(ARCHIVES) for entry in entries):
         return sorted(Path(entry.path) for entry in entries)
     return []
 

@@ -31,7 +31,7 @@ MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in pat
 
 
 def test_the_commands_have_the_names_that_users_know():
-    tools = "demo evaluate gpu_check make_images prep_imagenet show_batch bench"
+    tools = "demo evaluate export gpu_check make_images predict prep_imagenet show_batch bench"
     beside = ("paper.ablate", "paper.figures", "bench.cost_model", "bench.golden")
     assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
 
@@ -122,8 +122,14 @@ def distributions(path):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_import_comes_with_the_install(room):
-    """Three files also import packages of an extra; without it they say what is missing."""
-    extras = {"rivals.py": "bench", "parquet.py": "parquet", "decode.py": "heic"}
+    """Some files also import packages of an extra; without it they say what is missing."""
+    extras = {
+        "rivals.py": "bench",
+        "parquet.py": "parquet",
+        "decode.py": "heic",
+        "weights.py": "export",
+        "onnx_graph.py": "export",
+    }
     for path in (ROOT / room).rglob("*.py"):
         extra = extras.get(path.name)
         allowed = requirements(None) | (requirements(extra) if extra else set())

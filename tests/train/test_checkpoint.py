@@ -3,6 +3,7 @@ import random
 import resource
 import signal
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -58,6 +59,21 @@ def test_other_files_are_refused(tmp_path):
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         checkpoint.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as torchvision serves it"])
+def test_weights_of_torchvision_are_known_for_another_network(zipped, tmp_path):
+    keys = ("features.0.weight", "features.0.bias", "classifier.6.weight", "classifier.6.bias")
+    weights = OrderedDict((key, torch.zeros(2)) for key in keys)
+    torch.save(weights, tmp_path / "alexnet.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"torchvision's .* one column .* no response norm"):
+        checkpoint.load(tmp_path / "alexnet.pth")
+
+
+def test_weights_of_caffe_are_known_for_another_network(tmp_path):
+    (tmp_path / "bvlc_alexnet.caffemodel").write_bytes(b"\n\x0bAlexNet")
+    with pytest.raises(CheckpointError, match="Caffe's weights, of another network"):
+        checkpoint.load(tmp_path / "bvlc_alexnet.caffemodel")
 
 
 def test_every_flipped_bit_is_found(tmp_path):

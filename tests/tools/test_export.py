@@ -1,0 +1,252 @@
+"""Exported networks compute what the original does, and need nothing of this project."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors import safe_open
+
+from model.alexnet import AlexNet
+from pipeline.dataset import Dataset
+from tests import reference
+from tests.model.test_columns import VARIANTS
+from tests.reference import CLASSES, TINY
+from tools.export import __main__ as export
+from tools.export import check, onnx_graph, plain_alexnet, weights
+from tools.export.plain import plain
+from train.config import Config, DataConfig
+from train.distributed import join
+from train.trained import Trained, open_network, predict
+
+RESIZE, CROP = 44, 36
+CPU = torch.device("cpu")
+
+
+def untrained(changes):
+    """A variant of the tiny network in float64, with a mean, as if it had been trained."""
+    config = Config(DataConfig(resize=RESIZE, crop=CROP), replace(TINY, **changes))
+    model = AlexNet(config.model, CLASSES, CROP, seed=3).double()
+    mean = (128 * torch.rand(3, CROP, CROP)).double()  # weights and means are saved as float32
+    classes = [f"n{number}" for number in range(CLASSES)]
+    return Trained(Path("none"), 0, config, model, mean, classes, classes)
+
+
+def squares(count, size=RESIZE):
+    draws = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, size, size), generator=draws)
+
+
+@pytest.mark.parametrize("variant", ["the paper's", *VARIANTS])
+def test_the_plain_module_is_the_network_for_every_variant(variant):
+    """It is held against the tests' own reference, too, as both may share a mistake."""
+    network = untrained(VARIANTS.get(variant, {}))
+    module, images = plain(network).double(), squares(4).double()
+    edge = (RESIZE - CROP) // 2
+    crops = images[:, :, edge : edge + CROP, edge : edge + CROP] - network.mean
+    full = network.model.full_state()
+    with torch.no_grad():
+        logits, original = module(images), network.model(crops)
+        expected = reference.forward(full, crops, CLASSES, None, network.config.model)
+    scale = original.abs().max().item()
+    torch.testing.assert_close(logits, original, rtol=1e-12, atol=1e-12 * scale)
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12 * scale)
+    assert torch.equal(module(images + 0.0), module(images[:, :, edge:-edge, edge:-edge]))
+
+
+def test_features_of_every_layer_have_names():
+    network = untrained({})
+    module, images = plain(network).double(), squares(2).double()
+    shapes = {name: tuple(module.features(images, name).shape[1:]) for name in module.layer_names}
+    assert shapes == {
+        "conv1": (8, 8, 8),
+        "conv2": (12, 3, 3),
+        "conv3": (16, 3, 3),
+        "conv4": (16, 3, 3),
+        "conv5": (12, 1, 1),
+        "fc6": (24,),
+        "fc7": (24,),
+        "fc8": (7,),
+    }
+    edge = (RESIZE - CROP) // 2
+    crops = images[:, :, edge : edge + CROP, edge : edge + CROP] - network.mean
+    hidden = network.model.last_hidden(crops)
+    torch.testing.assert_close(module.features(images, "fc7"), hidden, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="'fc9'; expected conv1, conv2, conv3"):
+        module.features(images, "fc9")
+
+
+def test_torch_exports_the_module_for_batches_of_any_size():
+    module = plain(untrained({})).double()
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(module, (squares(2).double(),), dynamic_shapes=batch)
+    for count in (1, 5):
+        images = squares(count).double()
+        torch.testing.assert_close(program.module()(images), module(images), rtol=0, atol=1e-12)
+
+
+def test_the_module_needs_torch_and_its_weights_alone(trained, tmp_path, capsys):
+    """The two files are enough in a process that can't find this project."""
+    export.main([str(trained), "--to", "module", "--out", str(tmp_path / "net/mine.py")])
+    printed = capsys.readouterr().out
+    assert "16 random images and 15 validation images" in printed
+    assert (tmp_path / "net/mine.py").read_bytes() == Path(plain_alexnet.__file__).read_bytes()
+    images = squares(3, 64)
+    torch.save(images, tmp_path / "images.pt")
+    (tmp_path / "use.py").write_text(
+        "import sys, torch\n"
+        "sys.path.insert(0, 'net')\n"
+        "import mine\n"
+        "network, images = mine.load(), torch.load('images.pt')\n"
+        "assert network.class_folders == network.class_names == ['a', 'b', 'c']\n"
+        "torch.save([network(images), network.features(images, 'fc7')], 'found.pt')\n"
+        "own = {'model', 'pipeline', 'train', 'tools', 'safetensors'}\n"
+        "assert not own & set(sys.modules), own & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "use.py"], cwd=tmp_path, check=True)
+    network = open_network(trained, CPU)
+    crops = images[:, :, 4:60, 4:60] - network.mean
+    for found, expected in zip(
+        torch.load(tmp_path / "found.pt"), (network.model(crops), network.model.last_hidden(crops))
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_safetensors_file_holds_weights_mean_classes_and_recipe(trained, tmp_path):
+    """It is read by the library that defines the format."""
+    out = tmp_path / "weights.safetensors"
+    export.main([str(trained), "--to", "safetensors", "--out", str(out)])
+    network = open_network(trained, CPU)
+    full = network.model.full_state()
+    with safe_open(out, "pt") as file:
+        assert set(file.keys()) == {*full, "mean"}
+        for name, value in full.items():
+            assert torch.equal(file.get_tensor(name), value[:3] if name[:3] == "fc8" else value)
+        assert torch.equal(file.get_tensor("mean"), network.mean)
+        about = file.metadata()
+    assert json.loads(about["network"])["classes"] == ["a", "b", "c"]
+    assert json.loads(about["network"])["names"] == network.names
+    recipe = json.loads(about["recipe"])
+    assert recipe["data"]["resize"] == 64 and recipe["model"]["fc_width"] == 24
+    assert str(tmp_path.parent) not in str(about)  # nobody's folders
+
+
+@pytest.fixture(scope="module")
+def graphs(trained, tmp_path_factory):
+    """The files with preprocessing, True, and without, False."""
+    folder, found = tmp_path_factory.mktemp("graphs"), {}
+    for preprocessing in (False, True):
+        found[preprocessing] = folder / f"{preprocessing}.onnx"
+        option = ["--preprocessing"] if preprocessing else []
+        arguments = [str(trained), "--to", "onnx", "--out", str(found[preprocessing])]
+        export.main([*arguments, *option])
+    return found
+
+
+@pytest.mark.parametrize("preprocessing", [False, True])
+def test_an_onnx_graph_computes_the_same_for_batches_of_any_size(preprocessing, trained, graphs):
+    out = graphs[preprocessing]
+    network, images = open_network(trained, CPU), squares(5, 64)
+    crops = images[:, :, 4:60, 4:60] - network.mean
+    weights = {name: value.double() for name, value in network.model.full_state().items()}
+    logits = reference.forward(weights, crops.double(), 3, None, network.config.model)
+    session = onnxruntime.InferenceSession(out)
+    ((read,), (given,)) = session.get_inputs(), session.get_outputs()
+    if preprocessing:
+        assert (read.name, read.type, given.name) == ("squares", "tensor(uint8)", "probabilities")
+        shown, expected = images.byte().numpy(), logits.softmax(1)
+    else:
+        assert (read.name, read.type, given.name) == ("crops", "tensor(float)", "logits")
+        shown, expected = crops.numpy(), logits
+    for count in (1, 5):
+        (found,) = session.run(None, {read.name: shown[:count]})
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5)
+    model = onnx.load(out)
+    assert model.opset_import[0].version >= 17
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(about["network"])["classes"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "module"])
+def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeypatch):
+    """One weight is wrong."""
+
+    def changed(path, device):
+        network = open_network(path, device)
+        with torch.no_grad():
+            network.model.own_columns[0].fc8.bias[0] += 0.001
+        return network
+
+    module = plain(open_network(trained, CPU))
+    monkeypatch.setattr(export, "open_network", changed)
+    monkeypatch.setattr(export, "plain", lambda network: module)
+    monkeypatch.setattr(export, "onnx_model", lambda network, _: graphs[False].read_bytes())
+    out = tmp_path / f"network{export._SUFFIXES[form]}"
+    with pytest.raises(
+        ValueError, match=r"differ by up to \d\.\de-04 of the likeliest; expected 1e-04"
+    ):
+        export.main([str(trained), "--to", form, "--out", str(out)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path, monkeypatch):
+    """Block by block, with one picture; module, graph and tools.predict agree on it."""
+    export.main([str(trained), "--to", "module", "--out", str(tmp_path / "alexnet.py")])
+    shutil.copy(graphs[True], tmp_path / "alexnet.onnx")
+    picture = sorted(Path(Dataset.open(prepared).val.root).rglob("*.jpg"))[0]
+    shutil.copy(picture, tmp_path / "picture.jpg")
+    text = (Path(export.__file__).parents[2] / "docs/use.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
+    code = [dedent(block) for block in blocks if "import " in block or "network." in block]
+    assert len(code) == 3
+    (tmp_path / "use.py").write_text(
+        "".join(code) + "torch.save([probabilities, torch.from_numpy(scores[0])], 'found.pt')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "use.py"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    module, graph = torch.load(tmp_path / "found.pt")
+    torch.testing.assert_close(module, graph, rtol=1e-4, atol=1e-5)
+    with join("cpu", num_columns=1) as ranks:
+        scores, _ = predict(open_network(trained, CPU), Dataset.open(prepared), ranks, 1)
+    np.testing.assert_allclose(module, scores[0], atol=0.01)  # Pillow resizes almost as DALI does
+    assert result.stdout.split() == ["abc"[scores[0].argmax()]] * 2
+
+
+def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
+    network = open_network(trained, CPU)
+    gone = replace(network.config, data=replace(network.config.data, root="gone"))
+    module = plain(network)
+    said = check.check_alike(
+        network._replace(config=gone), lambda images: module(images).softmax(1).detach().numpy()
+    )
+    assert said.startswith("on 16 random images, probabilities differ")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--to", "onnx", "--out", "x.pt"], r"ends in \.onnx for --to onnx"),
+        (["--to", "module", "--out", "x.py", "--preprocessing"], "goes with --to onnx"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message, trained):
+    with pytest.raises(ValueError, match=message):
+        export.main([str(trained), *options])
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(trained, monkeypatch):
+    monkeypatch.setattr(weights, "save", None)
+    monkeypatch.setattr(onnx_graph, "onnxscript", None)
+    for form, suffix in export._SUFFIXES.items():
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[export\]'"):
+            export.main([str(trained), "--to", form, "--out", f"x{suffix}"])

@@ -1,0 +1,1 @@
+"""Takes trained networks to other programs."""

@@ -1,0 +1,87 @@
+"""Take a trained network to other programs.
+
+    python -m tools.export runs/alexnet --to safetensors --out alexnet.safetensors
+    python -m tools.export runs/alexnet --to onnx --preprocessing --out alexnet.onnx
+    python -m tools.export runs/alexnet --to module --out alexnet.py
+
+safetensors: the weights by plain names, with mean, classes and recipe. onnx: a graph for
+onnxruntime and others. module: one readable file of PyTorch, and its weights beside it. Graph and
+module are held against the original network before they are written. Needs pip install -e
+'.[export]'.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pipeline.files import atomic_write
+from tools.cli import run
+from tools.export import plain_alexnet
+from tools.export.check import check_alike
+from tools.export.onnx_graph import answers, onnx_model
+from tools.export.plain import plain
+from tools.export.weights import safetensors_file
+from train.trained import Trained, open_network
+
+_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "module": ".py"}
+
+
+def main(argv: list[str]) -> None:
+    """Export as the arguments say; ValueError where a package is missing or networks differ."""
+    args = _arguments(argv)
+    network = open_network(Path(args.run), torch.device("cpu"))
+    out = Path(args.out)
+    files, remark = _files(network, args.to, args.preprocessing, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        with atomic_write(path) as file:
+            file.write(content)
+    print(f"wrote {' and '.join(map(str, files))}{remark and '; '}{remark}")
+
+
+def _files(
+    network: Trained, form: str, preprocessing: bool, out: Path
+) -> tuple[dict[Path, bytes], str]:
+    """What to write, by path, and what was compared."""
+    if form == "safetensors":
+        return {out: safetensors_file(network)}, ""
+    if form == "onnx":
+        model = onnx_model(network, preprocessing)
+        return {out: model}, check_alike(network, answers(network, model, preprocessing))
+    weights = safetensors_file(network)
+    module = plain(network)
+    with torch.no_grad():
+        remark = check_alike(network, lambda squares: module(squares).softmax(1).numpy())
+    source = Path(plain_alexnet.__file__).read_bytes()
+    return {out.with_suffix(".safetensors"): weights, out: source}, remark
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
+    parser.add_argument("--to", required=True, choices=list(_SUFFIXES), help="what to write")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    parser.add_argument(
+        "--preprocessing",
+        action="store_true",
+        help="the ONNX graph reads uint8 squares, crops them, subtracts the mean, and gives "
+        "probabilities",
+    )
+    args = parser.parse_args(argv)
+    if Path(args.out).suffix != _SUFFIXES[args.to]:
+        raise ValueError(
+            f"--out is {args.out}; expected a name that ends in {_SUFFIXES[args.to]} for "
+            f"--to {args.to}"
+        )
+    if args.preprocessing and args.to != "onnx":
+        raise ValueError("--preprocessing goes with --to onnx; the module has it in any case")
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

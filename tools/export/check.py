@@ -1,0 +1,65 @@
+"""An exported network is held against the original before it is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.dataset import Dataset
+from train.data import evaluation_batches
+from train.distributed import join
+from train.trained import Trained
+from train.validation import probabilities
+
+TOLERANCE = 1e-4
+"""By which probabilities may differ, as a share of the likeliest's: sums of float32 numbers depend
+on their order.
+"""
+
+NUM_RANDOM, NUM_IMAGES = 16, 64
+
+Answer = Callable[[Tensor], NDArray[np.float32]]
+"""Central squares [N, 3, resize, resize] to probabilities [N, C]."""
+
+
+def check_alike(network: Trained, answer: Answer) -> str:
+    """What was compared, in words; ValueError where `answer` is not the network's.
+
+    It is asked for random images, and for validation images of the run where they are still there.
+    """
+    size = network.config.data.resize
+    draws = torch.Generator().manual_seed(0)
+    shape = (NUM_RANDOM, 3, size, size)
+    compared = {"random images": torch.randint(0, 256, shape, generator=draws).float()}
+    images = _validation_images(network)
+    if images is not None:
+        compared["validation images"] = images
+    worst = max(_difference(network, answer, squares) for squares in compared.values())
+    what = " and ".join(f"{len(squares)} {kind}" for kind, squares in compared.items())
+    if not worst <= TOLERANCE:
+        raise ValueError(
+            f"the exported network is not the original: on {what}, probabilities differ by up to "
+            f"{worst:.1e} of the likeliest; expected {TOLERANCE:.0e} at most. Nothing is written"
+        )
+    return f"on {what}, probabilities differ by {worst:.1e} of the likeliest at most"
+
+
+def _difference(network: Trained, answer: Answer, squares: Tensor) -> float:
+    expected = probabilities(network.model, squares, network.mean, num_views=1).numpy()
+    return float((np.abs(answer(squares) - expected).max(1) / expected.max(1)).max())
+
+
+def _validation_images(network: Trained) -> Tensor | None:
+    """[N, 3, resize, resize], evenly spread over the list; None where they can't be read."""
+    data = network.config.data
+    try:
+        images = Dataset.open(Path(str(data.root))).val
+        places = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)
+        with join("cpu", num_columns=1) as ranks:
+            chosen = images.take(places)
+            return next(evaluation_batches(chosen, data, ranks, len(places))).images.clone()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,112 @@
+"""A trained network as an ONNX graph, held against the network itself (needs onnx and friends)."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tools.export.check import Answer
+from tools.export.plain import metadata, plain
+from tools.export.plain_alexnet import AlexNet
+from train.trained import Trained
+from train.validation import centre_view
+
+try:
+    import onnx
+    import onnxruntime
+    import onnxscript  # torch.onnx.export needs it
+except ImportError:
+    onnx = onnxruntime = onnxscript = None  # type: ignore[assignment]
+
+OPSET = 18
+
+
+class _NetworkAlone(nn.Module):
+    """Crops less their mean to logits."""
+
+    def __init__(self, network: AlexNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return self.network.run(crops)
+
+
+class _WithPreprocessing(_NetworkAlone):
+    """Central squares as they are read to probabilities."""
+
+    def forward(self, squares: Tensor) -> Tensor:
+        return self.network(squares).softmax(1)
+
+
+def onnx_model(network: Trained, preprocessing: bool) -> bytes:
+    """The graph, with its weights and a batch of any size.
+
+    It reads `crops` [N, 3, crop, crop] float32, whose mean is subtracted, and gives `logits`. With
+    `preprocessing` it reads `squares` [N, 3, resize, resize] uint8, RGB, and gives `probabilities`.
+    ValueError where a package is missing.
+    """
+    if onnxscript is None:
+        raise ValueError(
+            "--to onnx needs onnx, onnxruntime and onnxscript: pip install -e '.[export]'"
+        )
+    data = network.config.data
+    if preprocessing:
+        example = torch.zeros(2, 3, data.resize, data.resize, dtype=torch.uint8)
+        module: nn.Module = _WithPreprocessing(plain(network))
+        reads, gives = "squares", "probabilities"
+    else:
+        example = torch.zeros(2, 3, data.crop, data.crop)
+        module = _NetworkAlone(plain(network))
+        reads, gives = "crops", "logits"
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            input_names=[reads],
+            output_names=[gives],
+            dynamic_shapes=({0: torch.export.Dim("images")},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for name, text in metadata(network).items():
+        model.metadata_props.add(key=name, value=text)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def answers(network: Trained, model: bytes, preprocessing: bool) -> Answer:
+    """Probabilities by the graph in onnxruntime, for check_alike."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def answer(squares: Tensor) -> NDArray[np.float32]:
+        if preprocessing:
+            (found,) = session.run(None, {"squares": squares.byte().numpy()})
+            return found
+        crops = centre_view(squares, network.config.data.crop) - network.mean
+        (logits,) = session.run(None, {"crops": crops.numpy()})
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    return answer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own progress."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

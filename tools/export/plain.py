@@ -1,0 +1,86 @@
+"""A trained network as the plain module, and as the tensors and words that describe it."""
+
+import json
+from typing import Any
+
+from torch import Tensor
+
+from model.layers import Conv, Layer, Shape, layers, shapes
+from tools.export.plain_alexnet import AlexNet
+from train.config import to_dict
+from train.trained import Trained
+
+
+def tensors(network: Trained) -> dict[str, Tensor]:
+    """Weights and biases of all layers, `conv1.weight` to `fc8.bias`, and the `mean` to subtract.
+
+    Two columns may have one more output in the last layer than there are classes; it is left out.
+    """
+    full = {name: value.cpu().contiguous() for name, value in network.model.full_state().items()}
+    for name in ("fc8.weight", "fc8.bias"):
+        full[name] = full[name][: len(network.classes)].contiguous()
+    return full | {"mean": network.mean.cpu().contiguous()}
+
+
+def metadata(network: Trained) -> dict[str, str]:
+    """Words that go into a file beside the tensors: plain text, or JSON."""
+    recipe = to_dict(network.config)
+    # Folders of the machine that trained it concern nobody.
+    del recipe["run"], recipe["data"]["root"], recipe["train"]["init_from"]
+    return {
+        "made_by": "alexnet-dali, tools.export",
+        "step": str(network.step),
+        "network": json.dumps(_about(network)),
+        "recipe": json.dumps(recipe),
+    }
+
+
+def plain(network: Trained) -> AlexNet:
+    """The same network as the module that is exported, on the CPU."""
+    module = AlexNet(_about(network))
+    module.load_state_dict(tensors(network))
+    return module.eval()
+
+
+def _about(network: Trained) -> dict[str, Any]:
+    """What the plain module is built from."""
+    config, crop = network.config.model, network.config.data.crop
+    table = layers(config, len(network.classes))
+    sizes = shapes(table, config.columns, crop)
+    return {
+        "crop": crop,
+        "resize": network.config.data.resize,
+        "classes": network.classes,
+        "names": network.names,
+        "layers": [_layer(line, sizes[line.name], network) for line in table],
+    }
+
+
+def _layer(line: Layer, shape: Shape, network: Trained) -> dict[str, Any]:
+    """A layer of both columns together."""
+    config = network.config.model
+    if not isinstance(line, Conv):
+        hidden = line.name != "fc8"
+        return {
+            "name": line.name,
+            "reads": shape.reads,
+            "gives": shape.gives * config.columns if hidden else len(network.classes),
+            "activation": config.activation if hidden else None,
+            "dropout": line.dropout,
+        }
+    groups = 1 if line.reads_both or line.name == "conv1" else config.columns
+    return {
+        "name": line.name,
+        "reads": shape.reads * groups,
+        "gives": shape.gives * config.columns,
+        "size": line.size,
+        "stride": line.stride,
+        "padding": line.padding,
+        "groups": groups,
+        "columns": config.columns,
+        "activation": config.activation,
+        "activation_last": line.activation_last,
+        "norm_alpha": config.norm_alpha if line.norm else None,
+        "same_map_norm": line.same_map_norm,
+        "pool": line.pool,
+    }

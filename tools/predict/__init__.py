@@ -1,0 +1,1 @@
+"""Names what pictures show, with a trained network."""

@@ -1,0 +1,191 @@
+"""Name what pictures show: the five likeliest classes of each, by a trained network.
+
+    python -m tools.predict runs/alexnet picture.jpg
+    python -m tools.predict runs/alexnet holiday/ pets.zip --views 10 --csv > classes.csv
+    python -m tools.predict runs/alexnet holiday/ --figure classes.png
+
+Give files, folders or archives: whatever preparation would take. A file that can't be used is named
+with the reason, and passed over. Where a picture lies in a folder that is named as a class, that
+class is taken for right.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.dataset import ImageList, one_line
+from pipeline.files import atomic_write
+from pipeline.loader import NOT_COUNTED
+from pipeline.prepare.workers import Workers
+from tools.cli import run
+from tools.predict.answers import Answer, report, table, write_csv
+from tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
+from tools.predict.pictures import PassedOver, Pictures, find, open_pictures
+from train.data import evaluation_batches
+from train.distributed import Ranks, join
+from train.trained import Trained, open_network
+from train.validation import probabilities
+
+_PROGRESS_FROM = 200
+"""Files from which on progress is shown."""
+_LINE_EVERY = 20.0  # seconds, where the output is no terminal
+
+
+def main(argv: list[str]) -> None:
+    """Classify as the arguments say; ValueError where nothing could be classified."""
+    args = _arguments(argv)
+    with join(args.device, num_columns=1) as ranks:
+        if ranks.world_size > 1:
+            raise ValueError(
+                f"found {ranks.world_size} ranks; pictures are classified by one process, without "
+                "torchrun"
+            )
+        network = open_network(Path(args.run), ranks.device)
+        answers, odd = _classify_all(network, ranks, args)
+    if not answers:
+        raise ValueError("no picture could be classified")
+    if args.figure:
+        _draw(network, answers, Path(args.figure))
+    if args.json:
+        about = {"checkpoint": str(network.path), "step": network.step, "views": args.views}
+        passed_over = [{"path": path, "reason": reason} for path, reason in odd]
+        pictures = report(network, answers)
+        print(json.dumps({**about, "pictures": pictures, "passed_over": passed_over}))
+    elif args.csv:
+        write_csv(network, answers, sys.stdout)
+    else:
+        print(table(network, answers))
+
+
+def _classify_all(
+    network: Trained, ranks: Ranks, args: argparse.Namespace
+) -> tuple[list[Answer], list[PassedOver]]:
+    """Answers in the order in which pictures were named, and what was passed over."""
+    found, odd, remarks = find(args.pictures, network.classes)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    _complain(odd)
+    answers: list[Answer] = []
+    with _progress(sum(map(len, found))) as advance, Workers() as pool:
+        for part in (part for pictures in found for part in pictures.parts()):
+            with_squares = bool(args.figure) and len(answers) < MOST_DRAWN
+            some, more = _classify(network, part, ranks, pool, args, with_squares)
+            _complain(more)
+            advance(len(part))
+            answers += some
+            odd += more
+    return answers, odd
+
+
+def _classify(
+    network: Trained,
+    part: Pictures,
+    ranks: Ranks,
+    pool: Workers,
+    args: argparse.Namespace,
+    with_squares: bool,
+) -> tuple[list[Answer], list[PassedOver]]:
+    answers: dict[int, Answer] = {}
+    with TemporaryDirectory(prefix="predict-") as folder:
+        lists, odd = open_pictures(part.source, network.config.data.resize, pool, Path(folder))
+        for images in lists:
+            for place, scores, square in _scores(network, images, ranks, args):
+                answers[place] = Answer.of(
+                    part.known[place], scores, square if with_squares else None
+                )
+    passed_over = [(part.known[place].path, reason) for place, reason in odd.items()]
+    return [answers[place] for place in sorted(answers)], passed_over
+
+
+def _scores(
+    network: Trained, images: ImageList, ranks: Ranks, args: argparse.Namespace
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.uint8]]]:
+    """(label, probabilities [C], central square [resize, resize, 3]) of each image of a list."""
+    batch_size = min(args.batch_size, len(images))
+    for batch in evaluation_batches(images, network.config.data, ranks, batch_size):
+        scores = probabilities(network.model, batch.images, network.mean, args.views).cpu().numpy()
+        squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
+        for row, label in enumerate(batch.labels.tolist()):
+            if label != NOT_COUNTED:
+                yield label, scores[row], squares[row]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], object]]:
+    """A function that is told how many more are done.
+
+    It shows a bar on a terminal, and a line now and then elsewhere; neither for a few pictures.
+    """
+    shown = total >= _PROGRESS_FROM
+    done, said_at = 0, time.monotonic()
+    with tqdm(total=total, unit=" pictures", disable=None if shown else True) as bar:
+
+        def advance(count: int) -> None:
+            nonlocal done, said_at
+            done += count
+            bar.update(count)
+            if shown and bar.disable and time.monotonic() - said_at > _LINE_EVERY:
+                print(f"{done} of {total} pictures", file=sys.stderr)
+                said_at = time.monotonic()
+
+        yield advance
+
+
+def _complain(odd: list[PassedOver]) -> None:
+    for path, reason in odd:
+        tqdm.write(f"passed over {one_line(path)}: {one_line(reason)}", file=sys.stderr)
+
+
+def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
+    if len(answers) > MOST_DRAWN:
+        print(f"{path} shows the first {MOST_DRAWN} of {len(answers)} pictures", file=sys.stderr)
+    figure = draw(network, answers[:MOST_DRAWN])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=150)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
+    parser.add_argument(
+        "pictures", nargs="+", metavar="PICTURE", help="a file, a folder or an archive of them"
+    )
+    parser.add_argument(
+        "--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--csv", action="store_true", help="print lines of comma-separated values")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="draw pictures and bars; ends in .png, .pdf or .svg"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--batch-size", type=int, default=128, metavar="N", help="pictures at a time (128)"
+    )
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size is {args.batch_size}; expected 1 or more")
+    if args.figure and Path(args.figure).suffix not in SUFFIXES:
+        raise ValueError(
+            f"--figure is {args.figure}; expected a name that ends in {', '.join(SUFFIXES)}"
+        )
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""Pictures beside bars of their likeliest classes, as in the paper's figure 4."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+
+from pipeline.dataset import one_line
+from tools.predict.answers import Answer, class_texts
+from train.trained import Trained
+
+SUFFIXES = (".png", ".pdf", ".svg")
+MOST_DRAWN = 60
+"""Pictures in one figure: more would be no figure, but a scroll."""
+
+_RIGHT, _WRONG, _OTHER = "#2e8b57", "#c44e52", "#8da0c4"
+_LONGEST_CLASS, _LONGEST_PATH = 34, 44  # characters
+
+
+def draw(network: Trained, answers: Sequence[Answer]) -> Figure:
+    """A row for each picture, or two in a row where there are many.
+
+    Where the folder's class is known, its bar is green; a likeliest class that is another is red.
+    """
+    across = 1 if len(answers) <= 4 else 2
+    down = -(-len(answers) // across)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(6.6 * across, 1.75 * down + 0.35), layout=layout)
+    grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=[1, 2.2] * across)
+    for axes in grid.flat[2 * len(answers) :]:
+        axes.axis("off")
+    texts = [_cut(text, _LONGEST_CLASS) for text in class_texts(network)]
+    for place, answer in enumerate(answers):
+        picture, bars = grid.flat[2 * place : 2 * place + 2]
+        picture.imshow(answer.square)
+        picture.axis("off")
+        _bars(bars, answer, texts)
+    if any(answer.label is not None for answer in answers):
+        keys = {"the class of the picture's folder": _RIGHT, "likeliest, but another": _WRONG}
+        handles = [Patch(color=colour, label=text) for text, colour in keys.items()]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False
+        )
+    return figure
+
+
+def _bars(axes: Axes, answer: Answer, texts: list[str]) -> None:
+    """Names stand before the bars and percentages behind them, so that no bar ends in a text."""
+    places = range(len(answer.classes))
+    axes.barh(places, answer.probabilities, color=_colours(answer), height=0.7)
+    names = [texts[guess] for guess in answer.classes]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    for place, probability in zip(places, answer.probabilities):
+        axes.text(probability + 0.015, place, f"{probability:.1%}", va="center", fontsize=8)
+    axes.set(xlim=(0, 1.18), ylim=(len(places) - 0.5, -0.5))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"], fontsize=7)
+    axes.tick_params(length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines["bottom"].set_bounds(0, 1)
+    path = one_line(answer.path).encode(errors="replace").decode()
+    axes.set_title(_cut_left(path, _LONGEST_PATH), fontsize=8, loc="left", parse_math=False)
+
+
+def _colours(answer: Answer) -> list[str]:
+    colours = [_RIGHT if guess == answer.label else _OTHER for guess in answer.classes]
+    if answer.label is not None and not answer.is_right:
+        colours[0] = _WRONG
+    return colours
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _cut_left(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[1 - length :]

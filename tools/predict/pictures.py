@@ -1,0 +1,152 @@
+"""Pictures by the paths that users give: where they lie, what their folders say, how they are read.
+
+Files are judged as preparation judges them. Those that DALI does not decode as others do, and those
+that an archive compresses, are converted as `--resize` does in preparation.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.dataset import ImageList
+from pipeline.prepare.examine import tasks
+from pipeline.prepare.ledger import Finding
+from pipeline.prepare.names import same
+from pipeline.prepare.sources import Source, any_files
+from pipeline.prepare.store import StoreFormat
+from pipeline.prepare.workers import Workers
+
+QUALITY = 90
+"""Of converted pictures, as preparation's default is."""
+
+TOGETHER = 512
+"""Pictures that are examined before they are classified."""
+
+PassedOver = tuple[str, str]
+"""A path, and why it can't be used."""
+
+
+class Picture(NamedTuple):
+    """A file by the path that users know, and the class that its folder is named as, if one is."""
+
+    path: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files that lie alike, in folders or in archives, in the order in which they were named."""
+
+    source: Source
+    known: list[Picture]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def parts(self) -> "Iterator[Pictures]":
+        """The same, TOGETHER at a time."""
+        for first in range(0, len(self), TOGETHER):
+            places = range(first, min(first + TOGETHER, len(self)))
+            yield Pictures(self.source.take(places), self.known[first : places.stop])
+
+
+def find(
+    paths: Sequence[str], classes: list[str]
+) -> tuple[list[Pictures], list[PassedOver], list[str]]:
+    """The files that `paths` mean, paths that mean none, and remarks for the user."""
+    found: list[Pictures] = []
+    passed_over: list[PassedOver] = []
+    remarks: list[str] = []
+    labels = {same(name): label for label, name in enumerate(classes)}
+    for path in paths:
+        try:
+            source, more = any_files(Path(path))
+        except (OSError, ValueError) as error:
+            passed_over.append((path, str(error).removeprefix(f"{path}: ")))
+            continue
+        if not source.names:
+            passed_over.append((path, "it holds no file"))
+        known = [_picture(source, index, labels) for index in range(len(source.names))]
+        found.append(Pictures(source, known))
+        remarks += more
+    return list(_merged(found)), passed_over, remarks
+
+
+def _picture(source: Source, index: int, labels: dict[str, int]) -> Picture:
+    """The label is known if its folders, or its archive, have the name of one class."""
+    folders = os.path.dirname(source.inside + source.names[index]).split("/")
+    if source.places is None:
+        folders.append(os.path.basename(source.root.absolute()))
+    else:
+        folders.append(Path(source.places[index].archive).stem)
+    named = {labels[same(folder)] for folder in folders if same(folder) in labels}
+    label = named.pop() if len(named) == 1 else None
+    return Picture(str(source.root / source.listed_name(index)), label)
+
+
+def _merged(found: list[Pictures]) -> Iterator[Pictures]:
+    """Files of folders in one list: a thousand names are read as one folder is."""
+    for in_archives, group in groupby(found, lambda one: one.source.places is not None):
+        if in_archives:
+            yield from group
+            continue
+        parts = list(group)
+        names = [
+            os.path.join(one.source.root.absolute(), name).lstrip("/")
+            for one in parts
+            for name in one.source.names
+        ]
+        known = [picture for one in parts for picture in one.known]
+        yield Pictures(Source(Path("/"), names, [0] * len(names)), known)
+
+
+class Opened(NamedTuple):
+    """Lists for a Loader, whose labels are places among the pictures; and why others are in none.
+
+    One list is of files that are read where they lie, the other of converted ones.
+    """
+
+    lists: list[ImageList]
+    odd: dict[int, str]
+
+
+def open_pictures(source: Source, resize: int, pool: Workers, folder: Path) -> Opened:
+    """Decode every file once; those that have to be converted are written into `folder`."""
+    count = len(source.names)
+    sound: dict[int, Finding] = {}
+    if not source.must_be_stored():
+        findings = _examine(source, None, pool)
+        sound = {place: finding for place, (finding, _) in enumerate(findings) if finding.size}
+    rest = [place for place in range(count) if place not in sound]
+    store = StoreFormat(resize, QUALITY, shards=False)
+    converted, odd = {}, {}
+    for place, (finding, image) in zip(rest, _examine(source.take(rest), store, pool), strict=True):
+        if finding.size is None:
+            odd[place] = finding.reason
+            continue
+        name = f"{place}.jpg"
+        (folder / name).write_bytes(image)
+        converted[place] = finding._replace(name=name)
+    lists = [_list(str(source.root), sound, source), _list(str(folder), converted, None)]
+    return Opened([images for images in lists if len(images)], odd)
+
+
+def _examine(
+    source: Source, store: StoreFormat | None, pool: Workers
+) -> Iterator[tuple[Finding, bytes]]:
+    for examined in pool.results(tasks(source, False, store)):
+        yield from examined.found
+
+
+def _list(root: str, findings: dict[int, Finding], source: Source | None) -> ImageList:
+    places = list(findings)
+    return ImageList.of(
+        root,
+        [finding.name for finding in findings.values()],
+        places,
+        [finding.size for finding in findings.values() if finding.size],
+        [source.places[place].span() for place in places] if source and source.places else [],
+    )
