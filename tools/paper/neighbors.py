@@ -24,6 +24,14 @@ PIXEL_SIDE = 32
 """Images are compared in pixels at this size: small enough for millions of them."""
 
 
+def some(images: ImageList, count: int) -> ImageList:
+    """`count` of the images, chosen at random, in their order; all, if there are no more."""
+    if len(images) <= count:
+        return images
+    chosen = np.random.default_rng(0).choice(len(images), count, replace=False)
+    return images.take(np.sort(chosen))
+
+
 def describe(
     network: Trained, images: ImageList, ranks: Ranks
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -73,6 +81,20 @@ def same_label(
     return float((labels[found] == wanted[:, None]).mean())
 
 
+def find(
+    network: Trained, dataset: Dataset, ranks: Ranks, count: int
+) -> tuple[list[NDArray[np.int64]], list[float]]:
+    """By the last hidden layer and by pixels: the training images nearest to each validation image.
+
+    They are [N, `count` or more], the nearest first. Then the two shares of the ten nearest that
+    have the query's label.
+    """
+    train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
+    found = [nearest(database, wanted, max(count, COUNT)) for database, wanted in zip(train, val)]
+    labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
+    return found, [same_label(labels, one[:, :COUNT], wanted) for one in found]
+
+
 def draw(
     network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.int64], count: int
 ) -> Figure:
@@ -80,10 +102,8 @@ def draw(
 
     Prints how often the ten nearest training images share the label, over all validation images.
     """
-    train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
-    found = [nearest(database, wanted, max(count, COUNT)) for database, wanted in zip(train, val)]
-    labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
-    shares = [same_label(labels, one[:, :COUNT], wanted) for one in found]
+    found, shares = find(network, dataset, ranks, count)
+    wanted = np.asarray(dataset.val.labels)
     print(
         f"same label among the ten nearest: {shares[0]:.1%} by features, {shares[1]:.1%} by pixels"
     )
@@ -104,6 +124,7 @@ def draw(
         fontsize=10,
     )
     right.suptitle(f"nearest by pixels ({shares[1]:.0%})", fontsize=10)
+    figure.supxlabel("red frame: of another class than the query", fontsize=9)
     return figure
 
 
