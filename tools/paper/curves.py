@@ -106,7 +106,7 @@ def draw_loss(
 ) -> None:
     """The training loss, by epochs of so many steps, or by steps."""
     _plot(axes, run.loss, steps_per_epoch, color=color or BLUE, label=run.name)
-    _finish(axes, run, steps_per_epoch, color)
+    _finish(axes, run.drops, steps_per_epoch, color)
     axes.set_ylabel("training loss")
 
 
@@ -120,8 +120,17 @@ def draw_errors(
         per_cent = {step: 100 * error for step, error in errors.items()}
         own = {**style, "color": color or style["color"]}
         _plot(axes, per_cent, steps_per_epoch, label=label, **own)
-    _finish(axes, run, steps_per_epoch, color)
+    _finish(axes, run.drops, steps_per_epoch, color)
     axes.set_ylabel("error, %")
+
+
+def draw_line(
+    axes: Axes, values: dict[int, float], steps_per_epoch: float | None, title: str
+) -> None:
+    """Any values by step."""
+    _plot(axes, values, steps_per_epoch, color=BLUE)
+    _finish(axes, [], steps_per_epoch, None)
+    axes.set_ylabel(title)
 
 
 def _plot(
@@ -133,13 +142,15 @@ def _plot(
     axes.plot(places, list(values.values()), linewidth=1.2, marker=marker, **style)
 
 
-def _finish(axes: Axes, run: Curves, steps_per_epoch: float | None, color: str | None) -> None:
+def _finish(
+    axes: Axes, drops: list[Drop], steps_per_epoch: float | None, color: str | None
+) -> None:
     """Axes, and a dotted line where the learning rate drops; with one run, also what it is then."""
     axes.set_xlabel("epoch" if steps_per_epoch else "step")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.spines[["top", "right"]].set_visible(False)
-    for drop in run.drops:
+    for drop in drops:
         place = drop.step / (steps_per_epoch or 1)
         axes.axvline(place, color=color or GREY, linewidth=1, linestyle=":")
         if color is None:
