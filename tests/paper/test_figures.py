@@ -71,6 +71,17 @@ def test_drops_of_the_learning_rate_lie_where_the_epoch_ended():
     assert curves.drops(rates, [25, 50, 75]) == [(50, 0.01), (100, 0.001)]
 
 
+def test_long_curves_are_means_of_neighbours():
+    """A thousand lines: no point is lost, and short curves are left as they are."""
+    values = {step: float(np.sin(step)) for step in range(1, 1001)}
+    steps, heights = curves._thinned(values)
+    assert len(steps) == 334 and steps[:2].tolist() == [2, 5] and steps[-1] == 1000
+    np.testing.assert_allclose(heights[0], np.mean([np.sin(n) for n in (1, 2, 3)]), atol=1e-12)
+    steps, heights = curves._thinned({3: 0.5, 7: 0.25})
+    assert steps.tolist() == [3, 7] and heights.tolist() == [0.5, 0.25]
+    assert [len(part) for part in curves._thinned({})] == [0, 0]
+
+
 @pytest.mark.parametrize(
     "name, kind", [("x.pdf", b"%PDF"), ("x.jpg", b"\xff\xd8"), ("x.JPEG", b"\xff\xd8")]
 )
@@ -89,11 +100,27 @@ def test_other_names_are_refused_before_anything_is_computed(name, tmp_path):
 def test_no_label_lies_across_the_end_of_a_bar():
     """Names and per cents stand above the bars."""
     axes = Figure().subplots()
-    figures._bars(axes, np.array([0.62, 0.3, 0.08]), 1, ["a long name of a class", "b", "c"])
+    figures._bars(
+        axes, np.array([0.62, 0.3, 0.08]), 1, ["a name of a class, which is far too long", "b", "c"]
+    )
+    assert "a name of a class, w\N{HORIZONTAL ELLIPSIS}" in [text.get_text() for text in axes.texts]
     assert [text.get_text() for text in axes.texts[1::2]] == ["8%", "30%", "62%"]
     bars = sorted(bar.get_y() + bar.get_height() for bar in axes.patches)
     for text, top in zip(axes.texts[::2], bars):
         assert text.get_va() == "bottom" and text.get_position()[1] > top
+
+
+def test_every_run_is_inside_the_axes(tmp_path):
+    """Whichever run comes first, the others' losses may be larger."""
+    runs = []
+    for name, scale in (("small", 1.0), ("large", 9.0), ("smaller", 0.5)):
+        lines = [{"step": int(step * scale), "epoch": 0, "train/loss": scale} for step in (10, 20)]
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+        runs.append(curves.read(tmp_path / name))
+    axes = curves.draw(runs).axes[0]
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 9 and axes.get_xlim()[1] > 180
 
 
 def test_curves_without_a_run_or_from_a_damaged_file_are_an_error(tmp_path):

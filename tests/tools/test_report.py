@@ -219,7 +219,7 @@ def test_images_that_are_gone_leave_the_rest(copied, tmp_path, capsys):
     page = write(copied, tmp_path / "page.html")
     assert_needs_nothing(page)
     assert "give their prepared folder with --data" in page.text and "gone" in page.text
-    assert "left out: Everything that needs the images" in capsys.readouterr().out
+    assert "left out: Everything that needs the run's images" in capsys.readouterr().out
     tags = Counter(tag for tag, _ in page.elements)
     assert tags["svg"] == 4 and tags["img"] == 3  # curves, speed, kernels
 

@@ -4,10 +4,12 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from tools.paper.drawing import BLUE, GREY, RED
 from train.monitor import read_metrics
@@ -16,6 +18,8 @@ _DROP = 0.5
 """The learning rate drops where it falls below this share of itself between two log lines."""
 
 
+_POINTS = 400
+"""A curve has no more: a long run logs more than a chart is wide."""
 _STYLES: dict[str, dict[str, Any]] = {
     "training, top-1": {"color": GREY, "alpha": 0.6},
     "validation, top-1": {"color": RED, "marker": "."},
@@ -137,9 +141,17 @@ def _plot(
     axes: Axes, values: dict[int, float], steps_per_epoch: float | None, **style: Any
 ) -> None:
     """A line, or a dot where there is one value alone."""
-    places = [step / (steps_per_epoch or 1) for step in values]
-    marker = style.pop("marker", "." if len(values) == 1 else "")
-    axes.plot(places, list(values.values()), linewidth=1.2, marker=marker, **style)
+    steps, heights = _thinned(values)
+    marker = style.pop("marker", "." if len(steps) == 1 else "")
+    axes.plot(steps / (steps_per_epoch or 1), heights, linewidth=1.2, marker=marker, **style)
+
+
+def _thinned(values: dict[int, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values; where there are too many to tell apart, means of neighbours."""
+    table = np.array([*values.items()], np.float64).reshape(-1, 2)
+    group = -(-len(table) // _POINTS)
+    parts = np.split(table, range(group, len(table), group)) if group > 1 else []
+    return tuple((np.stack([part.mean(0) for part in parts]) if parts else table).T)
 
 
 def _finish(
@@ -147,6 +159,7 @@ def _finish(
 ) -> None:
     """Axes, and a dotted line where the learning rate drops; with one run, also what it is then."""
     axes.set_xlabel("epoch" if steps_per_epoch else "step")
+    axes.autoscale()  # over the runs before, too
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.spines[["top", "right"]].set_visible(False)

@@ -85,9 +85,14 @@ def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str])
     axes.barh(range(len(best)), scores[best], height=0.25, color=colors)
     for place, k in enumerate(best):
         style: dict[str, Any] = {"va": "bottom", "fontsize": 8}
-        axes.text(0, place + 0.15, names[k], parse_math=False, clip_on=True, **style)
+        axes.text(0, place + 0.15, _cut(names[k]), parse_math=False, **style)
         axes.text(1, place + 0.15, f"{scores[k]:.0%}", ha="right", **style)
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.3, 5))
+
+
+def _cut(name: str) -> str:
+    """A name short enough to leave room for the per cent beside it."""
+    return name if len(name) <= 21 else f"{name[:20]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:

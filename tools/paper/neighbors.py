@@ -24,6 +24,14 @@ PIXEL_SIDE = 32
 """Images are compared in pixels at this size: small enough for millions of them."""
 
 
+def check_alone(ranks: Ranks) -> None:
+    """ValueError on several ranks."""
+    if ranks.world_size > 1:
+        raise ValueError(
+            f"found {ranks.world_size} ranks; this command is for one process, without torchrun"
+        )
+
+
 def some(images: ImageList, count: int) -> ImageList:
     """`count` of the images, chosen at random, in their order; all, if there are no more."""
     return images.take(some_places(len(images), count))
@@ -41,10 +49,7 @@ def describe(
 
     ValueError on several ranks, each of which would see its own part alone.
     """
-    if ranks.world_size > 1:
-        raise ValueError(
-            f"found {ranks.world_size} ranks; this figure is drawn by one process, without torchrun"
-        )
+    check_alone(ranks)
     width = network.model.full_state()["fc8.weight"].shape[1]
     hidden = np.empty((len(images), width), np.float32)  # filled in place: for ImageNet it is 21 GB
     pixels = np.empty((len(images), 3 * PIXEL_SIDE**2), np.float32)

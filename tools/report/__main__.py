@@ -19,6 +19,7 @@ from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.bench.machine import machine
 from tools.cli import run
+from tools.paper.neighbors import check_alone
 from tools.report import charts, findings, record
 from tools.report.findings import Findings
 from tools.report.record import Record
@@ -26,21 +27,31 @@ from train import checkpoint
 from train.distributed import Ranks, join
 from train.trained import Trained, open_network
 
+_WITHOUT_NETWORK = "Everything that needs the network: {}."
+_WITHOUT_IMAGES = (
+    "Everything that needs the run's images: {}. If they have moved, give their prepared folder "
+    "with --data."
+)
+
 
 def main(argv: list[str]) -> None:
     """Write the page; ValueError or OSError where the run, or --data, can't be read."""
     args = _arguments(argv)
     folder = Path(args.run)
     about = record.read(folder)
-    missing: list[str] = [] if about.curves else ["Curves, as the run has logged nothing yet."]
+    missing: list[str] = [] if about.curves else ["Curves: the run has logged nothing yet."]
+    found = None
     with join(args.device, num_columns=1) as ranks:
-        if ranks.world_size > 1:
-            raise ValueError(
-                f"found {ranks.world_size} ranks; the report is made by one process, without "
-                "torchrun"
-            )
-        network = _network(folder, ranks, missing)
-        found = _findings(network, args.data, about, ranks, missing) if network else None
+        check_alone(ranks)
+        network, trained_on = _network(folder, ranks, missing)
+        try:
+            if network:
+                dataset = Dataset.open(args.data or str(about.config.data.root))
+                found = findings.look(network, trained_on, dataset, ranks)
+        except (ValueError, OSError) as error:
+            if args.data:
+                raise
+            missing.append(_WITHOUT_IMAGES.format(error))
     page = _page(about, network, found, missing, args)
     with atomic_write(Path(args.out)) as file:
         file.write(page.encode(errors="replace"))  # names may be bytes of any kind
@@ -49,36 +60,24 @@ def main(argv: list[str]) -> None:
         print(f"left out: {one}")
 
 
-def _network(folder: Path, ranks: Ranks, missing: list[str]) -> Trained | None:
-    """The network of the newest sound checkpoint; if there is none, `missing` says why."""
-    needs = "Everything that needs the network"
+def _network(folder: Path, ranks: Ranks, missing: list[str]) -> tuple[Trained | None, str]:
+    """The network of the newest sound checkpoint, and the fingerprint of its images.
+
+    If there is none, `missing` says why.
+    """
     try:
         sound = checkpoint.newest_sound(folder / "checkpoints")
         if sound is None:
-            missing.append(f"{needs}: there is no checkpoint yet. One is written after each epoch.")
-            return None
-        path, _, damaged = sound
+            missing.append(
+                _WITHOUT_NETWORK.format("there is no checkpoint yet. One comes after each epoch")
+            )
+            return None, ""
+        path, state, damaged = sound
         missing += [f"The newest checkpoint: {why}. The one before it is shown." for why in damaged]
-        return open_network(path, ranks.device)
+        return open_network(path, ranks.device), state["dataset"]
     except ValueError as error:
-        missing.append(f"{needs}: {error}.")
-        return None
-
-
-def _findings(
-    network: Trained, data: str | None, about: Record, ranks: Ranks, missing: list[str]
-) -> Findings | None:
-    """What the network makes of the images; without --data, they may be gone."""
-    try:
-        return findings.look(network, Dataset.open(data or str(about.config.data.root)), ranks)
-    except (ValueError, OSError) as error:
-        if data:
-            raise
-        missing.append(
-            "Everything that needs the images: those that the run was trained on can't be opened "
-            f"any more ({error}). If they have moved, give their prepared folder with --data."
-        )
-        return None
+        missing.append(_WITHOUT_NETWORK.format(error))
+        return None, ""
 
 
 def _page(

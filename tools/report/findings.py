@@ -16,7 +16,6 @@ from tools.paper import neighbors
 from tools.paper.figures import likeliest
 from tools.report.charts import photograph
 from tools.show_batch import hardest
-from train import checkpoint
 from train.distributed import Ranks
 from train.ensemble import rates
 from train.trained import Trained, predict
@@ -85,8 +84,11 @@ class Findings(NamedTuple):
     searched: tuple[int, int]  # training images, validation images
 
 
-def look(network: Trained, dataset: Dataset, ranks: Ranks) -> Findings:
-    """Evaluate all validation images, and find neighbours; DatasetError where classes differ."""
+def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> Findings:
+    """Evaluate all validation images, and find neighbours; DatasetError where classes differ.
+
+    `trained_on` is the fingerprint of the network's own images.
+    """
     scores, labels = predict(network, dataset, ranks, num_views=1)
     errors = rates(scores, labels)
     wrong = round(errors.top1_error * len(labels))
@@ -100,7 +102,7 @@ def look(network: Trained, dataset: Dataset, ranks: Ranks) -> Findings:
         network.path,
         dataset.folder,
         dataset.fingerprint,
-        checkpoint.load(network.path)["dataset"] == dataset.fingerprint,
+        dataset.fingerprint == trained_on,
         about.get("made_by"),
         len(dataset.train),
         names,
