@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,7 +41,7 @@ class Block(NamedTuple):
     median: float  # of the median kernel's
 
 
-def of_curves(run: Curves) -> list[Markup]:
+def of_curves(run: Curves) -> list[str]:
     """Errors and loss."""
     length = run.steps_per_epoch
 
@@ -58,7 +57,7 @@ def of_curves(run: Curves) -> list[Markup]:
     ]
 
 
-def of_speed(speed: Speed, run: Curves | None) -> list[Markup]:
+def of_speed(speed: Speed, run: Curves | None) -> list[str]:
     """Images a second, and the share of time spent waiting for data."""
     length = run.steps_per_epoch if run else None
     waiting = {step: 100 * share for step, share in speed.waiting.items()}
@@ -102,7 +101,7 @@ def _uri(pixels: NDArray[np.uint8], kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _chart(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
+def _chart(name: str, title: str, draw: Callable[[Axes], None]) -> str:
     """An SVG element as wide as its place, in the page's fonts and colours.
 
     `name` keeps its ids apart from those of other charts.
@@ -123,4 +122,4 @@ def _chart(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
     opening = (
         f'<svg {box[0]} role="img" aria-label="{title}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
-    return Markup(opening + svg[svg.index(">") + 1 :])
+    return opening + svg[svg.index(">") + 1 :]
