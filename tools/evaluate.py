@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             return
     scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
     report = _report(networks, scores, labels, args)
-    report["per_class"] = _per_class(report.pop("scores"), report.pop("labels"), dataset)
+    report["per_class"] = per_class(report.pop("scores"), report.pop("labels"), dataset)
     if args.save:
         with atomic_write(Path(args.save)) as file:
             np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
@@ -87,9 +87,10 @@ def _report(
     return report | {"scores": together, "labels": labels}
 
 
-def _per_class(
+def per_class(
     scores: NDArray[np.float64], labels: NDArray[np.int64], dataset: Dataset
 ) -> list[dict[str, Any]]:
+    """Error rates of each class that has images, in the order of the classes."""
     return [
         {
             "class": dataset.classes[label],

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
-from pipeline.files import atomic_write
 from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan, Views
 from pipeline.preprocessing import Preprocessing
 from tools.cli import run
+from tools.paper.drawing import check_name, write_figure
 from train.data import training_loader, training_plan
 from train.distributed import join
 from train.run_folder import read_config
@@ -55,9 +55,7 @@ def main(argv: list[str]) -> None:
         figure = _replayed(args)
     else:
         figure = _of_a_new_run(args)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(Path(args.out)) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_figure(figure, Path(args.out), dpi=110)
 
 
 def _of_a_new_run(args: argparse.Namespace) -> Figure:
@@ -98,7 +96,7 @@ def _hardest(args: argparse.Namespace) -> Figure:
         scores, labels = predict(network, replace(dataset, val=dataset.train), ranks, num_views=1)
     own = scores[np.arange(len(labels)), labels]
     names = short(dataset.names)
-    chosen = np.argsort(own, kind="stable")[: args.worst]
+    chosen = hardest(scores, labels)[: args.worst]
     columns = min(8, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(1.7 * columns, 2.2 * rows), layout="constrained")
@@ -111,6 +109,11 @@ def _hardest(args: argparse.Namespace) -> Figure:
         axes.set_xlabel(dataset.train.name(int(index)), fontsize=5)
     figure.suptitle("above each image: its label, and what it is taken for", fontsize=9)
     return figure
+
+
+def hardest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[N]: the images, those first to whose own class the scores [N, C] give the least."""
+    return np.argsort(scores[np.arange(len(labels)), labels], kind="stable")
 
 
 def stages(dataset: Dataset, views: Views, final: Preprocessing) -> dict[str, NDArray[np.float32]]:
@@ -145,6 +148,7 @@ def _draw(
     count = len(views.indices)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
+    figure.supxlabel("yellow frame: the crop", fontsize=8)
     names = short(dataset.names)
     for column, index in enumerate(views.indices):
         pixels = decode(dataset.train.content(index))
@@ -191,7 +195,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, default=1, metavar="N", help="of the RUN, from 1 (1)")
     parser.add_argument("--worst", type=int, metavar="N", help="the N hardest images of the RUN")
     parser.add_argument("--device", default="auto", help="for --worst: auto, cpu or cuda (auto)")
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE.png",
+        help="the picture to write (or .svg, .pdf, .jpg)",
+    )
     parser.add_argument(
         "--images", type=int, default=8, metavar="N", help="how many images of a step (8)"
     )
@@ -203,6 +212,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--crop", type=int, default=224, metavar="PIXELS", help="side of crops in a new run (224)"
     )
     args = parser.parse_args(argv)
+    check_name(Path(args.out))
     if not args.run and not args.data:
         raise ValueError("expected the folder of a RUN, or --data with a prepared folder")
     if args.worst is not None and (args.worst < 1 or not args.run):

@@ -29,6 +29,7 @@ from tools.bench.machine import machine
 from tools.bench.steps import flops_per_image, step_contenders, train_contenders
 from tools.cli import run
 from tools.launch import launcher
+from tools.paper.drawing import check_name, write_figure
 
 _BUSY = 0.7
 _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
@@ -223,7 +224,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
         f"{report['benchmark']}, batch {report['batch_size']}, {report['machine']['cores']} cores"
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path, dpi=150)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -267,6 +268,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--plot", metavar="FILE.png", help="draw the rows")
     args = parser.parse_args(argv)
+    if args.plot:
+        check_name(Path(args.plot), "--plot")
     if args.what != "step" and not args.data:
         raise ValueError(
             f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py"

@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     text = table(rows, args.seeds, len(dataset.val))
     with atomic_write(out / "ablation.md") as file:
         file.write(text.encode())
-    save_figure(plot(rows), out / "ablation.png")
+    save_figure(plot(rows, args.seeds), out / "ablation.png")
     print(text)
 
 
@@ -245,12 +245,16 @@ def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
         "same sign",
     ]
     seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
-    of = "seeds and images" if num_seeds > 1 else "images alone"
     note = (
         f"{seeds}, {num_images} validation images, central crops; "
-        f"in brackets, 95 % intervals over {of}."
+        f"in brackets, 95 % intervals over {_varied(num_seeds)}."
     )
     return tabulate(lines, headings, tablefmt="github", disable_numparse=True) + f"\n\n{note}\n"
+
+
+def _varied(num_seeds: int) -> str:
+    """What the intervals cover."""
+    return "seeds and images" if num_seeds > 1 else "images alone"
 
 
 def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
@@ -266,9 +270,9 @@ def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
     return f"{agrees}, within noise" if low <= 0 <= high else agrees
 
 
-def plot(rows: list[Row]) -> Figure:
+def plot(rows: list[Row], num_seeds: int) -> Figure:
     """Differences from the whole network with their intervals."""
-    figure = Figure(figsize=(7, 0.4 * len(rows) + 1), layout="constrained")
+    figure = Figure(figsize=(7, 0.4 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     variants = rows[1:][::-1]
     middle = np.array([100 * row.difference for row in variants])
@@ -277,7 +281,8 @@ def plot(rows: list[Row]) -> Figure:
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(range(len(variants)), [row.variant for row in variants])
     axes.set_xlabel(
-        f"top-1 error less that of the whole network ({100 * rows[0].error:.1f} %), points"
+        f"top-1 error less that of the whole network ({100 * rows[0].error:.1f} %), points\n"
+        f"bars: 95 % intervals over {_varied(num_seeds)}"
     )
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from tools.paper.drawing import BLUE, RED
 from tools.paper.neighbors import COUNT, same_label
@@ -55,7 +56,7 @@ def learn(
     data = torch.from_numpy((features - mean) / scale)
     model = AutoEncoder(data.shape[1], bits)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(_STEPS):
+    for _ in tqdm(range(_STEPS), f"learning {bits} bits", unit=" steps", disable=None):
         batch = data[torch.randint(len(data), (_BATCH,))]
         loss = F.mse_loss(model(batch, _NOISE * torch.randn(_BATCH, bits)), batch)
         optimizer.zero_grad()

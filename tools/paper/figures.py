@@ -1,4 +1,4 @@
-"""Draw the paper's figures from networks trained here, as PNG and SVG.
+"""Draw the paper's figures from networks trained here, as PNG and SVG, PDF or JPEG.
 
 python -m tools.paper.figures kernels runs/alexnet --out kernels.png
 python -m tools.paper.figures predictions runs/alexnet --data DATA --out predictions.png
@@ -18,21 +18,21 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
 from pipeline.prepare.class_names import read_names
 from tools.cli import run
-from tools.paper import binary_codes, neighbors
+from tools.paper import binary_codes, curves, kernels, neighbors
 from tools.paper import relu_vs_tanh as comparison
-from tools.paper.drawing import BLUE, RED, save_figure
+from tools.paper.drawing import BLUE, RED, check_name, save_figure
 from train.distributed import join
-from train.monitor import read_metrics
 from train.trained import check_classes, open_network, predict
 
 Draw = Callable[[argparse.Namespace], Figure]
+_QUERIES = 1000
+"""So many exact searches among all of ImageNet take minutes on a few cores."""
 
 
 def main(argv: list[str]) -> None:
@@ -41,54 +41,12 @@ def main(argv: list[str]) -> None:
     save_figure(args.draw(args), Path(args.out))
 
 
-def kernels(args: argparse.Namespace) -> Figure:
+def kernels_figure(args: argparse.Namespace) -> Figure:
     """Figure 3: the first layer's kernels, a block for each column.
 
-    It says how much colour each block carries; noise has 67 %.
+    It says how much colour each block carries. A row of noise, which has 67 %, stands below.
     """
-    network = open_network(Path(args.runs[0]), torch.device("cpu"))
-    num_columns = network.config.model.columns
-    columns = np.split(network.model.full_state()["conv1.weight"].numpy(), num_columns)
-    width = max(width for width in range(1, 17) if len(columns[0]) % width == 0)
-    rows = -(-len(columns[0]) // width)
-    figure = Figure(figsize=(8, 0.55 * num_columns * rows + 0.8), layout="constrained")
-    for number, (axes, block) in enumerate(
-        zip(figure.subplots(num_columns, 1, squeeze=False)[:, 0], columns)
-    ):
-        axes.imshow(_tiles(block, width), interpolation="nearest")
-        shares = colour_share(block)
-        whole, median = (
-            np.average(shares, weights=np.square(block, dtype=np.float64).sum((1, 2, 3))),
-            np.median(shares),
-        )
-        axes.set_title(
-            f"column {number}: {whole:.0%} of its energy is colour ({median:.0%} of its median "
-            "kernel's)"
-        )
-        axes.axis("off")
-        print(
-            f"column {number}: {whole:.3f} of its energy is colour, {median:.3f} of its median "
-            "kernel's"
-        )
-    return figure
-
-
-def colour_share(kernels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[n]: the share of energy that differs between red, green and blue; 0 is grey.
-
-    `kernels` is [n, 3, h, w].
-    """
-    grey = kernels.mean(axis=1, keepdims=True, dtype=np.float64)
-    return ((kernels - grey) ** 2).sum((1, 2, 3)) / (kernels.astype(np.float64) ** 2).sum((1, 2, 3))
-
-
-def _tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Kernels in rows of `width`, each stretched to the full range, with white lines between."""
-    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
-    pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
-    framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
-    rows = framed.reshape(-1, width, *framed.shape[1:])
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    return kernels.draw(open_network(Path(args.runs[0]), torch.device("cpu")))
 
 
 def predictions(args: argparse.Namespace) -> Figure:
@@ -106,7 +64,8 @@ def predictions(args: argparse.Namespace) -> Figure:
         2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4)
     )
     figure.supxlabel(
-        "the label above each image; red: its bar among the five likeliest classes", fontsize=8
+        "above each image: its label; below: the five likeliest classes, with the label in red",
+        fontsize=8,
     )
     for axes in grid.flat:
         axes.axis("off")
@@ -120,14 +79,25 @@ def predictions(args: argparse.Namespace) -> Figure:
 
 
 def _bars(axes: Axes, scores: NDArray[np.float64], label: int, names: list[str]) -> None:
-    """Five bars, the right one in red."""
-    best = np.argsort(-scores)[:5][::-1]
-    axes.barh(
-        range(len(best)), scores[best], color=[RED if k == label else BLUE for k in best], alpha=0.6
-    )
+    """Five thin bars, the right one in red; above each, its class and its probability."""
+    best = likeliest(scores)[::-1]
+    colors = [RED if k == label else BLUE for k in best]
+    axes.barh(range(len(best)), scores[best], height=0.25, color=colors)
     for place, k in enumerate(best):
-        axes.text(0.02, place, names[k], va="center", fontsize=8, parse_math=False)
-    axes.set_xlim(0, 1)
+        style: dict[str, Any] = {"va": "bottom", "fontsize": 8}
+        axes.text(0, place + 0.15, _cut(names[k]), parse_math=False, **style)
+        axes.text(1, place + 0.15, f"{scores[k]:.0%}", ha="right", **style)
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.3, 5))
+
+
+def _cut(name: str) -> str:
+    """A name short enough to leave room for the per cent beside it."""
+    return name if len(name) <= 21 else f"{name[:20]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:
+    """The classes with the highest scores, the highest first."""
+    return np.argsort(-scores, kind="stable")[:count]
 
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
@@ -142,42 +112,26 @@ def neighbors_figure(args: argparse.Namespace) -> Figure:
 
 
 def codes_figure(args: argparse.Namespace) -> Figure:
-    """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features."""
+    """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features.
+
+    At most 1,000 validation images are the queries.
+    """
     dataset = Dataset.open(Path(args.data))
+    queries = neighbors.some(dataset.val, _QUERIES)
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
         train, val = (
-            neighbors.describe(network, images, ranks)[0] for images in (dataset.train, dataset.val)
+            neighbors.describe(network, images, ranks)[0] for images in (dataset.train, queries)
         )
-    labels = (np.asarray(dataset.train.labels), np.asarray(dataset.val.labels))
+    labels = (np.asarray(dataset.train.labels), np.asarray(queries.labels))
     rows = binary_codes.compare(train, val, labels, args.bits)
     print(binary_codes.table(rows))
     return binary_codes.draw(rows, len(train))
 
 
-def curves(args: argparse.Namespace) -> Figure:
-    """Training loss by step and validation errors by epoch, a colour a run."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for number, run_folder in enumerate(map(Path, args.runs)):
-        losses = read_metrics(run_folder, "train/loss")
-        if not losses:
-            raise ValueError(
-                f"{run_folder}: no training loss in its metrics.jsonl; expected the folder of a "
-                "run that has logged one"
-            )
-        errors = [100 * error for error in read_metrics(run_folder, "val/top1_error").values()]
-        left.plot(
-            losses.keys(), losses.values(), linewidth=1, color=f"C{number}", label=run_folder.name
-        )
-        right.plot(range(1, len(errors) + 1), errors, marker=".", color=f"C{number}")
-    left.set(xlabel="step", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel="validation top-1 error, %")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+def curves_figure(args: argparse.Namespace) -> Figure:
+    """Loss, training and validation errors over a run, or over several, and drops of the rate."""
+    return curves.draw([curves.read(Path(folder)) for folder in args.runs])
 
 
 def relu_vs_tanh(args: argparse.Namespace) -> Figure:
@@ -204,8 +158,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
-    _add(figures, "kernels", kernels, "one")
-    _add(figures, "curves", curves, "some")
+    _add(figures, "kernels", kernels_figure, "one")
+    _add(figures, "curves", curves_figure, "some")
     _add_predictions(figures)
     _add_neighbors(figures)
     _add_codes(figures)
@@ -225,7 +179,7 @@ def _add(figures: Any, name: str, draw: Draw, runs: str) -> argparse.ArgumentPar
         figure.add_argument("runs", nargs=1, metavar="RUN", help="a run's folder or a checkpoint")
     elif runs == "some":
         figure.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    out = "the picture; the SVG goes beside it"
+    out = "the picture, or .svg, .pdf, .jpg; beside a PNG goes the SVG"
     figure.add_argument("--out", required=True, metavar="FILE.png", help=out)
     return figure
 
@@ -283,10 +237,7 @@ def _check(args: argparse.Namespace, more: list[str]) -> None:
             f"{', '.join(own)}: chosen for each run by the comparison itself, --data, --seeds and "
             "--cap"
         )
-    if Path(args.out).suffix != ".png":
-        raise ValueError(
-            f"--out is {args.out}; expected a name that ends in .png (the SVG goes beside it)"
-        )
+    check_name(Path(args.out))
     counts = ("images", "nearest", "seeds", "cap", "at_once")
     small = [name for name in counts if getattr(args, name, 1) < 1]
     if small:

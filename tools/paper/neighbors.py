@@ -24,6 +24,24 @@ PIXEL_SIDE = 32
 """Images are compared in pixels at this size: small enough for millions of them."""
 
 
+def check_alone(ranks: Ranks) -> None:
+    """ValueError on several ranks."""
+    if ranks.world_size > 1:
+        raise ValueError(
+            f"found {ranks.world_size} ranks; this command is for one process, without torchrun"
+        )
+
+
+def some(images: ImageList, count: int) -> ImageList:
+    """`count` of the images, chosen at random, in their order; all, if there are no more."""
+    return images.take(some_places(len(images), count))
+
+
+def some_places(total: int, count: int) -> NDArray[np.int64]:
+    """Which of `total` images `some` chooses."""
+    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+
+
 def describe(
     network: Trained, images: ImageList, ranks: Ranks
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -31,10 +49,7 @@ def describe(
 
     ValueError on several ranks, each of which would see its own part alone.
     """
-    if ranks.world_size > 1:
-        raise ValueError(
-            f"found {ranks.world_size} ranks; this figure is drawn by one process, without torchrun"
-        )
+    check_alone(ranks)
     width = network.model.full_state()["fc8.weight"].shape[1]
     hidden = np.empty((len(images), width), np.float32)  # filled in place: for ImageNet it is 21 GB
     pixels = np.empty((len(images), 3 * PIXEL_SIDE**2), np.float32)
@@ -73,6 +88,20 @@ def same_label(
     return float((labels[found] == wanted[:, None]).mean())
 
 
+def find(
+    network: Trained, dataset: Dataset, ranks: Ranks, count: int
+) -> tuple[list[NDArray[np.int64]], list[float]]:
+    """By the last hidden layer and by pixels: the training images nearest to each validation image.
+
+    They are [N, `count` or more], the nearest first. Then the two shares of the ten nearest that
+    have the query's label.
+    """
+    train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
+    found = [nearest(database, wanted, max(count, COUNT)) for database, wanted in zip(train, val)]
+    labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
+    return found, [same_label(labels, one[:, :COUNT], wanted) for one in found]
+
+
 def draw(
     network: Trained, dataset: Dataset, ranks: Ranks, queries: NDArray[np.int64], count: int
 ) -> Figure:
@@ -80,10 +109,8 @@ def draw(
 
     Prints how often the ten nearest training images share the label, over all validation images.
     """
-    train, val = (describe(network, images, ranks) for images in (dataset.train, dataset.val))
-    found = [nearest(database, wanted, max(count, COUNT)) for database, wanted in zip(train, val)]
-    labels, wanted = np.asarray(dataset.train.labels), np.asarray(dataset.val.labels)
-    shares = [same_label(labels, one[:, :COUNT], wanted) for one in found]
+    found, shares = find(network, dataset, ranks, count)
+    wanted = np.asarray(dataset.val.labels)
     print(
         f"same label among the ten nearest: {shares[0]:.1%} by features, {shares[1]:.1%} by pixels"
     )
@@ -104,6 +131,7 @@ def draw(
         fontsize=10,
     )
     right.suptitle(f"nearest by pixels ({shares[1]:.0%})", fontsize=10)
+    figure.supxlabel("red frame: of another class than the query", fontsize=9)
     return figure
 
 

@@ -1,0 +1,179 @@
+"""What a trained network makes of the images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from pipeline.dataset import Dataset, ImageList, short
+from pipeline.decode import decode
+from tools.evaluate import per_class
+from tools.paper import neighbors
+from tools.paper.figures import likeliest
+from tools.report.charts import photograph
+from tools.show_batch import hardest
+from train.distributed import Ranks
+from train.ensemble import rates
+from train.trained import Trained, predict
+from train.validation import ErrorRates
+
+_PREDICTIONS, _HARDEST, _PAIRS, _QUERIES, _NEIGHBORS = 8, 12, 15, 5, 6
+_DATABASE, _ASKED = 20_000, 1000
+"""So many training images are searched at most, for so many validation images."""
+
+
+class Guess(NamedTuple):
+    """A class, and the probability that the network gives it."""
+
+    name: str
+    probability: float
+    right: bool
+
+
+class Picture(NamedTuple):
+    """An image as a data URI, its file, its class, and what the network says of it."""
+
+    uri: str
+    file: str
+    name: str
+    guesses: list[Guess]
+    own: float  # probability of its class
+
+
+class Neighbor(NamedTuple):
+    """A training image near a query."""
+
+    uri: str
+    file: str
+    name: str
+    same: bool
+
+
+class Pair(NamedTuple):
+    """`num_images` of the `out_of` images of a class are taken for another."""
+
+    label: int
+    guess: int
+    num_images: int
+    out_of: int
+
+
+class Findings(NamedTuple):
+    """The network on the validation images, and on some of the training images."""
+
+    path: Path
+    folder: Path
+    fingerprint: str
+    same_images: bool  # as the network was trained on
+    made_by: str | None  # the command that prepared them
+    num_train: int
+    names: list[str]
+    classes: list[str]
+    errors: ErrorRates
+    interval: tuple[float, float]  # of the top-1 error, 95 %
+    per_class: list[dict[str, Any]]  # the worst first
+    pairs: list[Pair]
+    predictions: list[Picture]
+    hardest: list[Picture]
+    neighbors: list[tuple[Picture, list[Neighbor]]]
+    same_label: tuple[float, float]  # of the ten nearest: by features, by pixels
+    searched: tuple[int, int]  # training images, validation images
+
+
+def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> Findings:
+    """Evaluate all validation images, and find neighbours; DatasetError where classes differ.
+
+    `trained_on` is the fingerprint of the network's own images.
+    """
+    scores, labels = predict(network, dataset, ranks, num_views=1)
+    errors = rates(scores, labels)
+    wrong = round(errors.top1_error * len(labels))
+    interval = binomtest(wrong, len(labels)).proportion_ci(0.95, method="wilson")
+    names = short(dataset.names)
+    guesses = scores.argmax(1)
+    some = np.random.default_rng(0).permutation(len(labels))[:_PREDICTIONS]
+    about = yaml.safe_load((dataset.folder / "dataset.yaml").read_text())
+    near, shares, searched = _near(network, dataset, ranks, scores, names)
+    return Findings(
+        network.path,
+        dataset.folder,
+        dataset.fingerprint,
+        dataset.fingerprint == trained_on,
+        about.get("made_by"),
+        len(dataset.train),
+        names,
+        dataset.classes,
+        errors,
+        (float(interval.low), float(interval.high)),
+        class_rows(scores, labels, dataset),
+        pairs(labels, guesses)[:_PAIRS],
+        [_picture(dataset.val, index, scores[index], names) for index in some],
+        [
+            _picture(dataset.val, index, scores[index], names)
+            for index in hardest(scores, labels)[:_HARDEST]
+        ],
+        near,
+        shares,
+        searched,
+    )
+
+
+def class_rows(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], dataset: Dataset
+) -> list[dict[str, Any]]:
+    """A row for each class, the worst first: tools.evaluate's, and what it is mostly taken for."""
+    names = short(dataset.names)
+    mistaken = {pair.label: pair for pair in reversed(pairs(labels, scores.argmax(1)))}
+    rows = [
+        {**row, "name": names[label], "taken_for": mistaken.get(int(label))}
+        for label, row in zip(np.unique(labels), per_class(scores, labels, dataset))
+    ]
+    return sorted(rows, key=lambda row: (-row["top1_error"], -row["top5_error"]))
+
+
+def pairs(labels: NDArray[np.int64], guesses: NDArray[np.int64]) -> list[Pair]:
+    """All pairs of a class and another that its images are taken for, the most frequent first."""
+    wrong = labels != guesses
+    found, counts = np.unique(np.stack([labels[wrong], guesses[wrong]]), axis=1, return_counts=True)
+    sizes = np.bincount(labels)
+    return [
+        Pair(*map(int, (*found[:, place], counts[place], sizes[found[0, place]])))
+        for place in np.argsort(-counts, kind="stable")
+    ]
+
+
+def _near(
+    network: Trained, dataset: Dataset, ranks: Ranks, scores: NDArray[np.float64], names: list[str]
+) -> tuple[list[tuple[Picture, list[Neighbor]]], tuple[float, float], tuple[int, int]]:
+    """Queries of different classes with the training images nearest to them."""
+    train, val = neighbors.some(dataset.train, _DATABASE), neighbors.some(dataset.val, _ASKED)
+    small = replace(dataset, train=train, val=val)
+    places = neighbors.some_places(len(dataset.val), _ASKED)
+    found, shares = neighbors.find(network, small, ranks, _NEIGHBORS)
+    rows = []
+    for query in neighbors.choose(small, _QUERIES, seed=0):
+        label = val.labels[query]
+        near = [
+            Neighbor(
+                photograph(decode(train.content(int(index)))),
+                train.name(int(index)),
+                names[train.labels[index]],
+                bool(train.labels[index] == label),
+            )
+            for index in found[0][query][:_NEIGHBORS]
+        ]
+        rows.append((_picture(val, query, scores[places[query]], names), near))
+    return rows, (shares[0], shares[1]), (len(train), len(val))
+
+
+def _picture(
+    images: ImageList, index: int, scores: NDArray[np.float64], names: list[str]
+) -> Picture:
+    label = images.labels[index]
+    guesses = [Guess(names[k], float(scores[k]), bool(k == label)) for k in likeliest(scores)]
+    uri = photograph(decode(images.content(int(index))))
+    return Picture(uri, images.name(int(index)), names[label], guesses, float(scores[label]))
