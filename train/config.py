@@ -15,7 +15,7 @@ from model.config import check as check_model
 from train.old_config import in_todays_terms
 from train.optim import OptimConfig
 
-_NO_MATTER = ("root", "num_threads")
+_NO_MATTER = ("root", "num_threads", "on_bad_image", "most_bad_images")
 """Options of data that change no result; a moved folder is the same by its fingerprint."""
 
 USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
@@ -44,6 +44,10 @@ class DataConfig:
             widens them (2012 code).
         num_threads: threads that decode for each rank; null shares out the cores, 16 at most for
             each GPU.
+        on_bad_image: an image that can't be used any more is named, and another of its class stands
+            in; or the run stops.
+        most_bad_images: the share of the training images that may be bad in an epoch; with more,
+            and more than one, the run stops.
     """
 
     root: str | None = None
@@ -55,6 +59,8 @@ class DataConfig:
     lighting_epochs: NonNegativeInt | None = None
     lighting_rescale: bool = False
     num_threads: PositiveInt | None = None
+    on_bad_image: Literal["stand-in", "stop"] = "stand-in"
+    most_bad_images: NonNegativeFloat = 0.01
 
 
 @dataclass(frozen=True)

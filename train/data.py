@@ -13,6 +13,7 @@ from pipeline.loader import Batch, Loader
 from pipeline.pixels import Pixels
 from pipeline.plan import EvaluationPlan, TrainingPlan
 from pipeline.preprocessing import Preprocessing
+from pipeline.stand_ins import OnBadImage, stop
 from pipeline.stats import PixelStats
 from train.config import Config, ConfigError, DataConfig
 from train.distributed import Ranks
@@ -38,9 +39,15 @@ def training_plan(config: Config, dataset: Dataset) -> TrainingPlan:
 
 
 def training_batches(
-    dataset: Dataset, plan: TrainingPlan, data: DataConfig, ranks: Ranks, step: int
+    dataset: Dataset,
+    plan: TrainingPlan,
+    config: Config,
+    ranks: Ranks,
+    step: int,
+    on_bad_image: OnBadImage,
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, for this rank; a pair of columns gets both its parts."""
+    data = config.data
     ranks.share(plan.batch_size)
     loader = training_loader(
         dataset,
@@ -51,6 +58,8 @@ def training_batches(
         num_threads=data.num_threads or _num_threads(ranks),
         rank=ranks.rank,
         world_size=ranks.world_size,
+        seed=config.train.seed,
+        on_bad_image=on_bad_image,
     )
     return ranks.exchange(_epochs(loader, plan.num_steps))
 
@@ -58,7 +67,7 @@ def training_batches(
 def training_loader(
     dataset: Dataset, plan: TrainingPlan, data: DataConfig, step: int, **options: Any
 ) -> DataLoader:
-    """The run's images from `step` on; `options` are DataLoader's device, threads and rank."""
+    """The run's images from `step` on; `options` are DataLoader's that are not the recipe's."""
     loader = DataLoader(
         dataset,
         global_batch_size=plan.batch_size,
@@ -83,11 +92,15 @@ def _epochs(loader: DataLoader, num_steps: int) -> Iterator[Batch]:
 
 
 def evaluation_batches(
-    images: ImageList, data: DataConfig, ranks: Ranks, batch_size: int
+    images: ImageList,
+    data: DataConfig,
+    ranks: Ranks,
+    batch_size: int,
+    on_bad_image: OnBadImage = stop,
 ) -> Iterator[Batch]:
     """Central squares [n, 3, resize, resize] of all images, without mean and lighting.
 
-    Each image is counted once over all ranks.
+    Each image is counted once over all ranks; a bad one, if `on_bad_image` goes on, is not.
     """
     plan = EvaluationPlan(len(images), batch_size)
     ranks.share(batch_size)
@@ -99,6 +112,8 @@ def evaluation_batches(
         num_threads=data.num_threads or _num_threads(ranks),
         part=ranks.rank,
         num_parts=ranks.world_size,
+        on_bad_image=on_bad_image,
+        count_stand_ins=False,
     )
     return ranks.exchange(loader)
 

@@ -14,6 +14,7 @@ from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
 from pipeline.loader import Batch
 from train import checkpoint
+from train.bad_images import BadImages
 from train.checkpoint import CheckpointError
 from train.config import Config, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches, training_plan
@@ -52,6 +53,7 @@ class Trainer:
         self.state = self._new_state()
         self.averaging = Averaging(self.state.model, ranks.data_group)
 
+        self.bad_images = BadImages(self.folder, config.data, len(self.dataset.train), ranks)
         self.stopwatch = Stopwatch(ranks.device)
         trace = self.folder / f"trace-rank{ranks.rank}.json"
         self.profile = Profile(config.run.profile, trace, ranks.device)
@@ -63,6 +65,8 @@ class Trainer:
         self._resume()
         check_beginning(self.state.step, self.dataset.fingerprint, ranks)
         self.monitor = Monitor(self.folder, self.state.step) if ranks.is_main else None
+        if ranks.is_main:
+            self.bad_images.forget_after(self.state.step)
         where = "GPUs" if ranks.device.type == "cuda" else "the CPU"
         self._say(f"ranks: {ranks.world_size}, on {where}")
 
@@ -119,7 +123,8 @@ class Trainer:
     def validate(self) -> ErrorRates:
         """Error rates over the validation images, by their central crops."""
         data, ranks = self.config.data, self.ranks
-        batches = evaluation_batches(self.dataset.val, data, ranks, self.config.train.batch_size)
+        batch_size, on_bad_image = self.config.train.batch_size, self.bad_images.in_evaluation
+        batches = evaluation_batches(self.dataset.val, data, ranks, batch_size, on_bad_image)
         mean = crop_mean(self.dataset.stats, data, ranks.device)
         with self.autocast:
             return error_rates(self.state.model, batches, mean, ranks.sum_over_pairs)
@@ -154,7 +159,12 @@ class Trainer:
         if self.state.schedule.finished:
             return iter(())
         batches = training_batches(
-            self.dataset, self.plan, self.config.data, self.ranks, self.state.step
+            self.dataset,
+            self.plan,
+            self.config,
+            self.ranks,
+            self.state.step,
+            self.bad_images.in_training,
         )
         self.stopwatch.resume()
         return batches
@@ -198,12 +208,14 @@ class Trainer:
         loss_sum, error_sum, steps = self.ranks.all_pairs(self.state.sums).sum(0).tolist()
         self.state.sums.zero_()
         self._check_finite(loss_sum)
+        self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
         # Every pair has counted every step: the quotient of the sums is the mean over pairs, too.
         metrics = {
             "train/loss": loss_sum / steps,
             "train/top1_error": error_sum / steps,
             "train/lr": self.state.optimizer.lr,
             **self.stopwatch.metrics(self.config.train.batch_size),
+            **self.bad_images.metrics(),
         }
         self.stopwatch.reset()
         if self.monitor:
@@ -223,6 +235,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         errors, rates = self.validate(), self.state.schedule
+        self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
         rates.end_epoch(errors.top1_error)
         if self.monitor:
             metrics = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
