@@ -1,9 +1,11 @@
 """Train: `torchrun --nproc_per_node=2 -m train CONFIG.yaml [--section.field value ...]`."""
 
 import sys
+from pathlib import Path
 
+from train.alive import watching
 from train.config import load
-from train.distributed import join, report_error
+from train.distributed import end_job, join, report_error
 from train.trainer import Trainer
 
 
@@ -15,8 +17,15 @@ def main(argv: list[str]) -> int:
     """
     try:
         config = load(argv)
-        with join(config.run.device, config.model.columns) as ranks:
-            return Trainer(config, ranks).fit()
+        folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds
+        with (
+            join(config.run.device, config.model.columns) as ranks,
+            watching(ranks, folder, seconds) as progress,
+        ):
+            status = Trainer(config, ranks, progress).fit()
+        if status:
+            end_job()  # who has sent the signal wants no other start
+        return status
     except (ValueError, OSError) as error:
         return report_error(error)
 

@@ -68,7 +68,7 @@ class BadImages:
             not_counted = [bad._replace(step=step, stand_in="not counted") for bad in evaluation]
             self._list(not_counted + training)
         self._rows = (self._rows or 0) + len(training)
-        for bad in training:
+        for bad in sorted(training):
             self._count(bad.number, bad.step // steps_per_epoch)
 
     def _list(self, found: list[BadImage]) -> None:

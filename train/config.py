@@ -99,6 +99,9 @@ class RunConfig:
         checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
         checkpoint_every: steps between two checkpoints, beside those; null for none.
         keep_checkpoints: how many of the newest checkpoints are kept.
+        hang_seconds: after so long without progress on any rank, the run says which rank hangs, and
+            after three times that it ends; ten times as long at the start and while saving. 0
+            means never.
         profile: record this many steps, after the first three, into trace-rank<N>.json in the run's
             folder.
     """
@@ -110,6 +113,7 @@ class RunConfig:
     checkpoint_minutes: PositiveFloat = 10.0
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
+    hang_seconds: NonNegativeFloat = 60.0
     profile: NonNegativeInt = 0
 
 

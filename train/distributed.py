@@ -4,12 +4,14 @@ Nothing else reads torchrun's environment.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -45,6 +47,7 @@ class Ranks:
     # The pair, for batches alone, so that they can travel under a step.
     exchange_group: dist.ProcessGroup | None = None
     control_group: dist.ProcessGroup | None = None  # everyone, over the CPU
+    store: dist.Store | None = None  # what torchrun's ranks met by
 
     @property
     def is_main(self) -> bool:
@@ -193,10 +196,18 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
         return
 
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=where if on_gpu else None)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=_TIMEOUT,
+        device_id=where if on_gpu else None,
+    )
     try:
         form = _in_pairs if num_columns == NUM_COLUMNS else _each_whole
-        yield form(world.rank, world.world_size, where, num_threads)
+        yield replace(form(rank, world_size, where, num_threads), store=store)
     except BaseException as error:
         _leave_at_once(error)
     dist.destroy_process_group()
@@ -210,6 +221,9 @@ class _World(NamedTuple):
     local_rank: int
     local_world_size: int
 
+
+_TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for each other in one exchange; train/alive.py notices much sooner."""
 
 _ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 """torchrun's environment, and what it would say to a single process."""
@@ -244,6 +258,8 @@ def _leave_at_once(error: BaseException) -> NoReturn:
     error = machine_error(error) or error
     if isinstance(error, (ValueError, OSError)):
         status = report_error(error)
+        if isinstance(error, ValueError):
+            end_job()  # it would fail again
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
         status = error.code
     else:
@@ -290,6 +306,12 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
             "choose --run.device cpu"
         )
     return gpus.take(local_rank)
+
+
+def end_job() -> None:
+    """Have torchrun end, where it would start the ranks again."""
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def report_error(error: Exception) -> int:

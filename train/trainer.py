@@ -14,6 +14,7 @@ from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
 from pipeline.loader import Batch
 from train import checkpoint
+from train.alive import Progress
 from train.bad_images import BadImages
 from train.checkpoint import CheckpointError
 from train.config import Config, to_dict
@@ -39,9 +40,13 @@ class TrainingError(ValueError):
 class Trainer:
     """Everything that a step needs, and the loop over the steps."""
 
-    def __init__(self, config: Config, ranks: Ranks) -> None:
-        """Open data and run folder, build the network, and restore the newest checkpoint if any."""
+    def __init__(self, config: Config, ranks: Ranks, progress: Progress | None = None) -> None:
+        """Open data and run folder, build the network, and restore the newest checkpoint if any.
+
+        `progress` is told what this rank is doing.
+        """
         self.config, self.ranks = config, ranks
+        self.progress = progress or Progress()
         check_options(config, ranks)
         self.folder = Path(str(config.run.dir))
         self.dataset = Dataset.open(Path(str(config.data.root)))
@@ -62,6 +67,7 @@ class Trainer:
         steps = self.plan.steps_per_epoch
         self._lock = claim(self.folder, config, steps) if ranks.is_main else None
         self._saved_step, self._saved_at = -1, time.monotonic()
+        self._has_stepped = False
         self._resume()
         check_beginning(self.state.step, self.dataset.fingerprint, ranks)
         self.monitor = Monitor(self.folder, self.state.step) if ranks.is_main else None
@@ -105,18 +111,19 @@ class Trainer:
         """Forward, loss, backward and the paper's update (section 5)."""
         state, ranks = self.state, self.ranks
         masks = Masks(self.config.train.seed, state.step, ranks.pair, ranks.num_pairs)
-        with self.autocast, record_function("forward"):
+        with self.autocast, self._at("forward"):
             logits = state.model(batch.images, masks).float()
         loss = F.cross_entropy(logits, batch.labels)
 
         state.optimizer.zero_grad(set_to_none=True)
-        with record_function("backward"):
+        with self._at("backward"):
             loss.backward()
             self.averaging.wait()
-        with record_function("update"):
+        with self._at("update"):
             state.optimizer.step()
 
         state.step += 1
+        self._has_stepped = True
         wrong = (label_ranks(logits.detach(), batch.labels) >= 1).double().mean()
         state.sums += torch.stack([loss.detach().double(), wrong, torch.ones_like(wrong)])
 
@@ -127,12 +134,19 @@ class Trainer:
         batches = evaluation_batches(self.dataset.val, data, ranks, batch_size, on_bad_image)
         mean = crop_mean(self.dataset.stats, data, ranks.device)
         with self.autocast:
-            return error_rates(self.state.model, batches, mean, ranks.sum_over_pairs)
+            return error_rates(self.state.model, self._noted(batches), mean, ranks.sum_over_pairs)
+
+    def _noted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches of an evaluation, each noted as progress."""
+        for batch in batches:
+            self.progress.at("evaluation", self.state.step)
+            yield batch
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
         if self._saved_step == self.state.step:
             return
+        self.progress.at("saving", self.state.step)
         saved = self.state.gather(self.ranks)
         self._check_finite(saved["intervals"].sum(0)[0].item())
         if not all(self.ranks.gather(self.state.is_finite())):
@@ -182,8 +196,13 @@ class Trainer:
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, if there is one."""
-        with record_function("waiting for data"):
+        with self._at("waiting for data"):
             return next(batches, None)
+
+    def _at(self, doing: str) -> record_function:
+        """Note what begins, for other ranks and for the profile."""
+        self.progress.at(doing if self._has_stepped else "first step", self.state.step)
+        return record_function(doing)
 
     def _after_step(self) -> None:
         step, run = self.state.step, self.config.run

@@ -1,0 +1,216 @@
+"""Every rank tells the others that it lives and what it does, so that one that hangs is named."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch.distributed as dist
+
+from train import checkpoint
+from train.distributed import Ranks
+
+_SILENT = 3.0
+"""Seconds without a sign of life after which a rank counts as gone, beside the time between two."""
+
+_ENDS_AFTER = 3
+"""A run that stands still is told of once, and ended after so many times as long."""
+
+_SLOW = ("starting", "first step", "saving")
+"""What may take ten times as long: files are opened, kernels compiled, disks written."""
+
+_LOST = re.compile(r"gloo|NCCL|connection (closed|reset|refused)|socket|broken pipe", re.IGNORECASE)
+"""What the exchange between ranks says when one of them is gone."""
+
+
+class Progress:
+    """What this rank is doing, and how often that has changed."""
+
+    def __init__(self) -> None:
+        self.doing, self.count, self.step = "starting", 0, 0
+        self._since, self._slowest = time.monotonic(), 0.0
+
+    def at(self, doing: str, step: int) -> None:
+        """Note what begins now, in `step`."""
+        now = time.monotonic()
+        if self.doing not in _SLOW:
+            self._slowest = max(self._slowest, now - self._since)
+        self.doing, self.step, self._since = doing, step, now
+        self.count += 1
+
+    def patience(self, seconds: float) -> float:
+        """How long to wait for the next change: `seconds`, or ten times the longest so far."""
+        return max(seconds * (10 if self.doing in _SLOW else 1), 10 * self._slowest)
+
+
+@dataclass
+class _Seen:
+    """A rank as this one sees it, with the times of its last sign of life and of progress."""
+
+    rank: int
+    host: str = "?"
+    doing: str = "starting"
+    step: int = 0
+    patience: float = 0.0
+    beat: int = -1
+    count: int = -1
+    beat_at: float = 0.0
+    count_at: float = 0.0
+
+    def update(self, told: dict[str, object], now: float) -> None:
+        if told["beat"] != self.beat:
+            self.beat_at = now
+        if told["count"] != self.count:
+            self.count_at = now
+        self.__dict__.update(told)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host} ({self.doing}, step {self.step})"
+
+
+class Watch:
+    """A thread that tells the others of this rank, and watches them."""
+
+    def __init__(self, ranks: Ranks, folder: Path, progress: Progress, seconds: float) -> None:
+        """After `seconds` without progress, and no sooner, it speaks; 0 means never."""
+        self._rank, self._folder = ranks.rank, folder
+        self._progress, self._seconds = progress, seconds
+        # A connection of its own: the main thread may be waiting in its.
+        self._store = None if ranks.store is None else ranks.store.clone()  # type: ignore[attr-defined]
+        # Each rank reads the signs of all others
+        self._pause = max(1.0, ranks.world_size / 16)
+        now = time.monotonic()
+        self._seen = [_Seen(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
+        self._beat = 0
+        self._told = False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, before the ranks leave."""
+        self._end.set()
+        self._thread.join()
+
+    def gone(self) -> list[_Seen]:
+        """The ranks that give no sign of life any more."""
+        now = time.monotonic()
+        return [one for one in self._seen if now - one.beat_at > self._pause + _SILENT]
+
+    def speaks(self) -> bool:
+        """Whether this is the first of the ranks that live: one of them speaks for all."""
+        gone = {one.rank for one in self.gone()}
+        return min(set(range(len(self._seen))) - gone, default=self._rank) == self._rank
+
+    def _run(self) -> None:
+        while not self._end.wait(self._pause):
+            try:
+                self._look_around()
+            except dist.DistError:  # the store is gone, and with it whoever ended the job
+                return
+            self._judge()
+
+    def _look_around(self) -> None:
+        self._beat += 1
+        progress = self._progress
+        own = {
+            "host": socket.gethostname(),
+            "doing": progress.doing,
+            "step": progress.step,
+            "patience": progress.patience(self._seconds),
+            "beat": self._beat,
+            "count": progress.count,
+        }
+        if self._store is not None:
+            self._store.set(f"alive/{self._rank}", json.dumps(own))
+        for one in self._seen:
+            if one.rank == self._rank:
+                one.update(own, time.monotonic())
+            elif self._store is not None and self._store.check([f"alive/{one.rank}"]):
+                one.update(json.loads(self._store.get(f"alive/{one.rank}")), time.monotonic())
+
+    def _judge(self) -> None:
+        """Speak where no rank gets on, and end the run where that goes on."""
+        still = time.monotonic() - max(one.count_at for one in self._seen)
+        patience = max(one.patience for one in self._seen)
+        if not self._seconds or still < patience:
+            self._told = False
+            return
+        if still > _ENDS_AFTER * patience:
+            self._give_up(still)
+        if not self._told and self.speaks():
+            print(f"warning: {self._diagnosis(still)}", file=sys.stderr, flush=True)
+        self._told = True
+
+    def _diagnosis(self, still: float) -> str:
+        gone = self.gone()
+        if gone:
+            blamed = f"{_some(gone)} gives no sign of life, and all others wait"
+        else:
+            blamed = f"all ranks live: {_some(self._seen)}"
+        return f"no rank has got on for {still:.0f} s; {blamed}"
+
+    def _give_up(self, still: float) -> NoReturn:
+        if self.speaks():
+            print(f"error: {self._diagnosis(still)}; {_resume(self._folder)}", file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            time.sleep(1)  # the one that speaks comes first
+        os._exit(1)
+
+
+@contextmanager
+def watching(ranks: Ranks, folder: Path, seconds: float) -> Iterator[Progress]:
+    """Watch over what happens inside; a lost partner is one line, and exit status 1."""
+    progress = Progress()
+    watch = Watch(ranks, folder, progress, seconds)
+    watch.start()
+    try:
+        yield progress
+    except RuntimeError as error:
+        if ranks.world_size == 1 or not _LOST.search(str(error)):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, who has noticed, too
+        _report_lost_partner(watch, folder, error)
+        raise SystemExit(1) from error
+    finally:
+        watch.stop()
+
+
+def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> None:
+    """Say which rank is gone, once its silence is certain."""
+    until = time.monotonic() + 10
+    while not watch.gone() and time.monotonic() < until:
+        time.sleep(0.2)
+    gone = watch.gone()
+    if not watch.speaks():
+        return
+    who = f"{_some(gone)} is gone" if gone else f"the ranks have lost each other ({_first(error)})"
+    print(f"error: {who}; {_resume(folder)}", file=sys.stderr, flush=True)
+
+
+def _resume(folder: Path) -> str:
+    newest = checkpoint.newest(folder / "checkpoints")
+    where = f"step {checkpoint.step_of(newest)}" if newest else "the beginning"
+    return f"the same command goes on from {where}"
+
+
+def _some(ranks: list[_Seen]) -> str:
+    listed = ", ".join(map(str, ranks[:8]))
+    return listed + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+def _first(error: RuntimeError) -> str:
+    return str(error).splitlines()[0][:200]
