@@ -17,7 +17,8 @@ def read(path: str, offset: int = 0, size: int = -1) -> NDArray[np.uint8]:
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("not a regular file")
-    data = np.empty(max(0, about.st_size - offset if size < 0 else size), np.uint8)
+    rest = max(0, about.st_size - offset)  # an archive may claim any size
+    data = np.empty(rest if size < 0 else min(size, rest), np.uint8)
     with open(path, "rb") as file:
         file.seek(offset)
         # numpy's own way of reading takes errors of the disk for the end of the file.

@@ -13,6 +13,7 @@ dataset.yaml          roots (relative ones are in this folder), counts, fingerpr
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,22 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.archives import read
+from pipeline.arrays import read_arrays
 from pipeline.stats import PixelStats
 
 FORMAT = 1
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz")
 
 
 class DatasetError(ValueError):
-    """A prepared folder, a source folder or an image that can't be used, and what to do."""
+    """A prepared folder, a source folder or an image that can't be used, and what to do.
+
+    Names of files are in it as they are; its text is fit for a terminal.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -143,12 +152,11 @@ class Dataset:
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
                 "half-copied); prepare it again with tools/prep_imagenet.py"
             )
-        with np.load(folder / "sizes.npz") as arrays:
-            train, val = (
-                _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays)
-                for name in ("train", "val")
-            )
-        classes = _read_lines(folder / "classes.txt")
+        arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
+        train, val = (
+            _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes))
+            for name in ("train", "val")
+        )
         has_names = (folder / "names.txt").exists()  # version 0.1 wrote none
         names = _read_lines(folder / "names.txt") if has_names else classes
         if len(names) != len(classes):
@@ -214,8 +222,17 @@ class PreparedFiles:
 
 
 def one_line(text: str) -> str:
-    """`text` with line breaks and tabs spelt out, so that it can't break a table of lines."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    """`text` with control characters spelt out, so that it can't break a table of lines."""
+    text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelt out, but for line breaks and tabs.
+
+    A name may hold codes that move a terminal's cursor, or clear its screen.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -235,13 +252,13 @@ def _read_about(folder: Path) -> dict[str, Any]:
         )
     try:
         about = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except Exception:  # yaml raises many kinds for a text that is damaged
         about = None
     expected = ("format", "fingerprint", "train_root", "val_root")
     if (
         not isinstance(about, dict)
         or about.get("format") != FORMAT
-        or not about.keys() >= set(expected)
+        or not all(isinstance(about.get(key), str) for key in expected[1:])
     ):
         raise DatasetError(
             f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
@@ -250,27 +267,62 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _read_list(folder: Path, name: str, root: str, arrays: Mapping[str, NDArray]) -> ImageList:
+def _read_list(
+    folder: Path, name: str, root: str, arrays: Mapping[str, NDArray], num_classes: int
+) -> ImageList:
     """The list `name`, train or val, without a Python object for each line."""
-    path, sizes = folder / f"{name}.txt", arrays[name]
+    path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)
-    if not 0 < len(starts) == len(sizes):
+    again = "prepare the folder again with tools/prep_imagenet.py"
+    if not 0 < len(starts) == sizes.size // 2 or not (starts < ends).all():
         raise DatasetError(
-            f"{path}: expected {len(sizes)} lines 'relative/path label', found {len(starts)}; "
-            "prepare the folder again with tools/prep_imagenet.py"
+            f"{path}: expected {sizes.size // 2} lines 'relative/path label', found "
+            f"{(starts < ends).sum()}; {again}"
         )
     labels = arrays.get(f"{name}_labels")
     if labels is None:  # version 0.1 kept labels in the text alone
-        lines = text.tobytes().split(b"\n")[:-1]
-        labels = np.array([int(line.rsplit(b" ", 1)[1]) for line in lines], np.int64)
+        labels = _labels_in(text)
     spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
-    return ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
+    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
+    wrong = _what_is_wrong(images, num_classes)
+    if wrong:
+        raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {again}")
+    return images
+
+
+def _labels_in(text: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The labels behind the paths; -1 for what is none."""
+    words = [line.rsplit(b" ", 1)[1] for line in text.tobytes().split(b"\n")[:-1]]
+    are_labels = [word.isdigit() and len(word) < 10 for word in words]
+    return np.array([int(word) if is_one else -1 for word, is_one in zip(words, are_labels)])
+
+
+def _what_is_wrong(images: ImageList, num_classes: int) -> str:
+    """What the arrays should be and are not, in words; empty where all is well."""
+    count, labels, sizes, spans = len(images.starts), images.labels, images.sizes, images.spans
+    if not _is_table(labels, (count,)) or labels.min() < 0 or labels.max() >= num_classes:
+        return f"{count} labels from 0 to {num_classes - 1}"
+    if not _is_table(sizes, (count, 2)) or sizes.min() < 1:
+        return f"{count} heights and widths above 0"
+    lengths = images.ends - images.starts
+    if spans is not None and (
+        not _is_table(spans, (count, 3)) or spans.min() < 0 or (spans[:, 0] > lengths).any()
+    ):
+        return f"{count} places in archives"
+    if images.lengths is not None and not _is_table(images.lengths, (count,)):
+        return f"{count} lengths of files"
+    return ""
+
+
+def _is_table(array: NDArray, shape: tuple[int, ...]) -> bool:
+    return array.shape == shape and array.dtype.kind in "iu"
 
 
 def _places(text: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the path of each line `relative/path label` begins and ends; paths may hold spaces."""
     line_ends = np.flatnonzero(text == ord("\n"))
     starts = np.concatenate([[0], line_ends[:-1] + 1])[: len(line_ends)]
-    spaces = np.flatnonzero(text == ord(" "))
+    # A line without a space ends before it starts.
+    spaces = np.concatenate([[-1], np.flatnonzero(text == ord(" "))])
     return starts, spaces[np.searchsorted(spaces, line_ends) - 1]

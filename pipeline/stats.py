@@ -1,5 +1,6 @@
 """Statistics of the training pixels: the mean image, and the colours of lighting noise."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -7,8 +8,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import read_arrays
+
 STATS_SIZE = 256
 """Side of the square that statistics are taken over (paper, section 2)."""
+
+_SHAPES = {
+    "mean_image": (STATS_SIZE, STATS_SIZE, 3),
+    "channel_mean": (3,),
+    "eigenvalues": (3,),
+    "eigenvectors": (3, 3),
+}
 
 _OFFSET = 128.0  # moments about mid-grey lose fewer digits than moments about black
 
@@ -65,14 +75,24 @@ class PixelStats:
 
     @classmethod
     def load(cls, path: Path) -> "PixelStats":
-        """Read what `save` wrote."""
-        with np.load(path) as stats:
-            return cls(
-                stats["mean_image"],
-                stats["channel_mean"],
-                stats["eigenvalues"],
-                stats["eigenvectors"],
-            )
+        """Read what `save` wrote; ValueError where `path` holds anything else."""
+        try:
+            return cls.of(read_arrays(path))
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}; rerun tools/prep_imagenet.py") from error
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray]) -> "PixelStats":
+        """From arrays by name, others among them; TypeError for those of another kind."""
+        for key, shape in _SHAPES.items():
+            found = arrays.get(key)
+            if found is None or found.shape != shape or found.dtype.kind != "f":
+                raise TypeError(f"expected numbers {list(shape)} in {key}")
+            if not np.isfinite(found).all():
+                raise TypeError(f"expected finite numbers in {key}")
+        if arrays["eigenvalues"].min() < 0:
+            raise TypeError("expected no number below 0 in eigenvalues")
+        return cls(**{key: arrays[key] for key in _SHAPES})
 
 
 @dataclass

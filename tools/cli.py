@@ -4,6 +4,9 @@ import io
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO, cast
+
+from pipeline.dataset import printable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -12,13 +15,28 @@ def run(main: Callable[[list[str]], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be bytes of any kind
+    sys.stdout = cast(TextIO, _Printable(sys.stdout))
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class _Printable:
+    """A stream that spells out the control characters of names."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text as it can be shown; returns the number of characters."""
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def moved(command: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.files import atomic_write
+from train.checkpoint_content import what_is_wrong
 
 FORMAT = 1
 _KEYS = {
@@ -134,11 +135,18 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error
     known = isinstance(state, dict) and state.keys() - _LATER == _KEYS
-    if not known or state["format"] != FORMAT:
+    if not known or not _is_ours(state["format"]):
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
         )
+    wrong = what_is_wrong(state)
+    if wrong:
+        raise CheckpointError(f"{path}: not a checkpoint of this project ({wrong})")
     return state
+
+
+def _is_ours(number: Any) -> bool:
+    return type(number) is int and number == FORMAT
 
 
 def _another_network(path: Path) -> str:
@@ -172,12 +180,16 @@ def _check_bytes(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             stored = sum(entry.file_size for entry in entries) <= path.stat().st_size
+            if len({entry.filename for entry in entries}) < len(entries):
+                raise CheckpointError(f"{path}: damaged (it holds a member twice)")
             if not stored or any(entry.compress_type for entry in entries):
                 raise CheckpointError(
                     f"{path}: not a checkpoint of this project (it is compressed)"
                 )
             bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises many kinds for a file that is damaged
         raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
     if bad is not None:
         raise CheckpointError(f"{path}: damaged (the checksum of {bad} differs)")

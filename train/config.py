@@ -1,8 +1,8 @@
 """The run's configuration: typed sections, from a YAML file and command-line overrides."""
 
-import argparse
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,17 +133,13 @@ def load(argv: list[str]) -> Config:
 
     ConfigError where it can't be understood or run.
     """
-    parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
-    parser.add_argument(
-        "--config", action="config", help="the recipe; the first argument does without the --config"
-    )
-    for section, kind in Config.__annotations__.items():
-        parser.add_argument(f"--{section}", type=kind, default=kind())
+    parser = _parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     try:
         values = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
+        config = _config(values)
+    except Exception as error:  # jsonargparse and yaml raise many kinds for damaged texts
         by_layer = "init_std" in str(error) or "init_bias" in str(error)
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
         raise ConfigError(
@@ -153,13 +149,31 @@ def load(argv: list[str]) -> Config:
         raise ConfigError(
             f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}"
         )
-    sections = parser.instantiate(values)
-    config = Config(**{section: sections[section] for section in Config.__annotations__})
     _check(config)
     if config.run.dir is None:
         name = "-".join(Path(str(path)).stem for path in values.config)
         config = replace(config, run=replace(config.run, dir=f"runs/{name}"))
     return config
+
+
+@lru_cache(maxsize=1)
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
+    parser.add_argument(
+        "--config", action="config", help="the recipe; the first argument does without the --config"
+    )
+    for section, kind in Config.__annotations__.items():
+        parser.add_argument(f"--{section}", type=kind, default=kind())
+    return parser
+
+
+def _config(values: Any) -> Config:
+    """The sections among parsed values; TypeError where one of them is none."""
+    found = _parser().instantiate(values)
+    for section, kind in Config.__annotations__.items():
+        if not isinstance(found[section], kind):
+            raise TypeError(f"{section} is {found[section]!r}; expected its fields")
+    return Config(**{section: found[section] for section in Config.__annotations__})
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -168,15 +182,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(plain: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; takes configs of version 0.1, too."""
-    plain = in_todays_terms(plain)
-    return Config(
-        data=DataConfig(**plain["data"]),
-        model=_model(plain["model"]),
-        optim=OptimConfig(**plain["optim"]),
-        train=TrainConfig(**plain["train"]),
-        run=RunConfig(**plain["run"]),
-    )
+    """The inverse of `to_dict`; takes configs of version 0.1, too.
+
+    ConfigError where it is none.
+    """
+    try:
+        config = _config(_parser().parse_object(in_todays_terms(plain)))
+        check_model(config.model)
+    except Exception as error:  # jsonargparse raises many kinds for values of other kinds
+        raise ConfigError(f"not the config of a run ({error})") from error
+    return config
 
 
 def to_yaml(config: Config) -> str:

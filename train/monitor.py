@@ -109,11 +109,7 @@ class Monitor:
     def _forget_after(self, step: int) -> None:
         if not self._path.exists():
             return
-        kept = [
-            line
-            for line in self._path.read_bytes().splitlines(keepends=True)
-            if _step_of(line) <= step
-        ]
+        kept = [line + b"\n" for line in _lines(self._path) if _step_of(line) <= step]
         with atomic_write(self._path) as file:
             file.writelines(kept)
 
@@ -126,11 +122,10 @@ def read_metrics(folder: Path, tag: str) -> dict[int, float]:
     """
     path = folder / "metrics.jsonl"
     try:
-        text = path.read_text() if path.is_file() else ""
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
-        return {line["step"]: line[tag] for line in lines if tag in line}
-    except (ValueError, KeyError, TypeError) as error:
+        lines = [_metrics_of(line) for line in _lines(path)] if path.is_file() else []
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); resuming its run mends it") from error
+    return {int(line["step"]): line[tag] for line in lines if tag in line}
 
 
 def progress_line(
@@ -158,9 +153,29 @@ def say(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
-def _step_of(line: bytes) -> float:
-    """The step of a line of metrics.jsonl; beyond all steps for a line cut short by a crash."""
+def _lines(path: Path) -> list[bytes]:
+    """The lines of metrics.jsonl that have an end."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _metrics_of(line: bytes) -> dict[str, float]:
+    """The numbers in a line of metrics.jsonl; ValueError where the run did not write it so."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        found = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    numbers = found.values() if isinstance(found, dict) and "step" in found else [None]
+    if (
+        not all(type(number) in (int, float) for number in numbers)
+        or type(found["step"]) is not int
+    ):
+        raise ValueError(f"found {line[:80]!r}, expected numbers by name")
+    return found
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; beyond all steps for a line that is damaged."""
+    try:
+        return _metrics_of(line)["step"]
+    except ValueError:
         return float("inf")

@@ -53,12 +53,21 @@ class TrainingState:
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def restore(self, saved: dict[str, Any], ranks: Ranks, epoch: int) -> None:
-        """Go on from what `gather` gave, after `epoch` epochs; the ranks may be others."""
+        """Go on from what `gather` gave, after `epoch` epochs; the ranks may be others.
+
+        CheckpointError where it was of another schedule.
+        """
         self.model.load_full_state(saved["model"])
         momentum = ranks.columns.split(saved["momentum"])
         for column, own in zip(self.model.own_columns, momentum, strict=True):
             self.optimizer.restore(column, own, saved["lr"], epoch)
-        self.schedule.restore(saved["schedule"])
+        try:
+            self.schedule.restore(saved["schedule"])
+        except KeyError as error:
+            raise CheckpointError(
+                f"the checkpoint was written with another learning-rate schedule (it has no "
+                f"{error}); give the optim.schedule it was trained with, or another --run.dir"
+            ) from error
         self._restore_sums(saved["intervals"], ranks)
         self.step = saved["step"]
 

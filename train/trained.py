@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from model.alexnet import AlexNet
 from model.columns import Columns
+from model.layers import Conv, layers, shapes
 from pipeline.dataset import Dataset, DatasetError, ImageList
 from pipeline.loader import NOT_COUNTED, Batch
 from pipeline.stats import PixelStats
@@ -22,6 +23,7 @@ from train.data import crop_mean, evaluation_batches
 from train.distributed import Ranks
 from train.precision import set_matmul_precision
 from train.run_folder import changed_options
+from train.state import check_shapes
 from train.validation import probabilities
 
 
@@ -45,13 +47,32 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     path = checkpoint.named(path)
     state: dict[str, Any] = checkpoint.load(path)
     set_matmul_precision("fp32", device)
-    config = from_dict(state["config"])
+    try:
+        config = from_dict(state["config"])
+        stats = PixelStats.of({key: value.numpy() for key, value in state["stats"].items()})
+        _check_weights(state["model"], config, len(state["classes"]))
+    except (ValueError, TypeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: not a checkpoint of this project, or damaged ({error})"
+        ) from error
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
+    check_shapes(path, state["model"], model)
     model.load_full_state(state["model"])
-    stats = PixelStats(**{key: value.numpy() for key, value in state["stats"].items()})
     mean, classes = crop_mean(stats, config.data, device), state["classes"]
     names = state.get("names", classes)
     return Trained(path, state["step"], config, model, mean, classes, names)
+
+
+def _check_weights(full: dict[str, Tensor], config: Config, num_classes: int) -> None:
+    """ValueError unless the weights are those that `config` asks for, which may be any number."""
+    table, num_columns = layers(config.model, num_classes), config.model.columns
+    for line in table:
+        shape = shapes(table, num_columns, config.data.crop)[line.name]
+        window = [line.size] * 2 if isinstance(line, Conv) else []
+        expected = [num_columns * shape.gives, shape.reads, *window]
+        found = full.get(f"{line.name}.weight")
+        if found is None or list(found.shape) != expected:
+            raise ValueError(f"its config asks for {expected} weights in {line.name}")
 
 
 def check_classes(network: Trained, dataset: Dataset) -> None:

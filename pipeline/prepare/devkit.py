@@ -3,17 +3,23 @@
 import io
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from pipeline.dataset import DatasetError
+from pipeline.prepare.sockets import fit_the_fork_server
 
 _TRUTH = re.compile(r"^(ILSVRC20\d\d)_validation_ground_truth\.txt$")
 _CLASSES = "meta.mat"
+_LARGEST = 1 << 26
+"""Bytes that a file of the kit may unpack to; ImageNet's have less than one million."""
 
 
 def is_devkit(path: Path) -> bool:
@@ -25,13 +31,15 @@ def validation_labels(path: Path) -> list[tuple[str, str]]:
     """(name without extension, synset) of each validation image, in their order."""
     year, truth, synsets = _kit(path)
     try:
-        synset_of = dict(zip(synsets[f"{year}_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+        synset_of = dict(
+            zip(_column(synsets, f"{year}_ID", int, float), _column(synsets, "WNID", str))
+        )
         numbers = [int(word) for word in truth.split()]
         return [
             (f"{year}_val_{place:08d}", synset_of[number])
             for place, number in enumerate(numbers, 1)
         ]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _not_understood(path, error) from error
 
 
@@ -40,7 +48,23 @@ def words(path: Path) -> dict[str, str]:
     _, _, synsets = _kit(path)
     if "words" not in (synsets.dtype.names or ()):
         return {}
-    return dict(zip(synsets["WNID"].tolist(), synsets["words"].tolist(), strict=True))
+    try:
+        return dict(zip(_column(synsets, "WNID", str), _column(synsets, "words", str)))
+    except (ValueError, TypeError) as error:
+        raise _not_understood(path, error) from error
+
+
+def _synsets(content: bytes) -> NDArray:
+    """The table in meta.mat; to be read apart, as a damaged one may kill the process."""
+    return np.asarray(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
+
+
+def _column(synsets: NDArray, name: str, *kinds: type) -> list[Any]:
+    """A column of the table of synsets; TypeError or ValueError where it holds anything else."""
+    values = np.atleast_1d(synsets)[name].tolist() if synsets.dtype.names else []
+    if not values or not all(isinstance(value, kinds) for value in values):
+        raise TypeError(f"{name} is no list of {kinds[0].__name__}")
+    return values
 
 
 def _kit(path: Path) -> tuple[str, bytes, Any]:
@@ -54,7 +78,9 @@ def _kit(path: Path) -> tuple[str, bytes, Any]:
             f"{path}: expected ImageNet's development kit; it lacks {', '.join(missing)}"
         )
     try:
-        synsets = loadmat(io.BytesIO(found[_CLASSES]), squeeze_me=True)["synsets"]
+        fit_the_fork_server()
+        with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
+            synsets = pool.submit(_synsets, found[_CLASSES]).result()
     except Exception as error:  # scipy raises many kinds for a file that is damaged
         raise _not_understood(path, error) from error
     return truths[0].split("_")[0], found[truths[0]], synsets
@@ -73,13 +99,16 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                 name = Path(entry.name).name
                 if entry.isfile() and (name == _CLASSES or _TRUTH.match(name)):
                     yield name, _content(archive, entry)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DatasetError(f"{path}: expected ImageNet's development kit ({error})") from error
+    except Exception as error:  # tarfile and what unpacks raise many kinds for damaged files
+        raise DatasetError(f"{path}: expected ImageNet's development kit ({error!r})") from error
 
 
 def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(entry)
-    return file.read() if file else b""
+    content = file.read(_LARGEST + 1) if file else b""
+    if len(content) > _LARGEST:
+        raise ValueError(f"{entry.name} is larger than {_LARGEST} bytes")
+    return content
 
 
 def _not_understood(path: Path, error: Exception) -> DatasetError:

@@ -45,7 +45,9 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
     for file in files:
         try:
             found = _with(found, file)
-        except (arrow.ArrowException, OSError) as error:
+        except DatasetError:
+            raise
+        except Exception as error:  # pyarrow raises many kinds for a file that is damaged
             raise DatasetError(f"{file}: expected a whole parquet file ({error})") from error
     missing = [
         name

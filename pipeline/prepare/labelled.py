@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.dataset import DatasetError
-from pipeline.prepare.names import same, some
+from pipeline.prepare.names import fits_a_list, same, some
 from pipeline.prepare.place import Place
 
 
@@ -34,9 +34,12 @@ class Labelled:
                 f"({', '.join(sorted(kind.__name__ for kind in kinds))}); expected numbers or names"
             )
         if kinds == {str}:
-            broken = [str(label) for label in set(self.labels) if "\n" in str(label)]
+            broken = [str(label) for label in set(self.labels) if not fits_a_list(str(label))]
             if broken:
-                raise DatasetError(f"{self.path}: the label {broken[0]!r} has a line break in it")
+                raise DatasetError(
+                    f"{self.path}: the label {broken[0]!r} has a line break or half a character "
+                    "in it, which no list of classes can hold"
+                )
             return sorted({str(label) for label in self.labels})
         found = {int(label) for label in self.labels}
         if not found:

@@ -3,11 +3,13 @@
 import json
 import os
 import time
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.arrays import read_arrays
 from pipeline.files import atomic_write
 from pipeline.prepare.store import Span
 from pipeline.stats import PixelSums
@@ -31,12 +33,16 @@ class Ledger:
     """Findings in the order of the files, and the sums over their pixels; saved now and then."""
 
     def __init__(self, path: Path) -> None:
-        """Resume from what `path` and the state beside it hold, if they are there."""
+        """Resume from what `path` and the state beside it hold, if they are there.
+
+        ValueError where they are damaged, OSError where they can't be read now.
+        """
         self._state = path.with_suffix(".npz")
         self.done = 0
         self.position = (0, 0)  # of the store
         self.sums = PixelSums()
-        size = self._read_state() if self._state.exists() else 0
+        self._crc = 0
+        size = self._read_state(path) if self._state.exists() else 0
         # Open over many calls of add.
         self._file = open(path, "r+b" if size else "wb")  # noqa: SIM115
         self._file.truncate(size)
@@ -45,7 +51,9 @@ class Ledger:
 
     def add(self, finding: Finding) -> None:
         """Note the next file."""
-        self._file.write(json.dumps(finding).encode() + b"\n")
+        line = json.dumps(finding).encode() + b"\n"
+        self._file.write(line)
+        self._crc = zlib.crc32(line, self._crc)
         self.done += 1
 
     def is_due(self) -> bool:
@@ -64,6 +72,7 @@ class Ledger:
                 file,
                 done=self.done,
                 size=self._file.tell(),
+                crc=self._crc,
                 position=position,
                 count=self.sums.count,
                 total=self.sums.total,
@@ -77,10 +86,25 @@ class Ledger:
         with open(self._file.name, "rb") as file:
             return [Finding(*json.loads(line)) for line in file]
 
-    def _read_state(self) -> int:
-        with np.load(self._state) as state:
+    def _read_state(self, path: Path) -> int:
+        state = read_arrays(self._state)
+        try:
+            size, self._crc = int(state["size"]), int(state["crc"])
             self.done = int(state["done"])
-            number, size = state["position"].tolist()
-            self.position = (number, size)
+            number, position = state["position"].tolist()
+            self.position = (number, position)
             self.sums = PixelSums(int(state["count"]), state["total"], state["moments"])
-            return int(state["size"])
+            with open(path, "rb") as file:
+                is_whole = zlib.crc32(file.read()[:size]) == self._crc
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, repr(error)) from error
+        if not is_whole:
+            raise _damaged(path, "its checksum differs")
+        return size
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path}, the notes of an unfinished preparation, is damaged ({why}), so what was done is "
+        "given up; rerun the command to begin afresh"
+    )

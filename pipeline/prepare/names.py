@@ -1,6 +1,9 @@
 """Names of files: which are passed over, and when two of them are the same."""
 
+import os
 import unicodedata
+
+from pipeline.dataset import one_line
 
 _JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 
@@ -21,11 +24,21 @@ def plain(name: str) -> str:
 
 
 def check_inside(name: str) -> None:
-    """ValueError where an entry's name leads out of its archive."""
+    """ValueError where an entry's name leads out of its archive, or is none."""
+    if "\0" in name:
+        raise ValueError(f"{name} holds a zero byte, which no file's name can")
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(
             f"{name} leads out of the archive; make it with names relative to a folder in it"
         )
+
+
+def fits_a_list(name: str) -> bool:
+    """Whether a list of lines can hold the name, as bytes that give it again."""
+    try:
+        return "\n" not in name and os.fsdecode(os.fsencode(name)) == name
+    except UnicodeEncodeError:
+        return False
 
 
 def same(name: str) -> str:
@@ -35,4 +48,4 @@ def same(name: str) -> str:
 
 def some(names: list[str]) -> str:
     """The first few of a long list, for a message."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(one_line, names[:3])) + (", ..." if len(names) > 3 else "")

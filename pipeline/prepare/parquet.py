@@ -30,9 +30,9 @@ def image(path: str, group: int, row: int) -> bytes:
     """The encoded image in a row; ValueError where there is none or the file is damaged."""
     try:
         data = _images(path, group)[row].as_py()
-    except (arrow.ArrowException, OSError) as error:
+    except Exception as error:  # pyarrow raises many kinds for a file that is damaged
         raise ValueError(f"damaged in its parquet file ({str(error)[:100]})") from error
-    if not data:
+    if not isinstance(data, bytes) or not data:
         raise ValueError("its row in the parquet file has no bytes")
     return data
 
@@ -66,7 +66,11 @@ def columns(path: Path, schema: Any) -> Columns:
         raise DatasetError(
             f"{path}: the column {labels[0]} holds {kind}; expected whole numbers or text"
         )
-    return Columns(images[0], labels[0], features.get(labels[0], {}).get("names"))
+    names = features.get(labels[0], {}).get("names")
+    are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if names is not None and not are_texts:
+        raise DatasetError(f"{path}: its schema names classes {str(names)[:80]}; expected texts")
+    return Columns(images[0], labels[0], names)
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.dataset import one_line
 from pipeline.prepare.names import check_inside, is_passed_over, plain
 from pipeline.prepare.place import Place
 
@@ -43,10 +44,12 @@ def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
                     yield folder, None
                     for file, _, spot in _entries(inner, place, name):
                         yield f"{folder}/{file}", spot
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: expected a whole tar archive ({error})") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {one_line(str(error))}") from error
+    except OSError as error:
+        raise OSError(f"{path} can't be read ({error})") from error
+    except Exception as error:  # tarfile raises many kinds for a file that is damaged
+        raise ValueError(f"{path}: expected a whole tar archive ({error!r})") from error
 
 
 def _entries(

@@ -38,4 +38,7 @@ def _content(path: Path) -> bytes:
     tree = open_tree(path.parent)
     if path.name not in tree.names or tree.places is None:
         raise DatasetError(f"{path}: the archive holds no such file")
-    return tree.places[tree.names.index(path.name)].content(tree.root).tobytes()
+    try:
+        return tree.places[tree.names.index(path.name)].content(tree.root).tobytes()
+    except (ValueError, MemoryError) as error:
+        raise DatasetError(f"{path}: {error}") from error

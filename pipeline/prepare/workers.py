@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections import deque
@@ -20,17 +19,13 @@ import torch
 from pipeline.faults import MachineError
 from pipeline.parent import end_with_the_parent
 from pipeline.prepare.examine import Examined, Task, catch_what_the_decoder_says, crashed
+from pipeline.prepare.sockets import fit_the_fork_server
 
 # Forked from a process that has imported DALI and done nothing else, workers start at once. Above
 # all that process has not asked for GPUs (DALI's dynamic mode would, on import): a child of a
 # process that has can't use CUDA, not even to look.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
-
-_LONGEST_TEMPORARY = 70
-"""Bytes of the temporary folder's path: the fork server's socket lies in it, and a socket's path
-has 107 at most.
-"""
 
 
 class Workers:
@@ -40,8 +35,7 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TEMPORARY:
-            tempfile.tempdir = "/tmp"
+        fit_the_fork_server()
         self._count = len(os.sched_getaffinity(0))
         self._pool = self._new_pool()
 

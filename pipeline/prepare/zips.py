@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.dataset import one_line
 from pipeline.prepare.names import check_inside, is_passed_over, plain
 from pipeline.prepare.place import Place
 
@@ -26,7 +27,7 @@ def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 name = _name(entry)
-                if entry.is_dir():
+                if entry.filename.endswith("/"):
                     yield name, None
                     continue
                 why_not = _why_not(entry)
@@ -38,10 +39,12 @@ def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
                 offset = _data_offset(file, entry.header_offset, name)
                 packing = _PACKING[entry.compress_type]
                 yield name, Place(path.name, offset, entry.compress_size, packing, entry.CRC)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"{path}: expected a whole zip archive ({error})") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {one_line(str(error))}") from error
+    except OSError as error:
+        raise OSError(f"{path} can't be read ({error})") from error
+    except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        raise ValueError(f"{path}: expected a whole zip archive ({error!r})") from error
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

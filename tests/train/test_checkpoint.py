@@ -13,9 +13,17 @@ from train.checkpoint import CheckpointError
 
 
 def state(step):
-    return dict.fromkeys(checkpoint._KEYS - {"format"}, None) | {
+    return {
         "step": step,
         "model": {"w": torch.arange(5.0)},
+        "momentum": {"w": torch.zeros(5)},
+        "lr": 0.01,
+        "schedule": {"completed": 0},
+        "intervals": torch.zeros(1, 3, dtype=torch.float64),
+        "config": {},
+        "classes": ["a", "b"],
+        "stats": {},
+        "dataset": "0" * 64,
     }
 
 
@@ -77,7 +85,9 @@ def test_weights_of_caffe_are_known_for_another_network(tmp_path):
 
 
 def test_every_flipped_bit_is_found(tmp_path):
-    checkpoint.save(tmp_path, state(1) | {"model": {"w": torch.rand(500)}}, keep=2)
+    checkpoint.save(
+        tmp_path, state(1) | {key: {"w": torch.rand(500)} for key in ("model", "momentum")}, keep=2
+    )
     path = checkpoint.newest(tmp_path)
     whole, rng = path.read_bytes(), random.Random(0)
     with zipfile.ZipFile(path) as archive:
