@@ -1,5 +1,6 @@
 """Faults of the machine, told apart from faults of files and settings."""
 
+import errno
 import re
 
 import torch
@@ -38,6 +39,20 @@ def machine_error(error: BaseException) -> MachineError | None:
             "nvidia-smi and the kernel's log (dmesg, lines with Xid) say more of the GPU"
         )
     return None
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room and rerun the same command",
+    errno.EDQUOT: "make room in your quota and rerun the same command",
+    errno.EROFS: "the file system is read-only: choose a folder on another",
+    errno.EACCES: "the rights do not allow it: choose another folder, or change them",
+}
+
+
+def advice(error: Exception) -> str:
+    """What to do about a disk or its rights, to follow the message; empty for any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    return f"; {_ADVICE[number]}" if number in _ADVICE else ""
 
 
 def gist(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import errno
 import os
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +60,13 @@ def locked(path: Path, in_use: str) -> FileLock:
     be written.
     """
     lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    owner = path.with_name(f"{path.name}-owner")
     try:
         lock.acquire()
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout:
-        raise ValueError(f"{in_use}, or choose another folder") from None
+        who = owner.read_text() if owner.exists() else "another process"
+        raise ValueError(f"{in_use} ({who}), or choose another folder") from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from pipeline.dataset import printable
+from pipeline.faults import advice
+from pipeline.interrupts import as_usual
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
+    as_usual()
     # An exit, unlike the default action, runs the clean-up of `with` blocks.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -19,7 +22,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}{advice(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from pipeline.interrupts import as_usual
 from train.alive import watching
 from train.config import load
 from train.distributed import end_job, join, report_error
@@ -15,6 +16,7 @@ def main(argv: list[str]) -> int:
     0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun turns any status but 0
     into 1, and adds a report of its own below the message.
     """
+    as_usual()
     try:
         config = load(argv)
         folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds
@@ -28,6 +30,8 @@ def main(argv: list[str]) -> int:
         return status
     except (ValueError, OSError) as error:
         return report_error(error)
+    except KeyboardInterrupt:  # before the first step
+        return 130
 
 
 if __name__ == "__main__":

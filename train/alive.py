@@ -115,7 +115,11 @@ class Watch:
         return min(set(range(len(self._seen))) - gone, default=self._rank) == self._rank
 
     def _run(self) -> None:
+        launcher = os.getppid() if dist.is_torchelastic_launched() else None
         while not self._end.wait(self._pause):
+            if launcher not in (None, os.getppid()):  # torchrun was killed: save, and end as well
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             try:
                 self._look_around()
             except dist.DistError:  # the store is gone, and with it whoever ended the job

@@ -21,7 +21,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
 from model.columns import NUM_COLUMNS, Columns
-from pipeline.faults import machine_error
+from pipeline.dataset import printable
+from pipeline.faults import advice, machine_error
 from pipeline.loader import Batch
 from pipeline.memory import keep_freed_memory
 from train import gpus
@@ -321,5 +322,5 @@ def report_error(error: Exception) -> int:
     """
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed, too
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {printable(str(error))}{advice(error)}", file=sys.stderr, flush=True)
     return 2

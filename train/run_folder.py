@@ -24,14 +24,14 @@ def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     path = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --run.dir")
-    if folder.exists() and any(folder.iterdir()) and not path.is_file():
+    newest = checkpoint.newest(folder / "checkpoints")
+    if folder.exists() and any(folder.iterdir()) and not path.is_file() and newest is None:
         raise ConfigError(
             f"{folder} holds files, but no run (no config.yaml); choose another --run.dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / ".lock", in_use)
-    newest = checkpoint.newest(folder / "checkpoints")
     if newest is not None:
         _check_same(folder, config, checkpoint.step_of(newest) // steps_per_epoch)
     # What a writer that was killed left behind.
@@ -56,9 +56,11 @@ def changed_options(folder: Path, config: Config) -> list[str]:
 
 
 def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
+    """What `use` makes of the config; where config.yaml is lost, of the newest checkpoint's."""
     path = folder / "config.yaml"
     try:
-        return use(yaml.safe_load(path.read_text()))
+        sound = None if path.is_file() else checkpoint.newest_sound(folder / "checkpoints")
+        return use(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
     except Exception as error:  # yaml raises many kinds for a text that is damaged
         raise ConfigError(
             f"{path} can't be read as the config of a run ({error}); choose another folder"

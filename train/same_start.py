@@ -21,12 +21,27 @@ def check_options(config: Config, ranks: Ranks) -> None:
             )
 
 
-def check_beginning(step: int, fingerprint: str, ranks: Ranks) -> None:
-    """ConfigError unless every rank begins at the same step of the same data."""
-    found = ranks.gather((step, fingerprint))
+def check_folder(refused: str, newest: str, fingerprint: str, ranks: Ranks) -> None:
+    """Before anything is loaded: ConfigError unless the main rank has the run's folder.
+
+    `refused` is why it has not, or empty. All must see the same `newest` checkpoint and data.
+    """
+    found = ranks.gather((refused, newest, fingerprint))
+    if found[0][0]:
+        raise ConfigError(found[0][0])
+    _check_same([f"{where or 'no checkpoint'} and data {data[:8]}" for _, where, data in found])
+
+
+def check_beginning(step: int, ranks: Ranks) -> None:
+    """ConfigError unless every rank begins at the same step."""
+    _check_same([f"step {found}" for found in ranks.gather(step)])
+
+
+def _check_same(found: list[str]) -> None:
     if len(set(found)) > 1:
+        listed = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found))
         raise ConfigError(
-            f"the ranks do not begin at the same step of the same data: found {found}; "
+            f"the ranks do not begin at the same step of the same data: found {listed}; "
             "run.dir and data.root must be the same folders on every machine"
         )
 

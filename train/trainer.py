@@ -12,6 +12,7 @@ from torch.profiler import record_function
 from model.alexnet import AlexNet, Masks
 from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
+from pipeline.faults import advice
 from pipeline.loader import Batch
 from train import checkpoint
 from train.alive import Progress
@@ -26,11 +27,17 @@ from train.optim import PaperSGD, later_factors, schedule
 from train.precision import autocast, set_matmul_precision
 from train.profile import Profile
 from train.run_folder import claim
-from train.same_start import check_beginning, check_options
+from train.same_start import check_beginning, check_folder, check_options
 from train.state import TrainingState, check_shapes, new_sums
 from train.stop import StopRequest
-from train.validation import ErrorRates, error_rates, label_ranks
+from train.validation import ErrorRates, error_rates, guesses, label_ranks
 from train.warm_start import take_layers
+
+_EXPLODED = 100
+"""Times the loss by guessing, beyond which training can't come back."""
+
+_LEARNS_BY = 5
+"""Epochs after which a network that only guesses is remarked upon."""
 
 
 class TrainingError(ValueError):
@@ -64,12 +71,11 @@ class Trainer:
         self.profile = Profile(config.run.profile, trace, ranks.device)
         self.meeting = Meeting(ranks.largest)
 
-        steps = self.plan.steps_per_epoch
-        self._lock = claim(self.folder, config, steps) if ranks.is_main else None
+        self._claim()
         self._saved_step, self._saved_at = -1, time.monotonic()
-        self._has_stepped = False
+        self._has_stepped = self._guesses = False
         self._resume()
-        check_beginning(self.state.step, self.dataset.fingerprint, ranks)
+        check_beginning(self.state.step, ranks)
         self.monitor = Monitor(self.folder, self.state.step) if ranks.is_main else None
         if ranks.is_main:
             self.bad_images.forget_after(self.state.step)
@@ -148,7 +154,8 @@ class Trainer:
             return
         self.progress.at("saving", self.state.step)
         saved = self.state.gather(self.ranks)
-        self._check_finite(saved["intervals"].sum(0)[0].item())
+        loss_sum, _, steps = saved["intervals"].sum(0).tolist()
+        self._check_loss(loss_sum / max(steps, 1))
         if not all(self.ranks.gather(self.state.is_finite())):
             raise TrainingError(
                 f"weights, gradients or momentum are no longer numbers at step {self.state.step}, "
@@ -226,7 +233,7 @@ class Trainer:
         """
         loss_sum, error_sum, steps = self.ranks.all_pairs(self.state.sums).sum(0).tolist()
         self.state.sums.zero_()
-        self._check_finite(loss_sum)
+        self._check_loss(loss_sum / steps)
         self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
         # Every pair has counted every step: the quotient of the sums is the mean over pairs, too.
         metrics = {
@@ -244,13 +251,21 @@ class Trainer:
             epochs = self.config.train.epochs
             say(progress_line(step, plan.num_steps, running_epoch, epochs, metrics))
 
-    def _check_finite(self, loss_sum: float) -> None:
-        if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"the loss is no longer a number at step {self.state.step}; the learning rate, "
-                f"{self.state.optimizer.lr:g}, is likely too high for these images: try a smaller "
-                "--optim.lr in another --run.dir"
-            )
+    def _check_loss(self, loss: float) -> None:
+        """TrainingError where the mean loss is no number, or has exploded."""
+        guessing = math.log(len(self.dataset.classes))
+        if loss < _EXPLODED * guessing:
+            return
+        what = f"the loss is {loss:.3g}, and {guessing:.3g} by guessing"
+        if not math.isfinite(loss):
+            what = "the loss is no longer a number"
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        stands = f"{newest} is the last good checkpoint" if newest else "there is no checkpoint yet"
+        raise TrainingError(
+            f"{what} at step {self.state.step}; the learning rate, {self.state.optimizer.lr:g}, is "
+            "likely too high for these images: try a smaller --optim.lr in another --run.dir; "
+            f"{stands}"
+        )
 
     def _end_epoch(self) -> None:
         errors, rates = self.validate(), self.state.schedule
@@ -259,10 +274,18 @@ class Trainer:
         if self.monitor:
             metrics = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
             self.monitor.write(self.state.step, self.epoch, metrics)
+        self._guesses = guesses(errors, len(self.dataset.classes))
         self._say(
             f"epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, "
             f"top-5 {errors.top5_error:.2%}, {errors.num_images} images"
         )
+        if self._guesses and self.epoch == _LEARNS_BY:
+            look = f"python -m tools.show_batch {self.folder} --step {self.state.step - 1}"
+            self._say(
+                f"warning: after {self.epoch} epochs the network only guesses; try another "
+                f"--optim.lr (ten times less, or more), and look at images and labels: {look} "
+                "--out batch.png"
+            )
         if not rates.finished:
             self._set_learning_rates(rates.lr)
 
@@ -276,6 +299,18 @@ class Trainer:
             listed = ", ".join(f"{name} times {value:g}" for name, value in factors.items())
             self._say(f"learning rates of layers are now {listed}")
         optimizer.set_lr(lr, self.epoch)
+
+    def _claim(self) -> None:
+        """The main rank takes the run's folder, and all wait for its verdict."""
+        refused = ""
+        if self.ranks.is_main:
+            try:
+                self._lock = claim(self.folder, self.config, self.plan.steps_per_epoch)
+            except (ValueError, OSError) as error:
+                refused = f"{error}{advice(error)}"
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        name = newest.name if newest else ""
+        check_folder(refused, name, self.dataset.fingerprint, self.ranks)
 
     def _resume(self) -> None:
         found = checkpoint.newest_sound(self.folder / "checkpoints")
@@ -310,7 +345,8 @@ class Trainer:
         elif step == self.config.run.max_steps:
             self._say(f"run.max_steps ends it after step {step}; rerun without it to resume")
         else:
-            self._say(f"finished at step {step}; results are in {self.folder}")
+            ends = "finished" if not self._guesses else "finished, but the network only guesses,"
+            self._say(f"{ends} at step {step}; results are in {self.folder}")
         if self.monitor:
             self.monitor.close()
 

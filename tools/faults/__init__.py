@@ -1,0 +1,1 @@
+"""Break real runs, and see what is lost."""
