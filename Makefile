@@ -1,6 +1,7 @@
 # make demo        watch the network learn from generated JPEG files, on any machine (DATA=DIR: from your class folders)
 # make test        the tests, all on the CPU;  make check: lint, types and tests, as CI runs them
 # make rehearse    those of the tests that emulate machines with GPUs
+# make faults      breaks real runs in every way that is known, and prints what was lost (half an hour)
 # make gpu-check   on a machine with GPUs: the tests for them and every benchmark (DATA=DIR: prepared photographs)
 #
 # Each sets up .venv by itself. TORCH is what pip installs as PyTorch; the default brings CUDA along.
@@ -12,7 +13,7 @@ BIN := .venv/bin
 # Tests mostly wait for processes to start: two at a time, on a thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
 
-.PHONY: demo test rehearse check gpu-check clean
+.PHONY: demo test rehearse check faults gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)")
@@ -28,6 +29,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+faults: .venv/installed
+	$(BIN)/python -m tools.faults
 
 gpu-check: .venv/installed
 	$(BIN)/python -m tools.gpu_check $(if $(DATA),--data "$(DATA)")

@@ -32,7 +32,14 @@ MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in pat
 
 def test_the_commands_have_the_names_that_users_know():
     tools = "demo evaluate export gpu_check make_images predict prep_imagenet report show_batch"
-    beside = ("bench", "paper.ablate", "paper.figures", "bench.cost_model", "bench.golden")
+    beside = (
+        "bench",
+        "faults",
+        "paper.ablate",
+        "paper.figures",
+        "bench.cost_model",
+        "bench.golden",
+    )
     assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
 
 

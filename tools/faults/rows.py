@@ -145,10 +145,9 @@ def damaged_checkpoint(
             run = bench.start("damaged", ranks=1)
             said = run.wait()
             warned = [line for line in said.splitlines() if line.startswith(("warning:", "error:"))]
-            lost = (
-                difference(last_state(folder), bench.expected(1)) if warned else "it was not named"
-            )
-            yield Outcome(lost, warned[0].replace(f"{bench.folder}/", "") if warned else "")
+            saw = warned[0].replace(f"{bench.folder}/", "") if warned else ""
+            lost = difference(last_state(folder), bench.expected(1)) if saw else "its name"
+            yield Outcome(lost, saw)
 
     return trials
 
@@ -226,8 +225,6 @@ def read_only(bench: Bench, times: int) -> Iterator[Outcome]:
         with _small_disk(folder, 64):
             run = bench.start("read-only", ranks=1)
             run.wait_for("step 10/")
-            # A file that is open for writing would prevent it: as after an error of a real disk
-            subprocess.run(["mount", "-o", "remount,ro", "-f", str(folder)], check=False)
             remount = subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=False)
             run.wait()
             subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
@@ -279,15 +276,8 @@ def bad_images(bench: Bench, times: int) -> Iterator[Outcome]:
         for index in damaged:
             path = Path(images.path(index))
             content = path.read_bytes()
-            path.write_bytes(
-                bench.random.choice(
-                    [
-                        b"text\n" * 99,
-                        bench.random.randbytes(len(content)),
-                        content[: len(content) // 3],
-                    ]
-                )
-            )
+            noise, stump = bench.random.randbytes(len(content)), content[: len(content) // 3]
+            path.write_bytes(bench.random.choice([b"text\n" * 99, noise, stump]))
         said = run.wait()
         listed = (bench.folder / "bad-run/bad_images.txt").read_text().splitlines()
         names = {line.split("\t")[1] for line in listed}

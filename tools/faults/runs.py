@@ -54,7 +54,7 @@ class Bench:
         """Start a training in the folder `name`, or resume it."""
         launch = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
         launch += list(torchrun or ["--standalone"])
-        command = [*(launch if ranks > 1 or torchrun else []), "-m", "train"]
+        command: list[object] = [*(launch if ranks > 1 or torchrun else []), "-m", "train"]
         command += [self.folder / "tiny.yaml", "--data.root", self.prepared]
         command += ["--run.dir", self.folder / name, *options]
         return Run(self.folder / name, list(map(str, command)))
