@@ -156,7 +156,7 @@ class Watch:
             self._give_up(still)
         if not self._told and self.speaks():
             print(f"warning: {self._diagnosis(still)}", file=sys.stderr, flush=True)
-        self._told = True
+            self._told = True
 
     def _diagnosis(self, still: float) -> str:
         gone = self.gone()
