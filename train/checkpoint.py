@@ -63,7 +63,7 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> None:
             + (f"{last} stands" if last else "There is no checkpoint yet")
             + "; make room and rerun the command to resume"
         ) from error
-    for old in _all(folder)[:-keep]:
+    for old in [path for path in _all(folder) if path.is_file()][:-keep]:
         old.unlink()
 
 
@@ -113,6 +113,8 @@ def load(path: Path) -> dict[str, Any]:
 
     Every byte is held against its checksum.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; expected a checkpoint's file")
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"

@@ -1,0 +1,83 @@
+"""Losses that explode, networks that only guess, and folders that were lost or are in use."""
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+
+import pytest
+
+from pipeline import interrupts
+from pipeline.faults import advice
+from tests.train import test_train
+from train import trainer
+from train.validation import ErrorRates, guesses
+
+recipe, train = test_train.recipe, test_train.train
+
+
+def test_a_loss_far_above_that_of_guessing_ends_the_run(train, tmp_path, capsys, monkeypatch):
+    assert train(tmp_path / "run", "--run.max_steps", "4") == 0
+    monkeypatch.setattr(trainer, "_EXPLODED", 0.01)
+    message = test_train.fails(capsys, train(tmp_path / "run"))
+    assert "by guessing" in message and "smaller --optim.lr" in message
+    assert "step-0000000004.pt is the last good checkpoint" in message
+
+
+def test_a_network_that_only_guesses_is_told_and_the_last_line_says_so(train, tmp_path, capsys):
+    still = ("--optim.lr", "1e-12", "--train.epochs", "5", "--optim.patience", "9")
+    assert train(tmp_path / "run", *still) == 0
+    said = capsys.readouterr().out
+    assert said.count("warning: after 5 epochs the network only guesses") == 1
+    assert "finished, but the network only guesses, at step 15" in said.splitlines()[-1]
+
+
+def test_guessing_is_an_error_near_chances():
+    assert guesses(ErrorRates(0.90, 0.5, 500), 10)  # chance is 0.9, with an error of 0.013
+    assert guesses(ErrorRates(0.88, 0.5, 500), 10)
+    assert not guesses(ErrorRates(0.86, 0.5, 500), 10)
+    assert not guesses(ErrorRates(0.5, 0.0, 6), 3)  # too few images to tell, but no sign of it
+    assert guesses(ErrorRates(0.999, 0.995, 50_000), 1000)
+    assert not guesses(ErrorRates(0.99, 0.96, 50_000), 1000)
+
+
+def test_a_lost_config_is_restored_from_the_newest_checkpoint(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    (tmp_path / "run/config.yaml").unlink()
+    message = test_train.fails(capsys, train(tmp_path / "run", "--optim.lr", "0.5"))
+    assert "optim.lr: 0.02 -> 0.5" in message
+    assert train(tmp_path / "run", "--run.max_steps", "4") == 0
+    assert "resuming from step 2" in capsys.readouterr().out
+    assert (tmp_path / "run/config.yaml").is_file()
+
+
+def test_who_uses_a_folder_is_named(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "1") == 0
+    with open(tmp_path / "run/.lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        message = test_train.fails(capsys, train(tmp_path / "run"))
+    assert f"(process {os.getpid()} on {os.uname().nodename})" in message
+
+
+def test_errors_of_disks_and_rights_say_what_to_do():
+    assert "make room" in advice(OSError(errno.ENOSPC, "No space left on device", "x"))
+    assert "read-only" in advice(OSError(errno.EROFS, "Read-only file system", "x"))
+    assert advice(OSError(errno.ENOENT, "No such file", "x")) == advice(ValueError("x")) == ""
+
+
+@pytest.mark.parametrize("argv", [["-m"], ["/usr/bin/pytest"]])
+def test_ctrl_c_is_quiet_only_while_a_module_starts(argv, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.quiet_while_starting()
+        quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert quiet == (argv == ["-m"])
+        interrupts.as_usual()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a job in the background of a shell
+        interrupts.quiet_while_starting()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
