@@ -2,6 +2,7 @@
 
 import sys
 
+from train.check import check
 from train.config import load
 from train.distributed import join, report_error
 from train.trainer import Trainer
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> int:
     try:
         config = load(argv)
         with join(config.run.device, config.model.columns) as ranks:
-            return Trainer(config, ranks).fit()
+            return check(config, ranks) if config.run.check else Trainer(config, ranks).fit()
     except (ValueError, OSError) as error:
         return report_error(error)
 

@@ -58,7 +58,7 @@ class TrainingState:
         momentum = ranks.columns.split(saved["momentum"])
         for column, own in zip(self.model.own_columns, momentum, strict=True):
             self.optimizer.restore(column, own, saved["lr"], epoch)
-        self.schedule.restore(saved["schedule"])
+        self.schedule.restore({**saved["schedule"], "completed": epoch})
         self._restore_sums(saved["intervals"], ranks)
         self.step = saved["step"]
 
