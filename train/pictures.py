@@ -50,11 +50,11 @@ class Pictures:
             return {}
         squares = images.permute(0, 2, 3, 1).byte().cpu().numpy()
         return {
-            "1 batch as the network sees it (grey = 0)": batch_grid(batch.images),
-            "2 kernels of conv1, column by column": kernel_grid(
+            "pictures/1 batch as the network sees it (grey = 0)": batch_grid(batch.images),
+            "pictures/2 kernels of conv1, column by column": kernel_grid(
                 kernels.cpu().numpy(), model.columns.num_columns
             ),
-            "3 predictions on validation images": predictions(
+            "pictures/3 predictions on validation images": predictions(
                 squares, labels.tolist(), scores.cpu().numpy(), self._classes
             ),
         }
