@@ -5,6 +5,7 @@ import pytest
 from tests.recipes import TINY
 from tests.train.test_train import assert_same_run, metrics
 from train.__main__ import main
+from train.monitor import read_metrics
 from train.optim import OptimConfig, schedule
 
 PLATEAU = ("--optim.patience", "9", "--run.pictures", "false")  # never stalls
@@ -47,9 +48,7 @@ def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
     assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[5]") == 2
     assert "optim.schedule: plateau -> steps" in capsys.readouterr().err
     assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[2, 3, 4, 5]") == 0
-    rates = {
-        line["step"]: line["train/lr"] for line in metrics(tmp_path / "run") if "train/lr" in line
-    }
+    rates = read_metrics(tmp_path / "run", "train/lr")
     assert rates[12] == pytest.approx(2e-4) and rates[14] == pytest.approx(2e-5)
     assert rates[18] == pytest.approx(2e-6)
 
