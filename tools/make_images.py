@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from pipeline.files import atomic_folder
+from pipeline.progress import progress
 from tools.cli import run
 
 CLASSES = (
@@ -52,12 +52,14 @@ def main(argv: list[str]) -> None:
         )
     with atomic_folder(out) as folder:
         for number, (split, count) in enumerate((("train", args.train), ("val", args.val))):
-            for index in tqdm(range(count), desc=split, unit=" images", disable=None):
-                rng = np.random.Generator(np.random.Philox(key=[number, index]))
-                name = CLASSES[index % len(CLASSES)]
-                path = folder / split / name / f"{index:05d}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draw_image(name, rng).save(path, quality=int(rng.integers(75, 96)))
+            with progress(count, split, "images") as advance:
+                for index in range(count):
+                    rng = np.random.Generator(np.random.Philox(key=[number, index]))
+                    name = CLASSES[index % len(CLASSES)]
+                    path = folder / split / name / f"{index:05d}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    draw_image(name, rng).save(path, quality=int(rng.integers(75, 96)))
+                    advance(1)
 
 
 def draw_image(name: str, rng: np.random.Generator) -> Image.Image:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.interrupts import as_usual
 from train.alive import watching
+from train.check import check
 from train.config import load
 from train.distributed import end_job, join, report_error
 from train.trainer import Trainer
@@ -24,6 +25,8 @@ def main(argv: list[str]) -> int:
             join(config.run.device, config.model.columns) as ranks,
             watching(ranks, folder, seconds) as progress,
         ):
+            if config.run.check:
+                return check(config, ranks)
             status = Trainer(config, ranks, progress).fit()
         if status:
             end_job()  # who has sent the signal wants no other start

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.files import atomic_write
+from train import best
 from train.checkpoint_content import what_is_wrong
 
 FORMAT = 1
@@ -30,7 +31,7 @@ _KEYS = {
     "stats",
     "dataset",
 }
-_LATER = {"names"}
+_LATER = {"names", "best"}
 """Keys that checkpoints of earlier versions lack."""
 
 _TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
@@ -41,14 +42,16 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used, and what to do about it."""
 
 
-def save(folder: Path, state: dict[str, Any], keep: int) -> None:
+def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) -> None:
     """Write `step-NNNNNNNNNN.pt` into `folder` and remove all but the `keep` newest.
+
+    `best.pt` becomes another name of it where it `is_best`.
 
     OSError, which says what stands, where there is no space or the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state['step']:010d}.pt"
-    needed, free = _num_bytes(state), shutil.disk_usage(folder).free
+    needed, free = num_bytes(state), shutil.disk_usage(folder).free
     try:
         if needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -63,15 +66,17 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> None:
             + (f"{last} stands" if last else "There is no checkpoint yet")
             + "; make room and rerun the command to resume"
         ) from error
+    if is_best:
+        best.keep(path)
     for old in [path for path in _all(folder) if path.is_file()][:-keep]:
         old.unlink()
 
 
-def _num_bytes(state: Any) -> int:
+def num_bytes(state: Any) -> int:
     """What the tensors in a state take."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
-    return sum(map(_num_bytes, state.values())) if isinstance(state, dict) else 0
+    return sum(map(num_bytes, state.values())) if isinstance(state, dict) else 0
 
 
 def newest(folder: Path) -> Path | None:

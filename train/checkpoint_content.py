@@ -18,7 +18,8 @@ _KINDS = {
     "dataset": str,
 }
 _ALIKE = ("model", "momentum")
-_SCHEDULES = ({"completed"}, {"drops", "best_error", "stalled_epochs"})
+_PLATEAU = {"drops", "best_error", "stalled_epochs"}
+_BEST = {"top1_error", "epoch", "last_error"}
 
 
 def what_is_wrong(state: Mapping[str, Any]) -> str:
@@ -39,9 +40,18 @@ def what_is_wrong(state: Mapping[str, Any]) -> str:
     shapes = [{name: value.shape for name, value in state[key].items()} for key in _ALIKE]
     if shapes[0] != shapes[1]:
         return "momentum is of another network than the weights"
-    schedule = state["schedule"]
-    if schedule.keys() not in _SCHEDULES or not all(map(_is_number, schedule.values())):
+    schedule = dict(state["schedule"])
+    by_hand = schedule.pop("by_hand", None)
+    names = schedule.keys() - {"completed"}
+    if names not in (set(), _PLATEAU) or not all(map(_is_number, schedule.values())):
         return f"schedule is {str(schedule)[:80]}, expected numbers under the names of a schedule"
+    if by_hand is not None and (
+        type(by_hand) not in (list, tuple) or len(by_hand) != 2 or not all(map(_is_number, by_hand))
+    ):
+        return f"by_hand is {str(by_hand)[:80]}, expected two learning rates"
+    best = state.get("best", dict.fromkeys(_BEST, 0))
+    if type(best) is not dict or best.keys() != _BEST or not all(map(_is_number, best.values())):
+        return f"best is {str(best)[:80]}, expected an error and an epoch"
     intervals = state["intervals"]
     if intervals.dim() != 2 or intervals.shape[1] != 3 or not _is_of_numbers("", intervals):
         return f"intervals are {list(intervals.shape)}, expected three numbers for each pair"

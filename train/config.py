@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from model.config import CONVOLUTIONS, ModelConfig, PerLayer
 from model.config import check as check_model
 from train.old_config import in_todays_terms
 from train.optim import OptimConfig
+from train.spelling import did_you_mean
 
 _NO_MATTER = ("root", "num_threads", "on_bad_image", "most_bad_images")
 """Options of data that change no result; a moved folder is the same by its fingerprint."""
@@ -104,6 +106,9 @@ class RunConfig:
             means never.
         profile: record this many steps, after the first three, into trace-rank<N>.json in the run's
             folder.
+        pictures: show the batch, the first kernels and some predictions in TensorBoard, after the
+            first step and each epoch.
+        check: print what the run takes, from ten timed steps, and end; nothing is written.
     """
 
     dir: str | None = None
@@ -115,6 +120,8 @@ class RunConfig:
     keep_checkpoints: PositiveInt = 2
     hang_seconds: NonNegativeFloat = 60.0
     profile: NonNegativeInt = 0
+    pictures: bool = True
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,12 +143,17 @@ def load(argv: list[str]) -> Config:
     parser = _parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
+    argv = [
+        "--run.check=true" if word == "--run.check" and not following[:1].isalpha() else word
+        for word, following in pairwise([*argv, ""])
+    ]
     try:
         values = parser.parse_args(argv)
         config = _config(values)
     except Exception as error:  # jsonargparse and yaml raise many kinds for damaged texts
         by_layer = "init_std" in str(error) or "init_bias" in str(error)
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
+        hint += did_you_mean(argv, _files(argv), Config())
         raise ConfigError(
             f"{error}\n{hint}usage: {USAGE}\nEvery section and field: python -m train --help"
         ) from error
@@ -174,6 +186,12 @@ def _config(values: Any) -> Config:
         if not isinstance(found[section], kind):
             raise TypeError(f"{section} is {found[section]!r}; expected its fields")
     return Config(**{section: found[section] for section in Config.__annotations__})
+
+
+def _files(argv: list[str]) -> list[str]:
+    """The config files that the arguments name."""
+    after = [name for option, name in pairwise(argv) if option == "--config"]
+    return after + [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
 
 
 def to_dict(config: Config) -> dict[str, Any]:

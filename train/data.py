@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,6 +117,15 @@ def evaluation_batches(
         count_stand_ins=False,
     )
     return ranks.exchange(loader)
+
+
+def samples(images: ImageList, count: int, data: DataConfig, ranks: Ranks) -> Batch:
+    """Central squares of some images, evenly spread over their list; every rank gets them all."""
+    count = min(count, len(images))
+    some = images.take(np.arange(count) * len(images) // count)
+    plan, nothing = EvaluationPlan(count, count), Preprocessing.nothing(data.resize)
+    threads = data.num_threads or _num_threads(ranks)
+    return next(iter(Loader(some, plan, nothing, device=ranks.device, num_threads=threads)))
 
 
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:

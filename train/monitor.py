@@ -1,17 +1,56 @@
 """What the run shows of itself: TensorBoard, metrics.jsonl and a progress line."""
 
+import io
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from pipeline.files import atomic_write
+from train.config import Config, to_dict, to_yaml
+
+_TAGS = {
+    "train/top1_error": "errors/top1_train",
+    "val/top1_error": "errors/top1_val",
+    "val/top5_error": "errors/top5_val",
+    "train/loss": "learning/loss",
+    "train/lr": "learning/rate",
+}
+"""Tags in TensorBoard, which sorts them: errors first. Others are those of metrics.jsonl."""
+
+_COMPARED = {"optim.lr", "optim.schedule", "train.batch_size", "train.seed"}
+_PLACES = {"data.root", "data.num_threads"}
+
+_LAYOUT = {
+    "errors": {
+        "top-1 error, training and validation": ["errors/top1_train", "errors/top1_val"],
+        "top-5 error, validation": ["errors/top5_val"],
+    },
+    "learning": {"loss, training": ["learning/loss"], "learning rate": ["learning/rate"]},
+    "throughput": {
+        "images a second": ["throughput/images_per_second"],
+        "share of the time waiting for data": ["throughput/data_wait_fraction"],
+        "milliseconds a step": ["throughput/step_ms"],
+    },
+    "layers": {
+        "mean size of an update over that of a weight": ["weights_update_ratio/.*"],
+        "mean size of a weight": ["weights/.*"],
+        "mean size of an update": ["weights_update/.*"],
+        "share of maps or neurons that are zero over the batch": ["units_silent/.*"],
+    },
+}
+"""The page of custom scalars: charts, in order, and the tags in each as regular expressions."""
 
 
 class Stopwatch:
@@ -95,11 +134,39 @@ class Monitor:
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Record a value for each TensorBoard tag; `epoch` counts the epochs completed."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
+        now = round(time.time(), 3)
+        self._file.write(json.dumps({"step": step, "epoch": epoch, "time": now, **metrics}) + "\n")
         self._file.flush()
         for tag, value in metrics.items():
-            self._events.add_scalar(tag, value, step)
+            self._events.add_scalar(_TAGS.get(tag, tag), value, step)
         self._events.flush()
+
+    def describe(self, config: Config, header: Sequence[str], step: int) -> None:
+        """Record the recipe of the run that begins, or goes on, after `step`."""
+        lines = "\n".join(f"- {line}" for line in header)
+        self._events.add_text("1 run", lines, step)
+        indented = "".join(f"    {line}\n" for line in to_yaml(config).splitlines())
+        self._events.add_text("2 recipe", indented, step)
+        charts = {
+            page: {title: ["Multiline", tags] for title, tags in charts.items()}
+            for page, charts in _LAYOUT.items()
+        }
+        self._events.add_custom_scalars(charts)
+        metrics = {_TAGS[tag]: 0.0 for tag in ("val/top1_error", "val/top5_error")}
+        writer = self._events._get_file_writer()
+        for summary in hparams(_options(config), metrics):
+            writer.add_summary(summary)
+        self._events.flush()
+
+    def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Record pictures [H, W, 3] by their tags."""
+        writer = self._events._get_file_writer()
+        for tag, picture in pictures.items():
+            height, width, _ = picture.shape
+            image = Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=_png(picture)
+            )
+            writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def close(self) -> None:
         """Finish the files."""
@@ -112,6 +179,25 @@ class Monitor:
         kept = [line + b"\n" for line in _lines(self._path) if _step_of(line) <= step]
         with atomic_write(self._path) as file:
             file.writelines(kept)
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    """The picture, compressed little: SummaryWriter's way takes twice as long."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _options(config: Config) -> dict[str, str | float]:
+    """For the page of hyperparameters: what is usually compared, and all that is no default."""
+    own, default = to_dict(config), to_dict(Config())
+    return {
+        f"{section}.{key}": value if type(value) in (int, float) else str(value)
+        for section, values in own.items()
+        for key, value in values.items()
+        if section != "run" and f"{section}.{key}" not in _PLACES
+        if f"{section}.{key}" in _COMPARED or value != default[section][key]
+    }
 
 
 def read_metrics(folder: Path, tag: str) -> dict[int, float]:
@@ -146,6 +232,11 @@ def progress_line(
             f"{left} left",
         ]
     return "  ".join(parts)
+
+
+def clock() -> str:
+    """The time of day, to begin a line with, where the output is no terminal."""
+    return "" if sys.stdout.isatty() else time.strftime("%H:%M:%S  ")
 
 
 def say(text: str) -> None:

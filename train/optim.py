@@ -37,6 +37,8 @@ class OptimConfig:
         patience: plateau: epochs without a lower validation error that count as a stall.
         drop_epochs: steps: epochs after which lr drops (2012 code: 25, 51, 79).
         decay: exponential: the first learning rate over that after the last epoch (2012 code: 250).
+        lr_at: learning rates set by hand: [[34, 0.001]] sets 0.001 after epoch 34. The schedule
+            goes on from there.
     """
 
     lr: PositiveFloat = 0.01
@@ -53,6 +55,7 @@ class OptimConfig:
     patience: PositiveInt = 5
     drop_epochs: tuple[PositiveInt, ...] = (25, 51, 79)
     decay: PositiveFloat = 250.0
+    lr_at: list[tuple[PositiveInt, PositiveFloat]] = field(default_factory=list)
 
 
 class PaperSGD(torch.optim.SGD):
@@ -203,10 +206,51 @@ class Schedule(Protocol):
 
 
 def schedule(config: OptimConfig, epochs: int) -> "Schedule":
-    """The schedule that `config` names, for a run of `epochs`."""
+    """The schedule that `config` names, with what it sets by hand, for a run of `epochs`."""
     if config.schedule == "plateau":
-        return PlateauSchedule(config)
-    return EpochSchedule(config, epochs)
+        return ByHand(PlateauSchedule(config), config)
+    return ByHand(EpochSchedule(config, epochs), config)
+
+
+class ByHand:
+    """A schedule whose learning rate is set by hand after some epochs: `lr_at`.
+
+    From then on, what the schedule multiplies its own learning rate by goes for that one.
+    """
+
+    def __init__(self, schedule: Schedule, config: OptimConfig) -> None:
+        self._schedule, self._lr_at = schedule, dict(config.lr_at)
+        self._completed = 0
+        self._set: tuple[float, float] | None = None  # by hand, and the schedule's own then
+
+    @property
+    def lr(self) -> float:
+        """See Schedule."""
+        if self._set is None:
+            return self._schedule.lr
+        by_hand, own = self._set
+        return by_hand * (self._schedule.lr / own)
+
+    @property
+    def finished(self) -> bool:
+        """See Schedule."""
+        return self._schedule.finished
+
+    def end_epoch(self, val_error: float) -> None:
+        """See Schedule."""
+        self._schedule.end_epoch(val_error)
+        self._completed += 1
+        if self._completed in self._lr_at:
+            self._set = float(self._lr_at[self._completed]), self._schedule.lr
+
+    def state(self) -> dict[str, Any]:
+        """See Schedule."""
+        return {**self._schedule.state(), "completed": self._completed, "by_hand": self._set}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See Schedule; version 0.2 set no learning rate by hand."""
+        self._schedule.restore(state)
+        self._completed, self._set = state["completed"], state.get("by_hand")
 
 
 class EpochSchedule:

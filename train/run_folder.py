@@ -10,6 +10,7 @@ from filelock import FileLock
 from pipeline.files import atomic_write, locked
 from train import checkpoint
 from train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
+from train.later import begun_alike, goes_on
 
 _T = TypeVar("_T")
 
@@ -73,10 +74,13 @@ def _check_same(folder: Path, config: Config, epoch: int) -> None:
     if not changed:
         return
     old = read_config(folder)
+    new_schedule = old.optim.schedule != config.optim.schedule
+    may_go_on = new_schedule and goes_on(folder, old, config, epoch)
     refused = [
         change
         for change in changed
         if not _is_of_later_epochs(change.split(":")[0], old, config, epoch)
+        and not (may_go_on and change.startswith(("optim.schedule:", "optim.drop_epochs:")))
     ]
     if refused:
         raise ConfigError(
@@ -91,6 +95,8 @@ def _is_of_later_epochs(name: str, old: Config, new: Config, epoch: int) -> bool
     """Whether an option's new value leaves the first `epoch` epochs as they were."""
     if name == "train.epochs":
         return new.train.epochs >= epoch and new.optim.schedule != "exponential"
+    if name == "optim.lr_at":
+        return begun_alike(old.optim.lr_at, new.optim.lr_at, epoch)
     if name == "optim.drop_epochs":
         earlier = [
             [drop for drop in config.optim.drop_epochs if drop <= epoch] for config in (old, new)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from model.alexnet import AlexNet
 from model.columns import Columns
 from model.layers import Conv, layers, shapes
 from pipeline.dataset import Dataset, DatasetError, ImageList
 from pipeline.loader import NOT_COUNTED, Batch
+from pipeline.progress import progress
 from pipeline.stats import PixelStats
 from train import checkpoint
 from train.config import Config, from_dict
@@ -103,19 +103,15 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
 
 
 def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
-    """All images as the network is evaluated on them, with progress on a terminal.
+    """All images as the network is evaluated on them, with progress.
 
     `batch_size` counts the images of all ranks.
     """
-    return iter(
-        tqdm(
-            evaluation_batches(images, network.config.data, ranks, batch_size),
-            desc=str(network.path),
-            total=-(-len(images) // batch_size),
-            unit=" batches",
-            disable=None if ranks.is_main else True,
-        )
-    )
+    total = -(-len(images) // batch_size)
+    with progress(total, str(network.path), "batches", shown=ranks.is_main) as advance:
+        for batch in evaluation_batches(images, network.config.data, ranks, batch_size):
+            yield batch
+            advance(1)
 
 
 def predict(

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -14,16 +15,20 @@ from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
 from pipeline.faults import advice
 from pipeline.loader import Batch
-from train import checkpoint
+from train import best, checkpoint
 from train.alive import Progress
 from train.bad_images import BadImages
+from train.best import Best
 from train.checkpoint import CheckpointError
 from train.config import Config, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches, training_plan
 from train.distributed import Averaging, Ranks
+from train.header import header
+from train.lab import Lab
 from train.meeting import Meeting
-from train.monitor import Monitor, Stopwatch, progress_line, say
+from train.monitor import Monitor, Stopwatch, clock, progress_line, say
 from train.optim import PaperSGD, later_factors, schedule
+from train.pictures import Pictures
 from train.precision import autocast, set_matmul_precision
 from train.profile import Profile
 from train.run_folder import claim
@@ -74,13 +79,14 @@ class Trainer:
         self._claim()
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._has_stepped = self._guesses = False
+        self.best = Best()
         self._resume()
         check_beginning(self.state.step, ranks)
         self.monitor = Monitor(self.folder, self.state.step) if ranks.is_main else None
         if ranks.is_main:
             self.bad_images.forget_after(self.state.step)
-        where = "GPUs" if ranks.device.type == "cuda" else "the CPU"
-        self._say(f"ranks: {ranks.world_size}, on {where}")
+        self.lab = Lab(self.state.model, ranks, config.model.activation == "relu")
+        self.pictures: Pictures | None = None
 
     @property
     def epoch(self) -> int:
@@ -92,14 +98,16 @@ class Trainer:
 
         Returns the exit status: 0, or 128 + n after signal n.
         """
+        self._introduce()
         with StopRequest() as stop:
             batches = self.batches()
             while (batch := self._next(batches)) is not None:
                 self.stopwatch.got_batch()
-                self.train_step(batch)
+                with self.lab.watching(self._is_shown(self.state.step + 1)):
+                    self.train_step(batch)
                 self.stopwatch.end_step()
                 self.profile.end_step()
-                self._after_step()
+                self._after_step(batch)
                 number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due())
                 if save_now:
                     self.save()
@@ -169,10 +177,12 @@ class Trainer:
             "names": self.dataset.names,
             "stats": {key: torch.from_numpy(value.copy()) for key, value in stats},
             "dataset": self.dataset.fingerprint,
+            "best": self.best.state(),
         }
         if self.ranks.is_main:
             keep = self.config.run.keep_checkpoints
-            checkpoint.save(self.folder / "checkpoints", saved, keep)
+            is_best = self.best.is_of(self.state.step, self.plan.steps_per_epoch)
+            checkpoint.save(self.folder / "checkpoints", saved, keep, is_best)
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
@@ -211,15 +221,39 @@ class Trainer:
         self.progress.at(doing if self._has_stepped else "first step", self.state.step)
         return record_function(doing)
 
-    def _after_step(self) -> None:
+    def _after_step(self, batch: Batch) -> None:
         step, run = self.state.step, self.config.run
         if step % run.log_every == 0:
             self._log()
+        if self._is_shown(step):
+            self._show(batch)
         epoch_ends = step % self.plan.steps_per_epoch == 0
         if epoch_ends:
             self._end_epoch()
         if epoch_ends or (run.checkpoint_every and step % run.checkpoint_every == 0):
             self.save()
+
+    def _introduce(self) -> None:
+        """Say what is trained, and read the images whose predictions are shown."""
+        config, state = self.config, self.state
+        lines = header(config, state.model, self.dataset, self.plan, self.ranks)
+        self._say("\n".join(lines))
+        if self.monitor:
+            self.monitor.describe(config, lines, state.step)
+        if config.run.pictures and state.step < self.plan.num_steps:
+            self.pictures = Pictures(self.dataset, config.data, self.ranks)
+
+    def _is_shown(self, step: int) -> bool:
+        """Whether layers are watched and pictures drawn: at the first step and each epoch's end."""
+        return step == 1 or step % self.plan.steps_per_epoch == 0
+
+    def _show(self, batch: Batch) -> None:
+        """Record what the step has shown of the layers, and pictures. Every rank must call it."""
+        state, numbers = self.state, self.lab.numbers()
+        drawn = self.pictures.draw(state.model, batch, self.autocast) if self.pictures else {}
+        if self.monitor:
+            self.monitor.write(state.step, self.epoch, numbers)
+            self.monitor.show(state.step, drawn)
 
     def _save_is_due(self) -> bool:
         """Whether it is time to save, by the main rank's clock, which decides for all."""
@@ -249,7 +283,8 @@ class Trainer:
             self.monitor.write(step, self.epoch, metrics)
             running_epoch = 1 + (step - 1) // plan.steps_per_epoch
             epochs = self.config.train.epochs
-            say(progress_line(step, plan.num_steps, running_epoch, epochs, metrics))
+            line = progress_line(step, plan.num_steps, running_epoch, epochs, metrics)
+            say(clock() + line)
 
     def _check_loss(self, loss: float) -> None:
         """TrainingError where the mean loss is no number, or has exploded."""
@@ -271,12 +306,13 @@ class Trainer:
         errors, rates = self.validate(), self.state.schedule
         self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
         rates.end_epoch(errors.top1_error)
+        self.best.note(errors.top1_error, self.epoch)
         if self.monitor:
             metrics = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
             self.monitor.write(self.state.step, self.epoch, metrics)
         self._guesses = guesses(errors, len(self.dataset.classes))
         self._say(
-            f"epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, "
+            f"{clock()}epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, "
             f"top-5 {errors.top5_error:.2%}, {errors.num_images} images"
         )
         if self._guesses and self.epoch == _LEARNS_BY:
@@ -328,7 +364,20 @@ class Trainer:
         check_shapes(path, saved["model"], self.state.model)
         self.state.restore(saved, self.ranks, saved["step"] // self.plan.steps_per_epoch)
         self._saved_step = self.state.step
+        self._restore_best(path, saved)
         self._say(f"resuming from step {self.state.step} ({path})")
+
+    def _restore_best(self, path: Path, saved: dict[str, Any]) -> None:
+        """Know the best epoch so far, and name its file: a kill may have come before that."""
+        if "best" in saved:
+            self.best = Best(**saved["best"])
+        elif saved["step"] >= self.plan.steps_per_epoch:
+            self._say(
+                f"warning: {path} was written by an earlier version, which kept no record of the "
+                f"best epoch; {best.NAME} will be the best of the epochs from here on"
+            )
+        if self.ranks.is_main and self.best.is_of(saved["step"], self.plan.steps_per_epoch):
+            best.keep(path)
 
     def _warm_start(self) -> None:
         source = self.config.train.init_from
@@ -345,8 +394,9 @@ class Trainer:
         elif step == self.config.run.max_steps:
             self._say(f"run.max_steps ends it after step {step}; rerun without it to resume")
         else:
+            report = self.best.report(self.folder / "checkpoints")
             ends = "finished" if not self._guesses else "finished, but the network only guesses,"
-            self._say(f"{ends} at step {step}; results are in {self.folder}")
+            self._say(f"{ends} at step {step}; {report}results are in {self.folder}")
         if self.monitor:
             self.monitor.close()
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
 from pipeline.prepare.examine import tasks
@@ -16,6 +15,7 @@ from pipeline.prepare.ledger import Finding, Ledger
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import LooseFiles, Shards, Store, StoreFormat, stored_name
 from pipeline.prepare.workers import Workers
+from pipeline.progress import progress
 from pipeline.stats import PixelSums
 
 
@@ -77,9 +77,7 @@ class Preparation(NamedTuple):
         order = source.reading_order()
         _check_unchanged(source, order, ledger.findings())
         remaining = source.take(order[ledger.done :])
-        with tqdm(
-            total=len(order), initial=ledger.done, desc=part, unit=" images", disable=None
-        ) as progress:
+        with progress(len(order), part, "images", done=ledger.done) as advance:
             for found, sums in pool.results(tasks(remaining, part == "train", self.store)):
                 for finding, image in found:
                     ledger.add(_placed(finding, image, source, order[ledger.done], store))
@@ -87,7 +85,7 @@ class Preparation(NamedTuple):
                     ledger.sums.merge(sums)
                 if ledger.is_due():
                     ledger.save(store.position() if store else (0, 0))
-                progress.update(len(found))
+                advance(len(found))
         if store:
             store.close()
         findings = ledger.findings()

@@ -269,15 +269,6 @@ def test_in_figures_no_text_meets_a_bar_another_text_or_the_edge(count, trained)
         assert not any(box.overlaps(bar) for bar in bars if bar.width > 0)
 
 
-def test_progress_is_told_now_and_then_from_200_files_on(monkeypatch, capsys):
-    monkeypatch.setattr(predict, "_LINE_EVERY", -1)
-    for total, lines in ((199, ""), (200, "150 of 200 pictures\n200 of 200 pictures\n")):
-        with predict._progress(total) as advance:
-            advance(150)
-            advance(total - 150)
-        assert capsys.readouterr().err == lines
-
-
 def test_names_of_any_bytes_are_taken(trained, prepared, tmp_path, say):
     picture = tmp_path / os.fsdecode(b"caf\xe9, 1.jpg")
     shutil.copy(Path(Dataset.open(prepared).val.root) / "a/000.jpg", picture)

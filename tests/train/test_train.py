@@ -60,11 +60,24 @@ def final_state(folder):
     return checkpoint.load(checkpoint.newest(folder / "checkpoints"))
 
 
+def best_state(folder):
+    """What tells the best checkpoint from others; None where there is none."""
+    path = folder / "checkpoints/best.pt"
+    if not path.exists():
+        return None
+    saved = checkpoint.load(path)
+    return saved["step"], saved["best"], float(saved["model"]["fc8.weight"].sum())
+
+
 def metrics(folder):
     """Every line of metrics.jsonl, without the values that depend on time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in line.items() if not key.startswith("throughput/")}
+        {
+            key: value
+            for key, value in line.items()
+            if key != "time" and not key.startswith("throughput/")
+        }
         for line in lines
     ]
 
@@ -80,6 +93,8 @@ def assert_same_run(one, other):
         for key, value in first[part].items():
             assert torch.equal(value, second[part][key]), f"{part} {key}"
     assert metrics(one) == metrics(other)
+    assert first["best"] == second["best"]
+    assert best_state(one) == best_state(other)
 
 
 def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
@@ -91,7 +106,7 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     assert train(folder) == 0
     printed = capsys.readouterr().out
     pattern = (
-        r"epoch 1/4  step 2/12  loss \d\.\d{5}  top-1 error [\d.]+%"
+        r"\n\d\d:\d\d:\d\d  epoch 1/4  step 2/12  loss \d\.\d{5}  top-1 error [\d.]+%"
         r"(  \d+ images/s  waiting for data [\d.]+%)?"
     )
     assert re.search(pattern, printed) and "validation top-1 error" in printed
@@ -107,16 +122,18 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     ]
     assert all(0 <= line["val/top5_error"] <= line["val/top1_error"] <= 1 for line in validation)
     events = EventAccumulator(str(folder)).Reload()
-    wanted = {"train/loss", "train/top1_error", "train/lr", "val/top1_error", "val/top5_error"}
+    wanted = {"learning/loss", "learning/rate"}
+    wanted |= {"errors/top1_train", "errors/top1_val", "errors/top5_val"}
     wanted |= {
         f"throughput/{name}" for name in ("images_per_second", "data_wait_fraction", "step_ms")
     }
     assert wanted <= set(events.Tags()["scalars"])
-    assert events.Scalars("train/loss")[-1].value == pytest.approx(
+    assert events.Scalars("learning/loss")[-1].value == pytest.approx(
         training[-1]["train/loss"], rel=1e-6
     )
-    assert events.Scalars("val/top1_error")[-1].step == STEPS
-    assert len(list((folder / "checkpoints").iterdir())) == 2
+    assert events.Scalars("errors/top1_val")[-1].step == STEPS
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["best.pt", "step-0000000009.pt", "step-0000000012.pt"]
     evaluate.main(
         [str(folder), "--data", str(prepared), "--json", "--batch-size", "4", "--device", "cpu"]
     )
@@ -126,11 +143,12 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(train, tmp_path, capsys):
-    """Weights, momentum, schedule and metrics are the same as without a stop.
+    """Weights, momentum, schedule and metrics are the same as without a stop and pictures.
 
     The pieces end inside and at the end of epochs and of log intervals.
     """
-    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "whole", "--run.pictures", "false") == 0
+    assert not EventAccumulator(str(tmp_path / "whole")).Reload().Tags()["images"]
     for stop in (1, 5, 6, 9, STEPS):
         assert train(tmp_path / "pieces", "--run.max_steps", str(stop)) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")

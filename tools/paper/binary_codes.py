@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from pipeline.progress import progress
 from tools.paper.drawing import BLUE, RED
 from tools.paper.neighbors import COUNT, same_label
 
@@ -56,12 +56,14 @@ def learn(
     data = torch.from_numpy((features - mean) / scale)
     model = AutoEncoder(data.shape[1], bits)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in tqdm(range(_STEPS), f"learning {bits} bits", unit=" steps", disable=None):
-        batch = data[torch.randint(len(data), (_BATCH,))]
-        loss = F.mse_loss(model(batch, _NOISE * torch.randn(_BATCH, bits)), batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with progress(_STEPS, f"learning {bits} bits", "steps") as advance:
+        for _ in range(_STEPS):
+            batch = data[torch.randint(len(data), (_BATCH,))]
+            loss = F.mse_loss(model(batch, _NOISE * torch.randn(_BATCH, bits)), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            advance(1)
 
     @torch.no_grad()
     def encode(others: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from train.pictures import row_width, tiles
 from train.trained import Trained
 
 NOISE = 2 / 3
@@ -34,20 +35,6 @@ def whole_colour_share(kernels: NDArray[np.float32]) -> float:
     """The share of all kernels together: each counts by its energy."""
     energy = np.square(kernels, dtype=np.float64).sum((1, 2, 3))
     return float(np.average(colour_share(kernels), weights=energy))
-
-
-def row_width(count: int) -> int:
-    """How many kernels go into a row, so that all rows are full: 16 at most."""
-    return max(width for width in range(1, 17) if count % width == 0)
-
-
-def tiles(kernels: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Kernels in rows of `width`, each stretched to the full range, with white lines between."""
-    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
-    pictures = (0.5 + 0.5 * kernels / np.maximum(scale, 1e-12)).transpose(0, 2, 3, 1)
-    framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
-    rows = framed.reshape(-1, width, *framed.shape[1:])
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
 def draw(network: Trained) -> Figure:

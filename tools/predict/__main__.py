@@ -12,9 +12,7 @@ class is taken for right.
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +24,7 @@ from pipeline.dataset import ImageList, one_line
 from pipeline.files import atomic_write
 from pipeline.loader import NOT_COUNTED
 from pipeline.prepare.workers import Workers
+from pipeline.progress import progress
 from tools.cli import run
 from tools.predict.answers import Answer, report, table, write_csv
 from tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
@@ -37,7 +36,6 @@ from train.validation import probabilities
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""
-_LINE_EVERY = 20.0  # seconds, where the output is no terminal
 
 
 def main(argv: list[str]) -> None:
@@ -75,7 +73,9 @@ def _classify_all(
         print(remark, file=sys.stderr)
     _complain(odd)
     answers: list[Answer] = []
-    with _progress(sum(map(len, found))) as advance, Workers() as pool:
+    total = sum(map(len, found))
+    shown = total >= _PROGRESS_FROM
+    with progress(total, "pictures", "files", shown=shown) as advance, Workers() as pool:
         for part in (part for pictures in found for part in pictures.parts()):
             with_squares = bool(args.figure) and len(answers) < MOST_DRAWN
             some, more = _classify(network, part, ranks, pool, args, with_squares)
@@ -117,27 +117,6 @@ def _scores(
         for row, label in enumerate(batch.labels.tolist()):
             if label != NOT_COUNTED:
                 yield label, scores[row], squares[row]
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """A function that is told how many more are done.
-
-    It shows a bar on a terminal, and a line now and then elsewhere; neither for a few pictures.
-    """
-    shown = total >= _PROGRESS_FROM
-    done, said_at = 0, time.monotonic()
-    with tqdm(total=total, unit=" pictures", disable=None if shown else True) as bar:
-
-        def advance(count: int) -> None:
-            nonlocal done, said_at
-            done += count
-            bar.update(count)
-            if shown and bar.disable and time.monotonic() - said_at > _LINE_EVERY:
-                print(f"{done} of {total} pictures", file=sys.stderr)
-                said_at = time.monotonic()
-
-        yield advance
 
 
 def _complain(odd: list[PassedOver]) -> None:

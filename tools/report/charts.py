@@ -16,6 +16,7 @@ from PIL import Image
 from tools.paper import curves, kernels
 from tools.paper.curves import Curves
 from tools.report.record import Speed
+from train.pictures import row_width, tiles
 from train.trained import Trained
 
 _INK = "#010203"
@@ -75,10 +76,10 @@ def of_speed(speed: Speed, run: Curves | None) -> list[str]:
 def kernel_blocks(network: Trained) -> list[Block]:
     """The kernels of each column, and last a row of noise."""
     columns = kernels.columns(network)
-    width = kernels.row_width(len(columns[0]))
+    width = row_width(len(columns[0]))
     return [
         Block(
-            _uri(np.rint(255 * kernels.tiles(block, width)).astype(np.uint8), "PNG"),
+            _uri(np.rint(255 * tiles(block, width)).astype(np.uint8), "PNG"),
             len(block),
             kernels.whole_colour_share(block),
             float(np.median(kernels.colour_share(block))),

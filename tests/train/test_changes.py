@@ -1,0 +1,101 @@
+"""Learning rates that are changed in the middle of a run."""
+
+import pytest
+
+from tests.recipes import TINY
+from tests.train.test_train import assert_same_run, metrics
+from train.__main__ import main
+from train.monitor import read_metrics
+from train.optim import OptimConfig, schedule
+
+PLATEAU = ("--optim.patience", "9", "--run.pictures", "false")  # never stalls
+BY_HAND = (*PLATEAU, "--optim.lr_at", "[[3, 0.001]]")
+STEPS = ("--optim.schedule", "steps", "--optim.drop_epochs", "[3]")
+
+
+@pytest.fixture
+def train(prepared, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    arguments = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared)]
+    return lambda folder, *more: main([*arguments, "--run.dir", str(folder), *more])
+
+
+@pytest.mark.parametrize("change", [BY_HAND, (*PLATEAU, *STEPS)], ids=["by hand", "to steps"])
+def test_a_run_changed_midway_and_killed_is_the_run_that_knew_it_from_the_start(
+    change, train, tmp_path
+):
+    """Changed after four steps, inside the second epoch of three steps; stopped twice since."""
+    assert train(tmp_path / "whole", *change) == 0
+    rates = [line["train/lr"] for line in metrics(tmp_path / "whole") if "train/lr" in line]
+    assert rates[:4] == [0.02] * 4 and rates[4:] == pytest.approx(
+        [0.001 if change == BY_HAND else 0.002] * 2
+    )
+    assert train(tmp_path / "run", *PLATEAU, "--run.max_steps", "4") == 0
+    for stop in ("5", "10", "12"):
+        assert train(tmp_path / "run", *change, "--run.max_steps", stop) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    record = (tmp_path / "run/changes.txt").read_text()
+    assert record.startswith("after epoch 1: optim.") and record.count("\n") == 1
+
+
+def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
+    train, tmp_path, capsys
+):
+    """The plateau drops after epochs 2, 3 and 4. A rate that would jump is refused."""
+    plateau = ("--optim.patience", "1", "--run.pictures", "false")
+    assert train(tmp_path / "run", *plateau) == 0
+    steps = (*plateau, "--optim.schedule", "steps", "--train.epochs", "6")
+    assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[5]") == 2
+    assert "optim.schedule: plateau -> steps" in capsys.readouterr().err
+    assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[2, 3, 4, 5]") == 0
+    rates = read_metrics(tmp_path / "run", "train/lr")
+    assert rates[12] == pytest.approx(2e-4) and rates[14] == pytest.approx(2e-5)
+    assert rates[18] == pytest.approx(2e-6)
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (("--optim.lr_at", "[[1, 0.001]]"), "optim.lr_at"),  # would have been before
+        (("--optim.schedule", "exponential"), "optim.schedule"),
+        (("--optim.schedule", "steps", "--optim.drop_epochs", "[1]"), "optim.schedule"),
+    ],
+)
+def test_what_would_have_been_otherwise_is_refused(change, name, train, tmp_path, capsys):
+    assert train(tmp_path / "run", *PLATEAU, "--run.max_steps", "4") == 0
+    assert train(tmp_path / "run", *PLATEAU, *change) == 2
+    assert f"{name}: " in capsys.readouterr().err
+    assert not (tmp_path / "run/changes.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["plateau", "steps", "exponential"])
+def test_a_schedule_goes_on_from_the_rate_that_was_set(kind):
+    """What it multiplies its own by goes for that one; a state restored anywhere goes on alike."""
+    config = OptimConfig(
+        lr=0.01,
+        schedule=kind,
+        patience=1,
+        drop_epochs=(1, 4),
+        decay=100.0,
+        lr_at=[(2, 0.3), (5, 0.07)],
+    )
+    errors = [0.5, 0.6, 0.4, 0.5, 0.3, 0.2, 0.1]
+    own = {
+        "plateau": [1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01],
+        "steps": [1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01],
+        "exponential": [100 ** (-epoch / 7) for epoch in range(8)],
+    }[kind]
+    expected = [0.01 * share for share in own[:2]]
+    expected += [0.3 * share / own[2] for share in own[2:5]]
+    expected += [0.07 * share / own[5] for share in own[5:]]
+    whole = schedule(config, epochs=7)
+    rates = [whole.lr]
+    for error in errors:
+        whole.end_epoch(error)
+        restored = schedule(config, epochs=7)
+        restored.restore(whole.state())
+        assert restored.lr == whole.lr
+        whole = restored
+        rates.append(whole.lr)
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[2] == 0.3 and rates[5] == 0.07
