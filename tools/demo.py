@@ -78,12 +78,12 @@ def _two_pictures(prepared: Path) -> list[Path]:
 
 
 def _say_how_to_go_on(folder: Path, report: Path) -> None:
-    programs = Path(sys.executable).parent
+    tensorboard = Path(sys.executable).parent / "tensorboard"
+    predict = f"cd {ROOT} && {sys.executable} -m tools.predict {folder} PICTURE"
+    print(f"\nThe run in one page, for a browser:  {ROOT / report}")
+    print(f"Classes of your own pictures:        {predict}")
     print(
-        f"\nThe run in one page, for a browser:  {ROOT / report}"
-        f"\nClasses of your own pictures:        cd {ROOT} && {sys.executable} -m tools.predict "
-        f"{folder} PICTURE"
-        f"\nCurves, while it trains or after:    {programs / 'tensorboard'} --logdir {ROOT / 'runs'} "
+        f"Curves, while it trains or after:    {tensorboard} --logdir {ROOT / 'runs'} "
         "--host localhost"
     )
 
