@@ -4,7 +4,7 @@
     python -m tools.demo --data DIR      with your own class folders
 
 DIR may also hold `train` and `val`, with class folders in each. The demo prints every command that
-it runs.
+it runs. In the end, the network names two validation images, and a report shows the run.
 """
 
 import argparse
@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
+from pipeline.dataset import Dataset
 from tools import ROOT
 from tools.cli import run
 from tools.launch import launcher
 
 
 def main(argv: list[str]) -> None:
-    """Make or take images, prepare them, train, evaluate.
+    """Make or take images, prepare them, train, evaluate, name two pictures, report.
 
     It trains on two ranks, or on one where there is one GPU.
     """
@@ -46,16 +47,45 @@ def main(argv: list[str]) -> None:
     start = [*launcher(1 if torch.cuda.device_count() == 1 else 2), "-m", "train"]
     _command(*start, "configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
     _command("-m", "tools.evaluate", folder, "--data", prepared)
-    print(
-        f"\nLook at the run with:  {Path(sys.executable).parent / 'tensorboard'} --logdir "
-        f"{ROOT / 'runs'}"
-    )
+    _command("-m", "tools.predict", folder, *_two_pictures(ROOT / prepared))
+    report = folder / "report.html"
+    _command("-m", "tools.report", folder, "--data", prepared, "--out", report)
+    _say_how_to_go_on(folder, report)
 
 
 def _sources(images: Path) -> list[str]:
     if (ROOT / images / "train").is_dir() and (ROOT / images / "val").is_dir():
         return ["--train", str(images / "train"), "--val", str(images / "val")]
     return ["--train", str(images), "--hold-out", "0.1"]
+
+
+def _two_pictures(prepared: Path) -> list[Path]:
+    """Validation images that lie far from each other, so that their classes differ.
+
+    Out of archives, they are copied to files of their own.
+    """
+    val = Dataset.open(prepared).val
+    copies = prepared.with_name(f"{prepared.name}-pictures")
+    paths = []
+    for index in (0, len(val) // 2):
+        path = Path(val.path(index))
+        if val.spans is not None:
+            path = copies / val.name(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(val.content(index).tobytes())
+        paths.append(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return paths
+
+
+def _say_how_to_go_on(folder: Path, report: Path) -> None:
+    tensorboard = Path(sys.executable).parent / "tensorboard"
+    predict = f"cd {ROOT} && {sys.executable} -m tools.predict {folder} PICTURE"
+    print(f"\nThe run in one page, for a browser:  {ROOT / report}")
+    print(f"Classes of your own pictures:        {predict}")
+    print(
+        f"Curves, while it trains or after:    {tensorboard} --logdir {ROOT / 'runs'} "
+        "--host localhost"
+    )
 
 
 def _command(*words: str | Path) -> None:

@@ -78,7 +78,7 @@ class Trainer:
 
         self._claim()
         self._saved_step, self._saved_at = -1, time.monotonic()
-        self._has_stepped = self._guesses = False
+        self._has_stepped = False
         self.best = Best()
         self._resume()
         check_beginning(self.state.step, ranks)
@@ -310,12 +310,11 @@ class Trainer:
         if self.monitor:
             metrics = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
             self.monitor.write(self.state.step, self.epoch, metrics)
-        self._guesses = guesses(errors, len(self.dataset.classes))
         self._say(
             f"{clock()}epoch {self.epoch} ends: validation top-1 error {errors.top1_error:.2%}, "
             f"top-5 {errors.top5_error:.2%}, {errors.num_images} images"
         )
-        if self._guesses and self.epoch == _LEARNS_BY:
+        if self._only_guesses() and self.epoch == _LEARNS_BY:
             look = f"python -m tools.show_batch {self.folder} --step {self.state.step - 1}"
             self._say(
                 f"warning: after {self.epoch} epochs the network only guesses; try another "
@@ -324,6 +323,11 @@ class Trainer:
             )
         if not rates.finished:
             self._set_learning_rates(rates.lr)
+
+    def _only_guesses(self) -> bool:
+        """Whether the last validation was no better than chance."""
+        dataset, error = self.dataset, self.best.last_error
+        return self.best.epoch > 0 and guesses(error, len(dataset.val), len(dataset.classes))
 
     def _set_learning_rates(self, lr: float) -> None:
         """Set the learning rates of the epoch that begins, and print what changes."""
@@ -395,7 +399,7 @@ class Trainer:
             self._say(f"run.max_steps ends it after step {step}; rerun without it to resume")
         else:
             report = self.best.report(self.folder / "checkpoints")
-            ends = "finished" if not self._guesses else "finished, but the network only guesses,"
+            ends = "finished, but the network only guesses," if self._only_guesses() else "finished"
             self._say(f"{ends} at step {step}; {report}results are in {self.folder}")
         if self.monitor:
             self.monitor.close()

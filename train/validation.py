@@ -19,11 +19,11 @@ class ErrorRates:
     num_images: int
 
 
-def guesses(errors: ErrorRates, num_classes: int) -> bool:
-    """Whether the top-1 error is that of chance: within two standard errors, and a tenth."""
+def guesses(top1_error: float, num_images: int, num_classes: int) -> bool:
+    """Whether the error is that of chance: within two standard errors, and a tenth."""
     chance = 1 - 1 / num_classes
-    standard_error = (chance * (1 - chance) / errors.num_images) ** 0.5
-    return errors.top1_error >= max(0.9 * chance, chance - 2 * standard_error)
+    standard_error = (chance * (1 - chance) / num_images) ** 0.5
+    return top1_error >= max(0.9 * chance, chance - 2 * standard_error)
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:

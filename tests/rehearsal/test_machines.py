@@ -190,6 +190,7 @@ def ranks_of(command):
 def test_the_demo_asks_for_no_more_gpus_than_there_are(num_gpus, monkeypatch):
     typed = []
     monkeypatch.setattr(demo, "_command", lambda *words: typed.append(list(words)))
+    monkeypatch.setattr(demo, "_two_pictures", lambda prepared: [])
     demo.main([])
     (training,) = [command for command in typed if "train" in command]
     assert ranks_of(training) == min(2, num_gpus)

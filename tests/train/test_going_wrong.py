@@ -12,7 +12,7 @@ from pipeline import interrupts
 from pipeline.faults import advice
 from tests.train import test_train
 from train import trainer
-from train.validation import ErrorRates, guesses
+from train.validation import guesses
 
 recipe, train = test_train.recipe, test_train.train
 
@@ -34,12 +34,12 @@ def test_a_network_that_only_guesses_is_told_and_the_last_line_says_so(train, tm
 
 
 def test_guessing_is_an_error_near_chances():
-    assert guesses(ErrorRates(0.90, 0.5, 500), 10)  # chance is 0.9, with an error of 0.013
-    assert guesses(ErrorRates(0.88, 0.5, 500), 10)
-    assert not guesses(ErrorRates(0.86, 0.5, 500), 10)
-    assert not guesses(ErrorRates(0.5, 0.0, 6), 3)  # too few images to tell, but no sign of it
-    assert guesses(ErrorRates(0.999, 0.995, 50_000), 1000)
-    assert not guesses(ErrorRates(0.99, 0.96, 50_000), 1000)
+    assert guesses(0.90, 500, 10)  # chance is 0.9, with an error of 0.013
+    assert guesses(0.88, 500, 10)
+    assert not guesses(0.86, 500, 10)
+    assert not guesses(0.5, 6, 3)  # too few images to tell, but no sign of it
+    assert guesses(0.999, 50_000, 1000)
+    assert not guesses(0.99, 50_000, 1000)
 
 
 def test_a_lost_config_is_restored_from_the_newest_checkpoint(train, tmp_path, capsys):
