@@ -29,6 +29,7 @@ def trained(prepared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(TINY)
     arguments = ["--data.root", prepared, "--run.dir", folder / "run", "--run.max_steps", "4"]
+    arguments += ["--run.pictures", "true"]
     assert main([str(folder / "tiny.yaml"), *map(str, arguments)]) == 0
     return folder / "run"
 

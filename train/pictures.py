@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -159,4 +159,6 @@ def _colour(row: int, right: bool) -> str:
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
     """Matplotlib's, which has more scripts than Pillow's."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(get_data_path(), "fonts/ttf", name), 12)
+    found = find_spec("matplotlib")  # which takes half a second to import
+    assert found is not None and found.origin is not None
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf" / name, 12)

@@ -64,5 +64,5 @@ def _near(key: str, known: Collection[str]) -> str:
 def _read(path: str) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None  # the parser has said so
+    except Exception:  # yaml raises many kinds for damaged texts; the parser has said so
+        return None

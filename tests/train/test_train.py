@@ -150,8 +150,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, tmp_path, capsys):
     assert train(tmp_path / "whole", "--run.pictures", "false") == 0
     assert not EventAccumulator(str(tmp_path / "whole")).Reload().Tags()["images"]
     for stop in (1, 5, 6, 9, STEPS):
-        assert train(tmp_path / "pieces", "--run.max_steps", str(stop)) == 0
+        pictures = ("--run.pictures", "true", "--run.max_steps", str(stop))
+        assert train(tmp_path / "pieces", *pictures) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+    assert EventAccumulator(str(tmp_path / "pieces")).Reload().Tags()["images"]
     assert "resuming from step 9" in capsys.readouterr().out
     assert train(tmp_path / "pieces") == 0  # nothing is left to do
     assert final_state(tmp_path / "pieces")["step"] == STEPS

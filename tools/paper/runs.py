@@ -62,6 +62,7 @@ def train(config: Config) -> None:
     if config.data.num_threads is None and threads < len(os.sched_getaffinity(0)):
         share = min(threads, MOST_THREADS_A_GPU)
         config = replace(config, data=replace(config.data, num_threads=share))
+    config = replace(config, run=replace(config.run, pictures=False))  # of one run among many
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(folder.parent / f"{folder.name}.log", "a") as log,
