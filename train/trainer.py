@@ -98,8 +98,8 @@ class Trainer:
 
         Returns the exit status: 0, or 128 + n after signal n.
         """
-        self._introduce()
         with StopRequest() as stop:
+            self._introduce()
             batches = self.batches()
             while (batch := self._next(batches)) is not None:
                 self.stopwatch.got_batch()

@@ -47,10 +47,11 @@ def _interrupted(
             if run.process.poll() is not None:
                 break
             strike(run)
-            run.wait()
+            if "finished" in run.wait():  # it was over before the blow
+                break
             seen.append(run.message())
         lost = bench.lost(name)
-        for saw in seen or [""]:
+        for saw in seen:
             struck += 1
             yield Outcome(lost, saw)
 
