@@ -204,23 +204,29 @@ class Loader:
 
         MachineError where memory or a GPU failed, or the cause can't be told.
         """
+        while True:
+            self._blame(step, error)
+            self._rows.cache_clear()
+            self._pipeline = self._graph_from(step)  # one that has failed does not run again
+            try:
+                (images,) = self._pipeline.run()
+                return images
+            except RuntimeError as again:  # a stand-in that can't be decoded either
+                error = again
+
+    def _blame(self, step: int, error: RuntimeError) -> None:
+        """Note which of a step's images can't be decoded; MachineError where none is to blame."""
         fault = machine_error(error)
         if fault is not None:
             raise fault from error
-        views = self._rows(step).views
-        found = {
-            index: why for index in views.indices.tolist() if (why := self._undecodable(index))
-        }
+        indices = self._rows(step).views.indices.tolist()
+        found = {index: why for index in indices if (why := self._undecodable(index))}
         if not found:
             raise MachineError(
-                f"DALI failed on a batch of {len(views.indices)} images, each of which can be "
-                f"decoded alone ({gist(error)}); rerun the command to resume"
+                f"DALI failed on a batch of {len(indices)} images, each of which can be decoded "
+                f"alone ({gist(error)}); rerun the command to resume"
             ) from error
         self._faults |= found
-        self._rows.cache_clear()
-        self._pipeline = self._graph_from(step)  # one that has failed does not run again
-        (images,) = self._pipeline.run()
-        return images
 
     def _undecodable(self, index: int) -> str:
         """Why an image can't be decoded; empty if it can."""

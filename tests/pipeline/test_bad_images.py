@@ -14,7 +14,7 @@ from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
 from pipeline.preprocessing import Preprocessing
-from pipeline.stand_ins import stop
+from pipeline.stand_ins import stand_in, stop
 from tests.images import prepare, smooth_image
 from tools import prep_imagenet
 
@@ -185,11 +185,14 @@ def test_damage_that_only_the_decoder_sees_is_found_there(tmp_path):
     prep_imagenet.main(list(map(str, arguments)))
     images = Dataset.open(tmp_path / "out").train
     one_batch = TrainingPlan(len(images), len(images), margin=16, seed=3, num_steps=3)
-    bad = int(one_batch.views(0, 0, 1).indices[-1])  # DALI's threads survive it at the end
-    path = Path(images.path(bad))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 :] = random.Random(0).randbytes(len(content) - len(content) // 2)
-    path.write_bytes(content)
+    last = int(one_batch.views(0, 0, 1).indices[-1])  # DALI's threads survive it at the end
+    first_stand_in = stand_in(images, last, 0, 0, lambda index: True)
+    bad = [Path(images.path(index)) for index in (last, first_stand_in)]
+    for path in bad:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 :] = random.Random(0).randbytes(len(content) - len(content) // 2)
+        path.write_bytes(content)
     seen = []
-    assert len(list(Loader(images, one_batch, PLAIN, on_bad_image=seen.append))) == 3
-    assert {one.path for one in seen} == {str(path)}
+    loader = Loader(images, one_batch, PLAIN, on_bad_image=seen.append, num_threads=1)
+    assert len(list(loader)) == 3
+    assert {one.path for one in seen} == set(map(str, bad))
