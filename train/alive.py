@@ -74,7 +74,7 @@ class _Seen:
         self.__dict__.update(told)
 
     def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} ({self.doing}, step {self.step})"
+        return f"rank {self.rank} on {self.host} (last heard: {self.doing}, step {self.step})"
 
 
 class Watch:
@@ -155,20 +155,22 @@ class Watch:
         if still > _ENDS_AFTER * patience:
             self._give_up(still)
         if not self._told and self.speaks():
-            print(f"warning: {self._diagnosis(still)}", file=sys.stderr, flush=True)
+            ends = f"if that goes on, the run ends at {_ENDS_AFTER * patience:.0f} s"
+            print(f"warning: {self._diagnosis(still)}; {ends}", file=sys.stderr, flush=True)
             self._told = True
 
     def _diagnosis(self, still: float) -> str:
         gone = self.gone()
         if gone:
-            blamed = f"{_some(gone)} gives no sign of life, and all others wait"
+            blamed = f"{_some(gone)} is silent, and the others wait; look at that machine"
         else:
             blamed = f"all ranks live: {_some(self._seen)}"
-        return f"no rank has got on for {still:.0f} s; {blamed}"
+        return f"no progress for {still:.0f} s: {blamed}"
 
     def _give_up(self, still: float) -> NoReturn:
         if self.speaks():
-            print(f"error: {self._diagnosis(still)}; {_resume(self._folder)}", file=sys.stderr)
+            end = f"the run is ended; {_resume(self._folder)}"
+            print(f"error: {self._diagnosis(still)}; {end}", file=sys.stderr)
             sys.stderr.flush()
         else:
             time.sleep(1)  # the one that speaks comes first
@@ -201,14 +203,19 @@ def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> Non
     gone = watch.gone()
     if not watch.speaks():
         return
-    who = f"{_some(gone)} is gone" if gone else f"the ranks have lost each other ({_first(error)})"
+    who = (
+        f"{_some(gone)} is gone"
+        if gone
+        else f"the connection to another rank broke ({_first(error)})"
+    )
     print(f"error: {who}; {_resume(folder)}", file=sys.stderr, flush=True)
 
 
 def _resume(folder: Path) -> str:
     newest = checkpoint.newest(folder / "checkpoints")
-    where = f"step {checkpoint.step_of(newest)}" if newest else "the beginning"
-    return f"the same command goes on from {where}"
+    if newest is None:
+        return "rerun the same command; there is no checkpoint yet, so it begins afresh"
+    return f"rerun the same command to resume from step {checkpoint.step_of(newest)}"
 
 
 def _some(ranks: list[_Seen]) -> str:

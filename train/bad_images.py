@@ -11,6 +11,8 @@ from train.distributed import Ranks
 from train.monitor import say
 
 _LIST = "bad_images.txt"
+_NOT_COUNTED = "not counted"
+_REPLACED = "another image is shown in its place, and training goes on"
 
 
 class BadImages:
@@ -65,7 +67,7 @@ class BadImages:
         self._training.clear()
         self._evaluation.clear()
         if self._ranks.is_main:
-            not_counted = [bad._replace(step=step, stand_in="not counted") for bad in evaluation]
+            not_counted = [bad._replace(step=step, stand_in=_NOT_COUNTED) for bad in evaluation]
             self._list(not_counted + training)
         self._rows = (self._rows or 0) + len(training)
         for bad in sorted(training):
@@ -79,7 +81,8 @@ class BadImages:
         for bad in found:
             if bad.path not in self._told:
                 self._told.add(bad.path)
-                say(f"warning: {one_line(str(bad))} (see {self._path})")
+                goes_on = "it is not counted" if bad.stand_in == _NOT_COUNTED else _REPLACED
+                say(f"warning: {one_line(str(bad))}; {goes_on}. Restore it (see {self._path})")
 
     def _count(self, number: int, epoch: int) -> None:
         if epoch != self._epoch:

@@ -197,7 +197,10 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
         return
 
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    found, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    # torchrun keeps the store when it starts ranks again: addresses of dead ones are still in it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", found)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,

@@ -291,15 +291,15 @@ class Trainer:
         guessing = math.log(len(self.dataset.classes))
         if loss < _EXPLODED * guessing:
             return
-        what = f"the loss is {loss:.3g}, and {guessing:.3g} by guessing"
+        what = f"the loss has risen to {loss:.3g} (guessing gives {guessing:.3g})"
         if not math.isfinite(loss):
             what = "the loss is no longer a number"
         newest = checkpoint.newest(self.folder / "checkpoints")
         stands = f"{newest} is the last good checkpoint" if newest else "there is no checkpoint yet"
         raise TrainingError(
             f"{what} at step {self.state.step}; the learning rate, {self.state.optimizer.lr:g}, is "
-            "likely too high for these images: try a smaller --optim.lr in another --run.dir; "
-            f"{stands}"
+            "likely too high for these images: begin afresh with a smaller --optim.lr in another "
+            f"--run.dir; {stands}"
         )
 
     def _end_epoch(self) -> None:
@@ -317,9 +317,9 @@ class Trainer:
         if self._only_guesses() and self.epoch == _LEARNS_BY:
             look = f"python -m tools.show_batch {self.folder} --step {self.state.step - 1}"
             self._say(
-                f"warning: after {self.epoch} epochs the network only guesses; try another "
-                f"--optim.lr (ten times less, or more), and look at images and labels: {look} "
-                "--out batch.png"
+                f"warning: after {self.epoch} epochs the network only guesses. It goes on; but "
+                "better stop it, and try a tenth of this --optim.lr, or ten times as much, in "
+                f"another --run.dir. Images and labels: {look} --out batch.png"
             )
         if not rates.finished:
             self._set_learning_rates(rates.lr)
@@ -359,7 +359,7 @@ class Trainer:
             return
         path, saved, damaged = found
         for remark in damaged:
-            self._say(f"warning: {remark}; the checkpoint before it is used")
+            self._say(f"warning: {remark}; the run resumes from {path.name} instead")
         if saved["dataset"] != self.dataset.fingerprint:
             raise CheckpointError(
                 f"{path} was trained on other images than {self.dataset.folder} holds; "
@@ -394,13 +394,15 @@ class Trainer:
     def _say_goodbye(self, stopped: bool) -> None:
         step = self.state.step
         if stopped:
-            self._say(f"stopped by a signal after step {step}; rerun the command to resume")
+            saved = f"stopped by a signal after step {step}, which is saved"
+            self._say(f"{saved}; rerun the command to resume")
         elif step == self.config.run.max_steps:
             self._say(f"run.max_steps ends it after step {step}; rerun without it to resume")
         else:
             report = self.best.report(self.folder / "checkpoints")
-            ends = "finished, but the network only guesses," if self._only_guesses() else "finished"
-            self._say(f"{ends} at step {step}; {report}results are in {self.folder}")
+            guess = ", but the network only guesses: try another --optim.lr in another --run.dir"
+            what = guess if self._only_guesses() else ""
+            self._say(f"finished at step {step}{what}; {report}results are in {self.folder}")
         if self.monitor:
             self.monitor.close()
 

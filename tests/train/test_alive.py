@@ -62,9 +62,9 @@ def test_a_rank_that_stops_is_named_by_the_first_that_lives(watches, capsys):
     assert [one.rank for one in second.gone()] == [0] and second.speaks()
     until(lambda: bool(ended))
     said = capsys.readouterr().err
-    assert "warning: no rank has got on" in said
-    assert "rank 0 on" in said and "(forward, step 7) gives no sign of life" in said
-    assert "error:" in said and "the same command goes on from the beginning" in said
+    assert "warning: no progress for" in said
+    assert "rank 0 on" in said and "(last heard: forward, step 7) is silent" in said
+    assert "error:" in said and "so it begins afresh" in said
 
 
 def test_ranks_that_get_on_are_left_alone_and_those_that_stand_still_are_listed(watches, capsys):
@@ -77,7 +77,7 @@ def test_ranks_that_get_on_are_left_alone_and_those_that_stand_still_are_listed(
     assert not capsys.readouterr().err and not ended
     until(lambda: bool(ended))
     said = capsys.readouterr().err
-    assert "all ranks live" in said and "(waiting for data, step 29)" in said
+    assert "all ranks live" in said and "(last heard: waiting for data, step 29)" in said
     assert len(first._seen) == 2
 
 
@@ -118,7 +118,7 @@ def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared,
     ranks[0].kill()
     _, said = process.communicate(timeout=120)
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert "rank 0 on" in line and "is gone; the same command goes on from step" in line
+    assert "rank 0 on" in line and "is gone; rerun the same command to resume from step" in line
     newest = sorted((tmp_path / "run/checkpoints").glob("*.pt"))[-1]
     assert line.endswith(f"step {int(Path(newest).stem.split('-')[1])}")
 

@@ -21,7 +21,7 @@ def test_a_loss_far_above_that_of_guessing_ends_the_run(train, tmp_path, capsys,
     assert train(tmp_path / "run", "--run.max_steps", "4") == 0
     monkeypatch.setattr(trainer, "_EXPLODED", 0.01)
     message = test_train.fails(capsys, train(tmp_path / "run"))
-    assert "by guessing" in message and "smaller --optim.lr" in message
+    assert "guessing gives 1.1" in message and "smaller --optim.lr" in message
     assert "step-0000000004.pt is the last good checkpoint" in message
 
 
@@ -30,7 +30,7 @@ def test_a_network_that_only_guesses_is_told_and_the_last_line_says_so(train, tm
     assert train(tmp_path / "run", *still) == 0
     said = capsys.readouterr().out
     assert said.count("warning: after 5 epochs the network only guesses") == 1
-    assert "finished, but the network only guesses, at step 15" in said.splitlines()[-1]
+    assert "finished at step 15, but the network only guesses" in said.splitlines()[-1]
 
 
 def test_guessing_is_an_error_near_chances():

@@ -125,7 +125,7 @@ def hang(bench: Bench, times: int) -> Iterator[Outcome]:
         stopped.suspend()
         run.wait()
         said = run.message()
-        named = f"rank {rank} on" in said and "no sign of life" in said
+        named = f"rank {rank} on" in said and "is silent" in said
         lost = bench.lost("hang") if named else "it was not named"
         yield Outcome(lost, said)
 
