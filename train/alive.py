@@ -148,7 +148,8 @@ class Watch:
     def _judge(self) -> None:
         """Speak where no rank gets on, and end the run where that goes on."""
         still = time.monotonic() - max(one.count_at for one in self._seen)
-        patience = max(one.patience for one in self._seen)
+        gone = self.gone()  # what they were last heard to do says nothing of now
+        patience = max((one.patience for one in self._seen if one not in gone), default=0.0)
         if not self._seconds or still < patience:
             self._told = False
             return
