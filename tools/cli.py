@@ -1,5 +1,6 @@
 """How commands fail: a message and an exit status."""
 
+import argparse
 import io
 import signal
 import sys
@@ -40,6 +41,15 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def command_line(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser for the options of `python -m MODULE`; its description keeps its lines."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def moved(command: str) -> None:

@@ -7,7 +7,6 @@ DIR may also hold `train` and `val`, with class folders in each. The demo prints
 it runs. In the end, the network names two validation images, and a report shows the run.
 """
 
-import argparse
 import hashlib
 import shlex
 import subprocess
@@ -18,7 +17,7 @@ import torch
 
 from pipeline.dataset import Dataset
 from tools import ROOT
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.launch import launcher
 
 
@@ -27,11 +26,7 @@ def main(argv: list[str]) -> None:
 
     It trains on two ranks, or on one where there is one GPU.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.demo", __doc__)
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
     images, name = Path(".demo/images"), "demo"

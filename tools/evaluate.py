@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from tools.cli import run
+from tools.cli import command_line, run
 from train.distributed import join
 from train.ensemble import halves, mixture, rates, search_weights
 from train.trained import Trained, open_network, predict
@@ -127,11 +127,7 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.evaluate", __doc__)
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one"
     )

@@ -24,7 +24,7 @@ from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools import ROOT
 from tools.bench.machine import machine
-from tools.cli import run
+from tools.cli import command_line, run
 
 
 class Expectation(NamedTuple):
@@ -216,11 +216,7 @@ def _text(value: Any) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.gpu_check", __doc__)
     parser.add_argument(
         "--data",
         metavar="DIR",

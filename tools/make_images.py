@@ -5,7 +5,6 @@
 Colours are random in every image, so they do not give the class away. Sizes and shapes vary.
 """
 
-import argparse
 import colorsys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.files import atomic_folder
 from pipeline.progress import progress
-from tools.cli import run
+from tools.cli import command_line, run
 
 CLASSES = (
     "checkerboard",
@@ -33,11 +32,7 @@ CLASSES = (
 
 def main(argv: list[str]) -> None:
     """Write `train` and `val` class folders into a new folder."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.make_images", __doc__)
     parser.add_argument("out", help="folder to make; it may not hold anything yet")
     parser.add_argument(
         "--train", type=int, default=3000, metavar="N", help="training images (3000)"

@@ -32,7 +32,7 @@ from pipeline.prepare.class_names import find_names, read_names
 from pipeline.prepare.preparation import Preparation
 from pipeline.prepare.sources import Source, hold_out, training_files, validation_files
 from pipeline.prepare.store import StoreFormat
-from tools.cli import run
+from tools.cli import command_line, run
 
 _HALF = 0.5
 
@@ -74,11 +74,7 @@ def _told(files: list[tuple[str, str]], what: str, out: Path) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.prep_imagenet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.prep_imagenet", __doc__)
     parser.add_argument(
         "--train", required=True, metavar="DIR", help="a folder for each class, or an archive"
     )

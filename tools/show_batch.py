@@ -23,7 +23,7 @@ from pipeline.decode import decode
 from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan, Views
 from pipeline.preprocessing import Preprocessing
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.paper.drawing import check_name, write_figure
 from train.data import training_loader, training_plan
 from train.distributed import join
@@ -185,11 +185,7 @@ def _outline(axes: Axes, size: tuple[int, int], corner: NDArray, resize: int, cr
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.show_batch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.show_batch", __doc__)
     parser.add_argument("run", nargs="?", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="of the RUN, from 1 (1)")

@@ -26,7 +26,9 @@ def module(path):
     return ".".join(words).removesuffix(".__main__")
 
 
-COMMANDS = {module(path): path for path in TOOLS.rglob("*.py") if "prog=" in path.read_text()}
+COMMANDS = {
+    module(path): path for path in TOOLS.rglob("*.py") if 'command_line("' in path.read_text()
+}
 MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in path.read_text()}
 
 

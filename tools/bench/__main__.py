@@ -27,7 +27,7 @@ from tools.bench import feeding
 from tools.bench.feeding import NEEDS, stores
 from tools.bench.machine import machine
 from tools.bench.steps import flops_per_image, step_contenders, train_contenders
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.launch import launcher
 from tools.paper.drawing import check_name, write_figure
 
@@ -228,11 +228,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
     parser.add_argument("--data", metavar="DIR", help="prepared folder (all but step)")
     parser.add_argument(

@@ -6,7 +6,6 @@ It prints the tables of DESIGN.md. The bytes are exact: tests/bench/test_traffic
 times rest on the assumptions below.
 """
 
-import argparse
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -15,7 +14,7 @@ from model.config import ModelConfig
 from model.layers import layers, shapes
 from tools.bench.steps import flops_per_image
 from tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
-from tools.cli import run
+from tools.cli import command_line, run
 
 NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
 PAIR_BATCH = 128
@@ -149,11 +148,7 @@ def break_even_lines() -> str:
 
 def main(argv: list[str]) -> None:
     """Print the tables."""
-    argparse.ArgumentParser(
-        prog="python -m tools.bench.cost_model",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(argv)
+    command_line("tools.bench.cost_model", __doc__).parse_args(argv)
     print(tables(), break_even_lines(), sep="\n\n")
 
 

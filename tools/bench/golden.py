@@ -11,14 +11,13 @@ weight grows to a tenth of the loss within 100 steps, and would hide every chang
 A change that moves these numbers rewrites the file (--write) and says why.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools import ROOT
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.launch import train_on_ranks
 from train.monitor import read_metrics
 
@@ -30,11 +29,7 @@ LR = 3e-5
 
 def main(argv: list[str]) -> None:
     """Train on both paths and compare; ValueError where one of them has other losses."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench.golden",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.bench.golden", __doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="tiny-imagenet-10, prepared")
     parser.add_argument(
         "--write", action="store_true", help="make the eager path's losses the golden ones"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pipeline.files import atomic_write
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.export import plain_alexnet
 from tools.export.check import check_alike
 from tools.export.onnx_graph import answers, onnx_model
@@ -58,11 +58,7 @@ def _files(
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.export", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument("--to", required=True, choices=list(_SUFFIXES), help="what to write")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.faults.rows import FAULTS, Fault, Outcome
 from tools.faults.runs import Bench
 
@@ -57,12 +57,8 @@ def _row(bench: Bench, fault: Fault, times: int) -> dict[str, object]:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.faults",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="faults: " + "; ".join(fault.name for fault in FAULTS),
-    )
+    parser = command_line("tools.faults", __doc__)
+    parser.epilog = "faults: " + "; ".join(fault.name for fault in FAULTS)
     parser.add_argument("--only", default="", metavar="WORDS", help="faults with these words")
     parser.add_argument("--times", type=int, metavar="N", help="trials of each")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")

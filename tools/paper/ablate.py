@@ -32,7 +32,7 @@ from tqdm import tqdm
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools import ROOT
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.launch import train_on_ranks
 from tools.paper import runs
 from tools.paper.drawing import save_figure
@@ -290,11 +290,7 @@ def plot(rows: list[Row], num_seeds: int) -> Figure:
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     known = sorted(path.stem for path in VARIANTS.glob("*.yaml"))
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.paper.ablate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.paper.ablate", __doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
     parser.add_argument(
         "--config", default="configs/small.yaml", metavar="FILE", help="the whole network's recipe"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
 from pipeline.prepare.class_names import read_names
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.paper import binary_codes, curves, kernels, neighbors
 from tools.paper import relu_vs_tanh as comparison
 from tools.paper.drawing import BLUE, RED, check_name, save_figure
@@ -152,11 +152,7 @@ def relu_vs_tanh(args: argparse.Namespace) -> Figure:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.paper.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.paper.figures", __doc__)
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
     _add(figures, "kernels", kernels_figure, "one")
     _add(figures, "curves", curves_figure, "some")

@@ -25,7 +25,7 @@ from pipeline.files import atomic_write
 from pipeline.loader import NOT_COUNTED
 from pipeline.prepare.workers import Workers
 from pipeline.progress import progress
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.predict.answers import Answer, report, table, write_csv
 from tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
 from tools.predict.pictures import PassedOver, Pictures, find, open_pictures
@@ -134,11 +134,7 @@ def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.predict", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument(
         "pictures", nargs="+", metavar="PICTURE", help="a file, a folder or an archive of them"

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
 from tools.bench.machine import machine
-from tools.cli import run
+from tools.cli import command_line, run
 from tools.paper.neighbors import check_alone
 from tools.report import charts, findings, record
 from tools.report.findings import Findings
@@ -123,11 +123,7 @@ def _percent(rate: float, digits: int = 1) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("tools.report", __doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page to write")
