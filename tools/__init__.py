@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.interrupts import quiet_while_starting
+from pipeline import starting
 
-quiet_while_starting()
+starting.begin()
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder, where `configs` and `tests` are."""

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
+from pipeline import starting
 from pipeline.dataset import printable
 from pipeline.faults import advice
-from pipeline.interrupts import as_usual
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
-    as_usual()
+    starting.done()
     # An exit, unlike the default action, runs the clean-up of `with` blocks.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if isinstance(sys.stdout, io.TextIOWrapper):

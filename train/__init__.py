@@ -1,5 +1,5 @@
 """The run: from `torchrun -m train` to the last checkpoint."""
 
-from pipeline.interrupts import quiet_while_starting
+from pipeline import starting
 
-quiet_while_starting()
+starting.begin()

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pipeline.interrupts import as_usual
+from pipeline import starting
 from train.alive import watching
 from train.check import check
 from train.config import load
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun turns any status but 0
     into 1, and adds a report of its own below the message.
     """
-    as_usual()
+    starting.done()
     try:
         config = load(argv)
         folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds
