@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.files import atomic_write
-from train import best
+from train import best, checksum
 from train.checkpoint_content import what_is_wrong
 
 FORMAT = 1
@@ -57,6 +57,7 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, **state}, file)
+            checksum.seal(file)
     except (OSError, RuntimeError) as error:  # torch hides the system's error in one of its own
         why = error.strerror if isinstance(error, OSError) else "the disk may be full"
         last = newest(folder)
@@ -134,7 +135,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    _check_bytes(path)
+    damage = checksum.damage(path)
+    if damage:
+        raise CheckpointError(f"{path}: {damage}")
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for a file that is not its own
@@ -164,8 +167,8 @@ def _another_network(path: Path) -> str:
             "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
         )
     try:
-        if zipfile.is_zipfile(path):  # torchvision's older files are none
-            _check_bytes(path)
+        if zipfile.is_zipfile(path) and checksum.damage(path):  # torchvision's older files are none
+            return ""
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds of errors for a file that is not its own
         return ""
@@ -176,30 +179,6 @@ def _another_network(path: Path) -> str:
         "widths (64, 192, 384, 256, 256 kernels) and no response norm; train one here, or give a "
         "checkpoint of this project"
     )
-
-
-def _check_bytes(path: Path) -> None:
-    """CheckpointError unless the file is a zip archive whose members are whole.
-
-    torch stores them as they are. Any that claims to unpack to more is a trap for the memory.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            stored = sum(entry.file_size for entry in entries) <= path.stat().st_size
-            if len({entry.filename for entry in entries}) < len(entries):
-                raise CheckpointError(f"{path}: damaged (it holds a member twice)")
-            if not stored or any(entry.compress_type for entry in entries):
-                raise CheckpointError(
-                    f"{path}: not a checkpoint of this project (it is compressed)"
-                )
-            bad = archive.testzip()
-    except CheckpointError:
-        raise
-    except Exception as error:  # zipfile raises many kinds for a file that is damaged
-        raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
-    if bad is not None:
-        raise CheckpointError(f"{path}: damaged (the checksum of {bad} differs)")
 
 
 def _all(folder: Path) -> list[Path]:

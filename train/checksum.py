@@ -1,0 +1,77 @@
+"""A checkpoint's checksums: every byte of the file is under one of them.
+
+torch writes a zip archive that has a checksum for each member. Headers, padding and directory are
+under none of these. So one more, over all of those, is the archive's comment.
+"""
+
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+_LENGTHS_AT, _HEADER = 26, 30
+"""Of a member's header, in bytes: where the lengths of name and extra field are, and its own."""
+
+
+def seal(file: BinaryIO) -> None:
+    """End the archive just written to `file` with the checksum of what no member's own covers."""
+    file.flush()
+    with open(file.name, "rb") as written, zipfile.ZipFile(written) as archive:
+        seal = _seal(written, archive, written.seek(0, os.SEEK_END) - len(_NO_COMMENT))
+    file.seek(-len(_NO_COMMENT), os.SEEK_END)
+    file.write(seal)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with the archive's bytes; empty where each is as it was written.
+
+    Members are never unpacked: torch stores them as they are, and any that claims to unpack to more
+    is a trap for the memory. Checkpoints of version 0.2 and earlier have the members' sums alone.
+    """
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            entries, size = archive.infolist(), path.stat().st_size
+            if len({entry.filename for entry in entries}) < len(entries):
+                return "damaged (it holds a member twice)"
+            stored = sum(entry.file_size for entry in entries) <= size
+            if not stored or any(entry.compress_type for entry in entries):
+                return "not a checkpoint of this project (it is compressed)"
+            bad = archive.testzip()
+            if bad is not None:
+                return f"damaged (the checksum of {bad} differs)"
+            if archive.comment and not _is_sealed(file, archive, size):
+                return "damaged (the checksum of its directory differs)"
+    except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        return f"damaged or cut short ({error})"
+    return ""
+
+
+_NO_COMMENT = struct.pack("<H", 0)
+"""The last bytes of an archive without a comment: its length."""
+
+
+def _is_sealed(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> bool:
+    length = len(_comment(0))
+    seal = _seal(file, archive, size - length)
+    file.seek(-length, os.SEEK_END)
+    return file.read() == seal
+
+
+def _seal(file: BinaryIO, archive: zipfile.ZipFile, end: int) -> bytes:
+    """The archive's comment, with its length before it: the checksum of all but members' bytes."""
+    crc, position = 0, 0
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
+        file.seek(entry.header_offset + _LENGTHS_AT)
+        begin = entry.header_offset + _HEADER + sum(struct.unpack("<HH", file.read(4)))
+        file.seek(position)
+        crc = zlib.crc32(file.read(begin - position), crc)
+        position = begin + entry.file_size
+    file.seek(position)
+    return _comment(zlib.crc32(file.read(end - position), crc))
+
+
+def _comment(crc: int) -> bytes:
+    text = b"crc32 %08x" % crc
+    return struct.pack("<H", len(text)) + text
