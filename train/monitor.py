@@ -19,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from pipeline.files import atomic_write
 from train.config import Config, to_dict, to_yaml
+from train.run_folder import check_kept
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",
@@ -127,13 +128,14 @@ class Monitor:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Go on after `step`: delete what an interrupted run wrote of later steps."""
-        self._path = folder / "metrics.jsonl"
+        self._folder, self._path = folder, folder / "metrics.jsonl"
         self._forget_after(step)
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Record a value for each TensorBoard tag; `epoch` counts the epochs completed."""
+        check_kept(self._folder)
         now = round(time.time(), 3)
         self._file.write(json.dumps({"step": step, "epoch": epoch, "time": now, **metrics}) + "\n")
         self._file.flush()
@@ -160,6 +162,7 @@ class Monitor:
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record pictures [H, W, 3] by their tags."""
+        check_kept(self._folder)
         writer = self._events._get_file_writer()
         for tag, picture in pictures.items():
             height, width, _ = picture.shape

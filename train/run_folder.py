@@ -14,6 +14,8 @@ from train.later import begun_alike, goes_on
 
 _T = TypeVar("_T")
 
+_LOCK = ".lock"
+
 
 def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
@@ -32,7 +34,7 @@ def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
         )
     folder.mkdir(parents=True, exist_ok=True)
     in_use = f"{folder} is in use by another training that still runs; wait for it"
-    lock = locked(folder / ".lock", in_use)
+    lock = locked(folder / _LOCK, in_use)
     if newest is not None:
         _check_same(folder, config, checkpoint.step_of(newest) // steps_per_epoch)
     # What a writer that was killed left behind.
@@ -41,6 +43,15 @@ def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     with atomic_write(path) as file:
         file.write(to_yaml(config).encode())
     return lock
+
+
+def check_kept(folder: Path) -> None:
+    """OSError where somebody has removed the folder since the run claimed it."""
+    if not (folder / _LOCK).exists():
+        raise OSError(
+            f"{folder} was removed while the run wrote to it; put it back and rerun the same "
+            "command to resume, or rerun it to begin afresh"
+        )
 
 
 def read_config(folder: Path) -> Config:

@@ -31,7 +31,7 @@ from train.optim import PaperSGD, later_factors, schedule
 from train.pictures import Pictures
 from train.precision import autocast, set_matmul_precision
 from train.profile import Profile
-from train.run_folder import claim
+from train.run_folder import check_kept, claim
 from train.same_start import check_beginning, check_folder, check_options
 from train.state import TrainingState, check_shapes, new_sums
 from train.stop import StopRequest
@@ -182,6 +182,7 @@ class Trainer:
         if self.ranks.is_main:
             keep = self.config.run.keep_checkpoints
             is_best = self.best.is_of(self.state.step, self.plan.steps_per_epoch)
+            check_kept(self.folder)
             checkpoint.save(self.folder / "checkpoints", saved, keep, is_best)
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
 

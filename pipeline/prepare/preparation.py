@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
+from pipeline.files import writing_to
 from pipeline.prepare.examine import tasks
 from pipeline.prepare.ledger import Finding, Ledger
 from pipeline.prepare.sources import Source
@@ -79,16 +80,18 @@ class Preparation(NamedTuple):
         remaining = source.take(order[ledger.done :])
         with progress(len(order), part, "images", done=ledger.done) as advance:
             for found, sums in pool.results(tasks(remaining, part == "train", self.store)):
-                for finding, image in found:
-                    ledger.add(_placed(finding, image, source, order[ledger.done], store))
-                if sums is not None:
-                    ledger.sums.merge(sums)
-                if ledger.is_due():
-                    ledger.save(store.position() if store else (0, 0))
+                with writing_to(folder):
+                    for finding, image in found:
+                        ledger.add(_placed(finding, image, source, order[ledger.done], store))
+                    if sums is not None:
+                        ledger.sums.merge(sums)
+                    if ledger.is_due():
+                        ledger.save(store.position() if store else (0, 0))
                 advance(len(found))
-        if store:
-            store.close()
-        findings = ledger.findings()
+        with writing_to(folder):
+            if store:
+                store.close()
+            findings = ledger.findings()
         return [findings[place] for place in np.argsort(order)], ledger.sums
 
     def _open_store(

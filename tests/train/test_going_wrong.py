@@ -2,14 +2,17 @@
 
 import errno
 import fcntl
+import gc
 import os
+import shutil
 import signal
 import sys
 
 import pytest
 
-from pipeline import interrupts
+from pipeline import starting
 from pipeline.faults import advice
+from pipeline.files import writing_to
 from tests.train import test_train
 from train import trainer
 from train.validation import guesses
@@ -60,6 +63,30 @@ def test_who_uses_a_folder_is_named(train, tmp_path, capsys):
     assert f"(process {os.getpid()} on {os.uname().nodename})" in message
 
 
+def test_a_folder_that_is_removed_ends_the_run(train, tmp_path, capsys, monkeypatch):
+    run, end_epoch = tmp_path / "run", trainer.Trainer._end_epoch
+
+    def remove_then(self):
+        shutil.rmtree(run)
+        end_epoch(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_end_epoch", remove_then)
+    message = test_train.fails(capsys, train(run))
+    assert f"{run} was removed while the run wrote to it" in message and not run.exists()
+    monkeypatch.undo()
+    assert train(run) == 0
+    assert "resuming" not in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def fill():
+        with writing_to(tmp_path / "name"), open("/dev/full", "wb") as file:
+            file.write(b"x")
+
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/name'"):
+        fill()
+
+
 def test_errors_of_disks_and_rights_say_what_to_do():
     assert "make room" in advice(OSError(errno.ENOSPC, "No space left on device", "x"))
     assert "read-only" in advice(OSError(errno.EROFS, "Read-only file system", "x"))
@@ -69,15 +96,17 @@ def test_errors_of_disks_and_rights_say_what_to_do():
 @pytest.mark.parametrize("argv", [["-m"], ["/usr/bin/pytest"]])
 def test_ctrl_c_is_quiet_only_while_a_module_starts(argv, monkeypatch):
     monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # it would keep the garbage of other tests
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        interrupts.quiet_while_starting()
+        starting.begin()
         quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        assert quiet == (argv == ["-m"])
-        interrupts.as_usual()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert quiet == (argv == ["-m"]) and gc.isenabled() != quiet
+        starting.done()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and gc.isenabled()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a job in the background of a shell
-        interrupts.quiet_while_starting()
+        starting.begin()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+        gc.enable()
