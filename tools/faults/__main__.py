@@ -40,18 +40,21 @@ def main(argv: list[str]) -> None:
 
 def _row(bench: Bench, fault: Fault, times: int) -> dict[str, object]:
     """A line of the table."""
-    began, outcomes = time.monotonic(), list[Outcome]()
-    for outcome in fault.trials(bench, times):
-        outcomes.append(outcome)
-        said = f"{fault.name} {len(outcomes)}/{times}: lost {outcome.lost}; saw: {outcome.saw}"
-        print(said, file=sys.stderr, flush=True)
+    began, outcomes, remark = time.monotonic(), list[Outcome](), ""
+    try:
+        for outcome in fault.trials(bench, times):
+            outcomes.append(outcome)
+            said = f"{fault.name} {len(outcomes)}/{times}: lost {outcome.lost}; saw: {outcome.saw}"
+            print(said, file=sys.stderr, flush=True)
+    except PermissionError as error:
+        remark = f"({error})"
     lost = sorted({outcome.lost for outcome in outcomes} - {"nothing"})
     return {
         "fault": fault.name,
         "tried": len(outcomes),
         "survived": sum(outcome.lost == "nothing" for outcome in outcomes),
         "lost": "; ".join(lost) or "nothing",
-        "the user saw": next((one.saw for one in outcomes if one.saw), ""),
+        "the user saw": next((one.saw for one in outcomes if one.saw), remark),
         "s": round(time.monotonic() - began),
     }
 

@@ -179,28 +179,48 @@ def flipped_bits(bench: Bench, times: int) -> Iterator[Outcome]:
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
     sound = newest.read_bytes()
-    expected = last_state(folder)
     for _ in range(times):
         newest.write_bytes(sound)
         _flip(bench, newest)
         try:
-            lost = difference(last_state(folder), expected)
-            yield Outcome(lost if lost != "nothing" else "nothing", "(no tensor was touched)")
+            last_state(folder)
+            yield Outcome("the flip was not found", "")
         except ValueError as error:
             yield Outcome("nothing", "error: " + str(error).replace(f"{bench.folder}/", ""))
 
 
 @contextlib.contextmanager
 def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A disk of its own, mounted on `folder`; needs the right to mount."""
+    """A disk of its own, mounted on `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        _unmount(folder)
+
+
+@contextlib.contextmanager
+def _read_only(folder: Path) -> Iterator[None]:
+    """Whatever opens a file in `folder` finds it on a disk that is read-only."""
+    _mount("--bind", folder, folder)
+    try:
+        _mount("-o", "remount,bind,ro", folder)
+        yield
+    finally:
+        _unmount(folder)
+
+
+def _mount(*words: object) -> None:
+    """PermissionError where this process may not mount."""
+    done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PermissionError(f"not tried, as it needs root: {done.stderr.strip()}")
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def full_disk(bench: Bench, times: int) -> Iterator[Outcome]:
@@ -223,14 +243,12 @@ def read_only(bench: Bench, times: int) -> Iterator[Outcome]:
     """The run's disk becomes read-only; it is mended, and the run goes on."""
     for _ in range(times):
         folder = bench.folder / "read-only"
-        with _small_disk(folder, 64):
-            run = bench.start("read-only", ranks=1)
-            run.wait_for("step 10/")
-            remount = subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        run = bench.start("read-only", ranks=1)
+        run.wait_for("step 10/")
+        with _read_only(folder):
             run.wait()
-            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-            said = run.message() if not remount.returncode else "(it can't be made read-only here)"
-            yield Outcome(bench.lost("read-only", 1), said)
+        yield Outcome(bench.lost("read-only", 1), run.message())
 
 
 def removed_folder(bench: Bench, times: int) -> Iterator[Outcome]:
@@ -252,8 +270,7 @@ def full_disk_while_preparing(bench: Bench, times: int) -> Iterator[Outcome]:
             command += ["--resize", "128", "--out", str(bench.folder / "small/out")]
             saw = Run(bench.folder / "small-prep", command)
             saw.wait()
-            resize = ["mount", "-o", "remount,size=64m", str(bench.folder / "small")]
-            subprocess.run(resize, check=True)
+            _mount("-o", "remount,size=64m", bench.folder / "small")
             said = Run(bench.folder / "small-prep", command).wait()
             yield Outcome("nothing" if "0 files rejected" in said else said[-200:], saw.message())
 
@@ -412,10 +429,10 @@ FAULTS = (
     Fault("SIGKILL to a rank", killed_rank, 10),
     Fault("SIGKILL to torchrun", killed_torchrun, 10),
     Fault("SIGKILL to all", killed_all, 10),
-    Fault("SIGTERM", signalled(signal.SIGTERM), 3),
-    Fault("SIGTERM twice", signalled(signal.SIGTERM, signal.SIGTERM), 3),
-    Fault("SIGINT", signalled(signal.SIGINT), 3),
-    Fault("SIGINT twice", signalled(signal.SIGINT, signal.SIGINT), 3),
+    Fault("SIGTERM", signalled(signal.SIGTERM), 2),
+    Fault("SIGTERM twice", signalled(signal.SIGTERM, signal.SIGTERM), 2),
+    Fault("SIGINT", signalled(signal.SIGINT), 2),
+    Fault("SIGINT twice", signalled(signal.SIGINT, signal.SIGINT), 2),
     Fault("killed ranks, torchrun --max-restarts", restarted, 3),
     Fault("a rank hangs (SIGSTOP)", hang, 2),
     Fault("checkpoint cut short", damaged_checkpoint(_truncate), 3),
@@ -426,11 +443,11 @@ FAULTS = (
     Fault("disk full while preparing", full_disk_while_preparing, 1),
     Fault("disk becomes read-only", read_only, 1),
     Fault("folder of the run removed", removed_folder, 1),
-    Fault("images go bad", bad_images, 6),
-    Fault("a shard is cut short", cut_shard, 4),
+    Fault("images go bad", bad_images, 4),
+    Fault("a shard is cut short", cut_shard, 2),
     Fault("two runs in a folder", two_runs, 2),
     Fault("two preparations of a folder", two_preparations, 2),
-    Fault("preparation killed", killed_preparation, 5),
+    Fault("preparation killed", killed_preparation, 4),
     Fault("2, 1, 4, 2 ranks", other_numbers_of_ranks, 1),
     Fault("two machines, one dies", two_nodes, 2),
 )
