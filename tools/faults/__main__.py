@@ -18,7 +18,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from tools.cli import command_line, run
-from tools.faults.rows import FAULTS, Fault, Outcome
+from tools.faults.outcomes import Fault, Outcome
+from tools.faults.rows import FAULTS
 from tools.faults.runs import Bench
 
 
