@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.dataset import Dataset
+from tests.paper.pool import workers
 from tests.recipes import TINY
-from tools.paper import ablate
+from tools.paper import ablate, runs
 from tools.paper.ablate import Claim, compare, verdict
 
 
@@ -81,7 +82,8 @@ def arguments(prepared, folder, *more):
     return [str(part) for part in [*options, *more]]
 
 
-def test_variants_are_trained_once_and_listed_in_a_table(prepared, tmp_path, capsys):
+def test_variants_are_trained_once_and_listed_in_a_table(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "workers", workers)
     (tmp_path / "tiny.yaml").write_text(TINY)
     command = arguments(prepared, tmp_path, "--seeds", "2", "--variants", "no-dropout")
     command += ["--at-once", "2", "--run.max_steps", "2"]

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,11 @@ from torch.nn import functional as F
 
 from model.alexnet import AlexNet, Masks
 from model.config import ModelConfig
+from tests.paper.pool import Pool
+from tests.paper.pool import workers as inline
 from tests.processes import running, workers
 from tests.recipes import TINY
-from tools.paper import figures, relu_vs_tanh
+from tools.paper import figures, relu_vs_tanh, runs
 from tools.paper.relu_vs_tanh import Curve, Result, epochs_to, factor
 from train.config import load
 from train.optim import PaperSGD
@@ -87,13 +88,6 @@ def test_the_network_has_the_four_layers_of_figure_1():
     assert fan_in == {f"{name}.weight": number for name, number in relu_vs_tanh._FAN_IN.items()}
 
 
-class Pool(Executor):
-    """An executor that runs tasks one after another, in this process."""
-
-    def map(self, function, *columns):
-        return map(function, *columns)
-
-
 @pytest.mark.parametrize("best, expected", [(0.01, 0.01), (0.0001, 0.0001)])
 def test_the_search_widens_its_grid_until_the_best_rate_is_inside(best, expected, monkeypatch):
     """A run takes 4 epochs at the best rate, and 2 more for each step of the grid away from it.
@@ -145,10 +139,10 @@ cli.run(lambda _: print(compare(Settings(data, Path(work), 1, int(cap), 2, ("--c
 """
 
 
-def test_a_stopped_comparison_ends_its_workers_and_can_be_resumed(prepared, tmp_path):
+def test_a_stopped_comparison_ends_its_workers_and_can_be_resumed(prepared, tmp_path, monkeypatch):
     """The command alone gets SIGTERM, while two of its runs train.
 
-    A second command then trains the whole comparison up to a cap, in the same folder.
+    The whole comparison then trains up to a cap, in the same folder.
     """
     recipe, work = tmp_path / "tiny.yaml", tmp_path / "runs"
     recipe.write_text(TINY)
@@ -165,9 +159,10 @@ def test_a_stopped_comparison_ends_its_workers_and_can_be_resumed(prepared, tmp_
     assert process.wait(60) == 143 and process.stderr.read() == ""
     assert len(both) == 2 and not any(map(running, both))
     before = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
-    result = subprocess.run([*command, "2"], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert [result.stdout.count(f"| {weights} ") for weights in ("2012", "modern")] == [2, 2]
+    monkeypatch.setattr(runs, "workers", inline)
+    options = ("--config", str(recipe))
+    results = relu_vs_tanh.compare(relu_vs_tanh.Settings(str(prepared), work, 1, 2, 2, options))
+    assert [result.curve.weights for result in results] == ["2012", "2012", "modern", "modern"]
     after = relu_vs_tanh.training_errors(work / "2012-relu-lr0.001-seed0")
     assert after[: len(before)] == before and len(after) >= 2
 

@@ -123,34 +123,18 @@ def test_halves_split_the_images_of_every_class():
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
-    num_ranks, trained, prepared, tmp_path
+    num_ranks, trained, prepared, tmp_path, capsys
 ):
-    arguments = [
-        "-m",
-        "tools.evaluate",
-        trained,
-        trained,
-        "--data",
-        prepared,
-        "--views",
-        "10",
-        "--json",
+    options = [trained, trained, "--data", prepared, "--views", "10", "--json", "--device", "cpu"]
+    options = list(map(str, [*options, "--batch-size", "4", "--save"]))
+    evaluate.main([*options, str(tmp_path / "one.npz")])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"]
+    command = [*torchrun, "-m", "tools.evaluate", *options, str(tmp_path / "many.npz")]
+    many = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = [
+        json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+        for said in (capsys.readouterr().out, many)
     ]
-    found = []
-    for launch in ([], ["-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"]):
-        options = [
-            "--device",
-            "cpu",
-            "--batch-size",
-            "4",
-            "--save",
-            tmp_path / f"{'many' if launch else 'one'}.npz",
-        ]
-        command = [sys.executable, *launch, *map(str, [*arguments, *options])]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        found.append(
-            json.loads([line for line in result.stdout.splitlines() if line.startswith("{")][-1])
-        )
     assert found[0]["num_images"] == found[1]["num_images"] == 15 and len(found[0]["networks"]) == 2
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "many.npz") as many:
         np.testing.assert_allclose(one["probabilities"], many["probabilities"], atol=1e-5)
