@@ -58,19 +58,27 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, **state}, file)
             checksum.seal(file)
-    except (OSError, RuntimeError) as error:  # torch hides the system's error in one of its own
-        why = error.strerror if isinstance(error, OSError) else "the disk may be full"
-        last = newest(folder)
-        raise OSError(
-            f"{path} can't be written ({why}): it takes {needed / 1e6:.0f} MB, "
-            f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free. "
-            + (f"{last} stands" if last else "There is no checkpoint yet")
-            + "; make room and rerun the command to resume"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise OSError(_unwritten(path, needed, error)) from error
     if is_best:
         best.keep(path)
     for old in [path for path in _all(folder) if path.is_file()][:-keep]:
         old.unlink()
+
+
+def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
+    """Why a checkpoint can't be written, which one stands, and what to do."""
+    why, then, last = str(error), "once it can be written,", newest(path.parent)
+    if isinstance(error, OSError):
+        why = error.strerror or why
+    if isinstance(error, RuntimeError):  # torch hides the system's error in one of its own
+        why = "the disk may be full"
+    if isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free
+        why += f"; it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        then = "make room and"
+    stands = f"{last} stands" if last else "there is no checkpoint yet"
+    return f"{path} can't be written ({why}); {stands}; {then} rerun the command to resume"
 
 
 def num_bytes(state: Any) -> int:

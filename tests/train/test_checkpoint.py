@@ -54,6 +54,18 @@ def test_a_failed_save_leaves_earlier_checkpoints_unchanged(tmp_path, monkeypatc
     assert (tmp_path / "step-0000000001.pt").read_bytes() == before
 
 
+def test_a_checkpoint_that_must_not_be_written_says_why_and_what_stands(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1), keep=2)
+
+    def refuse(value, file):
+        raise OSError(errno.EROFS, "Read-only file system", "x")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    stands = r"written \(Read-only file system\); .*step-0000000001\.pt stands; once it can be"
+    with pytest.raises(OSError, match=stands):
+        checkpoint.save(tmp_path, state(2), keep=2)
+
+
 def test_a_missing_folder_has_no_newest_checkpoint(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
 
@@ -142,7 +154,9 @@ def test_a_full_disk_says_how_much_is_needed_and_what_stands(tmp_path, monkeypat
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"takes 4 MB, .*step-0000000001\.pt stands; make room"):
+        with pytest.raises(
+            OSError, match=r"takes 4 MB, .*step-0000000001\.pt stands; make room and"
+        ):
             checkpoint.save(tmp_path, large, keep=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
