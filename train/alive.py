@@ -163,7 +163,7 @@ class Watch:
     def _diagnosis(self, still: float) -> str:
         gone = self.gone()
         if gone:
-            blamed = f"{_some(gone)} is silent, and the others wait; look at that machine"
+            blamed = f"{_some(gone)} {_are(gone)} silent, and the others wait; look at that machine"
         else:
             blamed = f"all ranks live: {_some(self._seen)}"
         return f"no progress for {still:.0f} s: {blamed}"
@@ -205,7 +205,7 @@ def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> Non
     if not watch.speaks():
         return
     who = (
-        f"{_some(gone)} is gone"
+        f"{_some(gone)} {_are(gone)} gone"
         if gone
         else f"the connection to another rank broke ({_first(error)})"
     )
@@ -222,6 +222,10 @@ def _resume(folder: Path) -> str:
 def _some(ranks: list[_Seen]) -> str:
     listed = ", ".join(map(str, ranks[:8]))
     return listed + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+def _are(ranks: list[_Seen]) -> str:
+    return "are" if len(ranks) > 1 else "is"
 
 
 def _first(error: RuntimeError) -> str:
