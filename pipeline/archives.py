@@ -47,7 +47,7 @@ class Archives:
         data = os.pread(self._descriptor(path), size, offset)
         if len(data) < size:
             raise ValueError(
-                f"{path} ends at byte {offset + len(data)}, where the image has {size} from byte "
+                f"{path} ends at byte {offset + len(data)}; the image needs {size} bytes from byte "
                 f"{offset} on"
             )
         return np.frombuffer(data, np.uint8)

@@ -28,7 +28,7 @@ OnBadImage = Callable[[BadImage], None]
 
 def warn(bad: BadImage) -> None:
     """Go on with another image, and warn."""
-    warnings.warn(f"{bad}; {bad.stand_in} is shown in its place", stacklevel=2)
+    warnings.warn(f"{bad}; {bad.stand_in} is used in its place", stacklevel=2)
 
 
 def stop(bad: BadImage) -> NoReturn:

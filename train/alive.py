@@ -74,7 +74,11 @@ class _Seen:
         self.__dict__.update(told)
 
     def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} (last heard: {self.doing}, step {self.step})"
+        return f"rank {self.rank} on machine {self.host}"
+
+    def last_words(self) -> str:
+        """What it was doing when it was last heard."""
+        return f"{self} (last heard: {self.doing}, step {self.step})"
 
 
 class Watch:
@@ -205,7 +209,7 @@ def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> Non
     if not watch.speaks():
         return
     who = (
-        f"{_some(gone)} {_are(gone)} gone"
+        f"{', '.join(map(str, gone[:8]))} {_are(gone)} gone (killed, or out of memory?)"
         if gone
         else f"the connection to another rank broke ({_first(error)})"
     )
@@ -220,7 +224,7 @@ def _resume(folder: Path) -> str:
 
 
 def _some(ranks: list[_Seen]) -> str:
-    listed = ", ".join(map(str, ranks[:8]))
+    listed = ", ".join(one.last_words() for one in ranks[:8])
     return listed + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 

@@ -12,7 +12,7 @@ from train.monitor import say
 
 _LIST = "bad_images.txt"
 _NOT_COUNTED = "not counted"
-_REPLACED = "another image is shown in its place, and training goes on"
+_REPLACED = "another image is used in its place, and training goes on"
 
 
 class BadImages:

@@ -47,7 +47,7 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
 
     `best.pt` becomes another name of it where it `is_best`.
 
-    OSError, which says what stands, where there is no space or the folder can't be written.
+    OSError, which names the newest, where there is no space or the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state['step']:010d}.pt"
@@ -67,8 +67,8 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
 
 
 def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
-    """Why a checkpoint can't be written, which one stands, and what to do."""
-    why, then, last = str(error), "once it can be written,", newest(path.parent)
+    """Why a checkpoint can't be written, which is the newest, and what to do."""
+    why, then, last = str(error), f"once {path.parent} can be written,", newest(path.parent)
     if isinstance(error, OSError):
         why = error.strerror or why
     if isinstance(error, RuntimeError):  # torch hides the system's error in one of its own
@@ -77,7 +77,7 @@ def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
         free = shutil.disk_usage(path.parent).free
         why += f"; it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
         then = "make room and"
-    stands = f"{last} stands" if last else "there is no checkpoint yet"
+    stands = f"the newest checkpoint is {last}" if last else "there is no checkpoint yet"
     return f"{path} can't be written ({why}); {stands}; {then} rerun the command to resume"
 
 

@@ -49,8 +49,9 @@ def check_kept(folder: Path) -> None:
     """OSError where somebody has removed the folder since the run claimed it."""
     if not (folder / _LOCK).exists():
         raise OSError(
-            f"{folder} was removed while the run wrote to it; put it back and rerun the same "
-            "command to resume, or rerun it to begin afresh"
+            f"{folder}, to which the run writes, is no longer there (removed, renamed or "
+            "unmounted?); put it back and rerun the same command to resume. Without it, a rerun "
+            "begins afresh"
         )
 
 

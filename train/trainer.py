@@ -1,6 +1,7 @@
 """The run: from the first step, or the newest checkpoint, to the last step."""
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,7 +119,7 @@ class Trainer:
             (number,) = self.ranks.largest([stop.signal or 0])
             self.save()
         number = number or stop.signal or 0  # it may also come while the last checkpoint is written
-        self._say_goodbye(stopped=bool(number))
+        self._say_goodbye(int(number))
         return 128 + int(number) if number else 0
 
     def train_step(self, batch: Batch) -> None:
@@ -392,10 +393,11 @@ class Trainer:
         started = ", ".join(fresh) or "no layer"
         self._say(f"took {', '.join(taken)} from {source}; {started} starts afresh")
 
-    def _say_goodbye(self, stopped: bool) -> None:
+    def _say_goodbye(self, number: int) -> None:
+        """The last line; `number` is that of the signal that has stopped the run, or 0."""
         step = self.state.step
-        if stopped:
-            saved = f"stopped by a signal after step {step}, which is saved"
+        if number:
+            saved = f"stopped by {signal.Signals(number).name} after step {step}, which is saved"
             self._say(f"{saved}; rerun the command to resume")
         elif step == self.config.run.max_steps:
             self._say(f"run.max_steps ends it after step {step}; rerun without it to resume")

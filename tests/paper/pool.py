@@ -9,11 +9,11 @@ from typing import Any
 class Pool(Executor):
     """An executor that has run a task when it is handed in."""
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         """Run the task."""
         future: Future[Any] = Future()
         try:
-            future.set_result(function(*arguments))
+            future.set_result(function(*arguments, **named))
         except Exception as error:
             future.set_exception(error)
         return future

@@ -17,5 +17,5 @@ def test_bytes_are_those_of_the_file_and_an_archive_that_was_cut_is_named(tmp_pa
     with open(path, "r+b") as file:
         file.truncate(6000)  # while it is open
     np.testing.assert_array_equal(archives.read(str(path), 5000, 1000), data[5000:6000])
-    with pytest.raises(ValueError, match=r"some\.tar ends at byte 6000, where the image has 5000"):
+    with pytest.raises(ValueError, match=r"some\.tar ends at byte 6000; the image needs 5000"):
         archives.read(str(path), 5000, 5000)

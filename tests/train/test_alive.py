@@ -118,7 +118,11 @@ def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared,
     ranks[0].kill()
     _, said = process.communicate(timeout=120)
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert "rank 0 on" in line and "is gone; rerun the same command to resume from step" in line
+    assert (
+        "rank 0 on" in line
+        and "is gone (killed, or out of memory?); rerun the same command to resume from step"
+        in line
+    )
     newest = sorted((tmp_path / "run/checkpoints").glob("*.pt"))[-1]
     assert line.endswith(f"step {int(Path(newest).stem.split('-')[1])}")
 

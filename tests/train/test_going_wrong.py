@@ -72,7 +72,7 @@ def test_a_folder_that_is_removed_ends_the_run(train, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(trainer.Trainer, "_end_epoch", remove_then)
     message = test_train.fails(capsys, train(run))
-    assert f"{run} was removed while the run wrote to it" in message and not run.exists()
+    assert f"{run}, to which the run writes, is no longer there" in message and not run.exists()
     monkeypatch.undo()
     assert train(run) == 0
     assert "resuming" not in capsys.readouterr().out

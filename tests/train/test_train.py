@@ -182,7 +182,9 @@ def test_a_signal_saves_and_the_same_command_resumes(number, train, recipe, prep
     assert process.wait(timeout=60) == 128 + number, rest
     step = final_state(tmp_path / "run")["step"]
     assert (
-        f"stopped by a signal after step {step}" in rest and step >= 4 and "Traceback" not in rest
+        f"stopped by {signal.Signals(number).name} after step {step}" in rest
+        and step >= 4
+        and "Traceback" not in rest
     )
     options = ["--train.epochs", "300", "--run.log_every", "1", "--run.max_steps", str(step + 2)]
     assert train(tmp_path / "run", *options) == 0
