@@ -166,10 +166,11 @@ class Watch:
 
     def _diagnosis(self, still: float) -> str:
         gone = self.gone()
+        told = [one.last_words() for one in gone or self._seen]
         if gone:
-            blamed = f"{_some(gone)} {_are(gone)} silent, and the others wait; look at that machine"
+            blamed = f"{_some(told)} {_are(gone)} silent, and the others wait; look at that machine"
         else:
-            blamed = f"all ranks live: {_some(self._seen)}"
+            blamed = f"all ranks live: {_some(told)}"
         return f"no progress for {still:.0f} s: {blamed}"
 
     def _give_up(self, still: float) -> NoReturn:
@@ -209,7 +210,7 @@ def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> Non
     if not watch.speaks():
         return
     who = (
-        f"{', '.join(map(str, gone[:8]))} {_are(gone)} gone (killed, or out of memory?)"
+        f"{_some(list(map(str, gone)))} {_are(gone)} gone (killed, or out of memory?)"
         if gone
         else f"the connection to another rank broke ({_first(error)})"
     )
@@ -223,8 +224,8 @@ def _resume(folder: Path) -> str:
     return f"rerun the same command to resume from step {checkpoint.step_of(newest)}"
 
 
-def _some(ranks: list[_Seen]) -> str:
-    listed = ", ".join(one.last_words() for one in ranks[:8])
+def _some(ranks: list[str]) -> str:
+    listed = ", ".join(ranks[:8])
     return listed + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 

@@ -14,14 +14,17 @@ from typing import BinaryIO
 _LENGTHS_AT, _HEADER = 26, 30
 """Of a member's header, in bytes: where the lengths of name and extra field are, and its own."""
 
+_NO_COMMENT = struct.pack("<H", 0)
+"""The last bytes of an archive without a comment: its length."""
+
 
 def seal(file: BinaryIO) -> None:
     """End the archive just written to `file` with the checksum of what no member's own covers."""
     file.flush()
     with open(file.name, "rb") as written, zipfile.ZipFile(written) as archive:
-        seal = _seal(written, archive, written.seek(0, os.SEEK_END) - len(_NO_COMMENT))
+        comment = _seal(written, archive, written.seek(0, os.SEEK_END) - len(_NO_COMMENT))
     file.seek(-len(_NO_COMMENT), os.SEEK_END)
-    file.write(seal)
+    file.write(comment)
 
 
 def damage(path: Path) -> str:
@@ -48,15 +51,11 @@ def damage(path: Path) -> str:
     return ""
 
 
-_NO_COMMENT = struct.pack("<H", 0)
-"""The last bytes of an archive without a comment: its length."""
-
-
 def _is_sealed(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> bool:
     length = len(_comment(0))
-    seal = _seal(file, archive, size - length)
+    expected = _seal(file, archive, size - length)
     file.seek(-length, os.SEEK_END)
-    return file.read() == seal
+    return file.read() == expected
 
 
 def _seal(file: BinaryIO, archive: zipfile.ZipFile, end: int) -> bytes:
