@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
     from pipeline.data_loader import DataLoader
     from pipeline.dataset import Dataset
-    from pipeline.pixels import Pixels
+    from pipeline.transform import Pixels
 
 __all__ = [
     "CentreCrop",
@@ -22,7 +22,7 @@ __all__ = [
     "RandomResizedCrop",
     "TenCrops",
 ]
-_FILES = {"DataLoader": "data_loader", "Dataset": "dataset", "Pixels": "pixels"}
+_FILES = {"DataLoader": "data_loader", "Dataset": "dataset", "Pixels": "transform"}
 
 
 def __getattr__(name: str) -> Any:

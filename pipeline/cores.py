@@ -19,6 +19,16 @@ def usable_cores() -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *quotas]))
 
 
+MOST_THREADS_A_GPU = 16
+"""For each thread, DALI reserves 16 MB of the GPU's memory, and as much pinned memory."""
+
+
+def threads_of_a_rank(on_gpu: bool, ranks_here: int) -> int:
+    """Threads that decode for one of the ranks on this machine: its share of the cores."""
+    share = max(1, usable_cores() // ranks_here)
+    return min(share, MOST_THREADS_A_GPU) if on_gpu else share
+
+
 def _own_folders() -> Iterator[Path]:
     """The folders of this process's control groups for CPUs, and of those that they are in.
 

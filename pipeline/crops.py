@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.geometry import squares
+from pipeline.draws import Draws
 
 
 @runtime_checkable
@@ -27,12 +26,13 @@ class Crops(Protocol):
     def views(self) -> int: ...
 
     def draw(
-        self, rng: Generator, sizes: NDArray[np.int32]
+        self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Boxes [n * views, 4] in images of `sizes` [n, 2], and [n * views] which are mirrored.
 
         A box is top, left, bottom and right, in the image's own pixels. The views of an image
-        follow one another.
+        follow one another. A box of whole pixels that is `size` high and wide is cut out; any other
+        is resized.
         """
         ...
 
@@ -66,29 +66,34 @@ class RandomResizedCrop:
         return self.size
 
     def draw(
-        self, rng: Generator, sizes: NDArray[np.int32]
+        self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
         shape = self._nearest_shape(sizes)
         start = (sizes - shape) // 2
-        missing = np.ones(len(sizes), bool)
-        for _ in range(10):
-            found = self._draw_shape(rng, sizes)
-            corner = rng.random((len(sizes), 2))
-            fits = missing & ((found > 0) & (found <= sizes)).all(axis=1)
-            shape[fits] = found[fits]
-            start[fits] = (corner[fits] * (sizes - found + 1)[fits]).astype(np.int64)
-            missing &= ~fits
+        missing = np.arange(len(sizes))
+        for attempt in range(10):
+            drawn = draws.of(missing).uniform(f"crop {attempt}", 4)
+            found = self._shape(drawn[:, 0], drawn[:, 1], sizes[missing])
+            fits = ((found > 0) & (found <= sizes[missing])).all(axis=1)
+            rows, found = missing[fits], found[fits]
+            shape[rows] = found
+            start[rows] = (drawn[fits, 2:] * (sizes[rows] - found + 1)).astype(np.int64)
+            missing = missing[~fits]
+            if not len(missing):
+                break
         boxes = np.concatenate([start, start + shape], axis=1).astype(np.float64)
-        return boxes, rng.random(len(sizes)) < self.flip
+        return boxes, _flips(draws, self.flip)
 
-    def _draw_shape(self, rng: Generator, sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-        """[n, 2] height and width."""
-        area = sizes.prod(axis=1, dtype=np.float64) * rng.uniform(*self.scale, len(sizes))
+    def _shape(
+        self, share: NDArray[np.float64], place: NDArray[np.float64], sizes: NDArray[np.int32]
+    ) -> NDArray[np.int64]:
+        """[n, 2] height and width, from two uniform draws for each image."""
+        low, high = self.scale
+        area = sizes.prod(axis=1, dtype=np.float64) * (low + (high - low) * share)
         low, high = np.log(self.ratio).tolist()
-        ratio = np.exp(rng.uniform(low, high, len(sizes)))
-        sides = np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=1)
-        return np.rint(sides).astype(np.int64)
+        ratio = np.exp(low + (high - low) * place)
+        return np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=1))).astype(np.int64)
 
     def _nearest_shape(self, sizes: NDArray[np.int32]) -> NDArray[np.int64]:
         """[n, 2] the largest shape in each image with an allowed ratio."""
@@ -112,7 +117,7 @@ class CentreCrop:
         _check(self.size, self.resize, 0.0)
 
     def draw(
-        self, rng: Generator, sizes: NDArray[np.int32]
+        self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
         corner = np.full(2, (self.resize - self.size) / 2)
@@ -133,12 +138,12 @@ class RandomCrop:
         _check(self.size, self.resize, self.flip)
 
     def draw(
-        self, rng: Generator, sizes: NDArray[np.int32]
+        self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
-        corners = rng.integers(self.resize - self.size, size=(len(sizes), 2), endpoint=True)
-        boxes = squares(sizes, corners, self.resize, self.size)
-        return boxes, rng.random(len(sizes)) < self.flip
+        positions = self.resize - self.size + 1
+        corners = np.floor(draws.uniform("crop", 2) * positions)
+        return squares(sizes, corners, self.resize, self.size), _flips(draws, self.flip)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class TenCrops:
         _check(self.size, self.resize, 0.0)
 
     def draw(
-        self, rng: Generator, sizes: NDArray[np.int32]
+        self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
         far = self.resize - self.size
@@ -163,6 +168,25 @@ class TenCrops:
         boxes = squares(every, np.tile(corners, (len(sizes), 1)), self.resize, self.size)
         boxes = np.repeat(boxes.reshape(len(sizes), 1, 5, 4), 2, axis=1).reshape(-1, 4)
         return boxes, np.tile(np.repeat([False, True], 5), len(sizes))
+
+
+def squares(
+    sizes: NDArray[np.int32], corners: NDArray, resize: int, size: int
+) -> NDArray[np.float64]:
+    """Boxes [n, 4] of `size` pixels square at `corners` of the central `resize` x `resize` square.
+
+    Resizing the shorter side to `resize` scales both axes by the same factor, which need not give a
+    whole number of pixels on the longer side (paper, section 2). Boxes in source pixels need no
+    such rounding.
+    """
+    shorter = sizes.min(axis=1, keepdims=True)
+    scale = shorter / resize
+    start = (sizes - shorter) / 2 + corners * scale
+    return np.concatenate([start, start + size * scale], axis=1)
+
+
+def _flips(draws: Draws, share: float) -> NDArray[np.bool_]:
+    return draws.uniform("flip", 1)[:, 0] < share
 
 
 def _check(size: int, resize: int, flip: float) -> None:

@@ -1,5 +1,6 @@
 """The pipeline for any training loop: `for images, labels in loader` is an epoch."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipeline.cores import threads_of_a_rank
 from pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from pipeline.dataset import Dataset, ImageList
-from pipeline.epochs import EpochPlan, Order, in_order, shuffled
-from pipeline.loader import Batch, Loader
-from pipeline.pixels import Pixels
-from pipeline.plan import Plan
-from pipeline.stand_ins import OnBadImage, stop, warn
+from pipeline.feeder import Batch, Feeder
+from pipeline.plan import EpochPlan, Order, in_order, shuffled
+from pipeline.replacements import OnBadImage, stop, warn
+from pipeline.transform import Pixels
 
 
 class DataLoader:
@@ -22,76 +23,92 @@ class DataLoader:
     `for images, labels in loader` is one epoch; the next loop is the next epoch. Batches are a
     function of (seed, step) alone, so a run resumes exactly, in the middle of an epoch and on any
     number of ranks: see `state_dict`. Iterators do not disturb each other: one that is left behind
-    or used beside another keeps images and labels together.
+    or used beside another keeps images and labels together, and frees its threads and memory as
+    soon as it is let go of.
     """
 
     def __init__(
         self,
         folder: str | Path | Dataset,
-        part: str = "train",
+        split: str = "train",
         *,
         global_batch_size: int,
         crops: Crops | None = None,
         pixels: Pixels | None = None,
+        lighting_epochs: int | None = None,
         order: Order | None = None,
-        plan: Plan | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        decoder: str = "gpu",
         num_threads: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         on_bad_image: OnBadImage | None = None,
+        pad: bool = False,
     ) -> None:
-        """`part` is "train" or "val" of the prepared `folder`.
+        """`split` is "train" or "val" of the prepared `folder`.
 
         By default training images are shuffled and shown by RandomResizedCrop, and an epoch drops
         its last partial batch; validation images are shown in order by CentreCrop, each once.
-        `pixels` are mean and deviation, type and layout. A `plan` of your own replaces crops, order
-        and seed. `global_batch_size` counts the images of all ranks; each gets its share. Rank and
-        world size are by default those of torch.distributed. `on_bad_image` is called for an image
-        that can't be used any more: `warn`, the default of "train", goes on with another of its
-        class; `stop`, that of "val", raises DatasetError. ValueError where arguments do not fit.
+        `pixels` are mean and deviation, type and layout; the lighting in them ends after
+        `lighting_epochs`. `global_batch_size` counts the images of all ranks; each gets its share.
+        Rank and world size are by default those of torch.distributed. On a GPU, `decoder` "cpu" has
+        the CPU decode, which gives the pixels of every other machine. `num_threads` decode; by
+        default this rank's share of the cores. `on_bad_image` is called for an image that can't be
+        used any more: `warn`, the default of "train", goes on with another of its class; `stop`,
+        that of "val", raises DatasetError. With `pad`, validation batches are all of one size:
+        rows that do not count have the label IGNORE_INDEX. ValueError where arguments do not fit.
         """
         dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
-        if part not in ("train", "val"):
-            raise ValueError(f'part is {part!r}; expected "train" or "val"')
-        training = part == "train"
+        if split not in ("train", "val"):
+            raise ValueError(f'split is {split!r}; expected "train" or "val"')
+        training = split == "train"
         self.dataset: ImageList = dataset.train if training else dataset.val
         self.classes, self.class_names = dataset.classes, dataset.names
-        self._rank, self._world_size = _ranks(rank, world_size)
-        _check_batch(global_batch_size, self._world_size, plan)
+        rank, world_size = _ranks(rank, world_size)
+        _check_batch(global_batch_size, world_size)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()
-        self._plan = plan or EpochPlan(
+        lit = training and pixels.lighting_std > 0
+        self.plan = EpochPlan(
             self.dataset,
             global_batch_size,
             crops,
             order or (shuffled if training else in_order),
             seed,
-            lighting=pixels.lighting_std > 0 and training,
+            lighting_epochs=lighting_epochs if lit else 0,
             drop_last=training,
         )
-        self.preprocessing = pixels.preprocessing(dataset.stats, crops)
-        self._device, self._num_threads = _device(device), num_threads
-        self._on_bad_image = on_bad_image or (warn if training else stop)
-        self._seed = seed
+        self.transform = pixels.transform(dataset.stats, crops)
+        where = _device(device)
+        self._options: dict[str, Any] = {
+            "device": where,
+            "decoder": _decoder(decoder),
+            "num_threads": num_threads
+            or threads_of_a_rank(where.type == "cuda", _ranks_here(world_size)),
+            "shard": rank,
+            "num_shards": world_size,
+            "on_bad_image": on_bad_image or (warn if training else stop),
+            "count_replaced": training,
+            "pad": pad,
+            "seed": seed,
+        }
         self._identity = {
             "fingerprint": dataset.fingerprint,
-            "part": part,
+            "split": split,
             "global_batch_size": global_batch_size,
             "seed": seed,
             "crops": repr(crops),
             "order": getattr(order, "__qualname__", repr(order)),
-            "plan": type(self._plan).__qualname__,
         }
         self._next_step = 0
         self._resuming = False
         self._newest: object = None
-        self._idle: tuple[int, Iterator[Batch]] | None = None
+        self._idle: Feeder | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self._plan.steps_per_epoch
+        return self.plan.steps_per_epoch
 
     @property
     def step(self) -> int:
@@ -106,24 +123,33 @@ class DataLoader:
     def __iter__(self) -> Iterator[Batch]:
         """An epoch: the next one, or after `load_state_dict` what is left of the one begun.
 
-        It begins with the first batch that is asked for. ValueError where a plan has no more steps.
+        It begins with the first batch that is asked for.
         """
         if not self._resuming:
             self._next_step = -(-self._next_step // len(self)) * len(self)
         self._resuming = False
         first, newest = self._next_step, object()
         self._newest = newest
-        end = min((first // len(self) + 1) * len(self), self._plan.num_steps)
-        if first >= end:
-            raise ValueError(f"the plan has {self._plan.num_steps} steps, which are all done")
-        self._check_next_epoch(end)
-        batches = self._batches_from(first)
-        for step in range(first, end):
-            batch = next(batches)
-            if self._newest is newest:
-                self._next_step = step + 1  # a state taken now goes on behind this batch
-            yield self._without_filling(batch, step) if step == end - 1 else batch
-        self._idle = end, batches
+        end = (first // len(self) + 1) * len(self)
+        feeder: Feeder | None = self._feeder_from(first)
+        try:
+            for step in range(first, end):
+                assert feeder is not None
+                batch = feeder.next()
+                if self._newest is newest:
+                    self._next_step = step + 1  # a state taken now goes on behind this batch
+                yield batch
+            self.close()
+            self._idle, feeder = feeder, None
+        finally:
+            if feeder is not None:
+                feeder.close()
+
+    def close(self) -> None:
+        """Free what is read ahead; the next loop begins anew."""
+        if self._idle is not None:
+            self._idle.close()
+        self._idle = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the newest iterator is; small, and the same on all ranks."""
@@ -146,35 +172,14 @@ class DataLoader:
         self._next_step, self._resuming = step, True
         self._newest = None  # iterators that still run no longer count
 
-    def _check_next_epoch(self, end: int) -> None:
-        """Draw the epoch that is read ahead: its errors would look like the reader's there."""
-        if end < self._plan.num_steps:
-            self._plan.views(end, self._rank, self._world_size)
-
-    def _without_filling(self, batch: Batch, step: int) -> Batch:
-        """An epoch's last batch, less the rows that only fill it up."""
-        count = int(self._plan.views(step, self._rank, self._world_size).counted.sum())
-        return Batch(batch.images[:count], batch.labels[:count])
-
-    def _batches_from(self, step: int) -> Iterator[Batch]:
+    def _feeder_from(self, step: int) -> Feeder:
         """Batches from `step` on: prepared ahead already if the epoch before has just ended."""
         idle, self._idle = self._idle, None
-        if idle is not None and idle[0] == step:
-            return idle[1]
-        return iter(
-            Loader(
-                self.dataset,
-                self._plan,
-                self.preprocessing,
-                device=self._device,
-                num_threads=self._num_threads,
-                part=self._rank,
-                num_parts=self._world_size,
-                first_step=step,
-                on_bad_image=self._on_bad_image,
-                seed=self._seed,
-            )
-        )
+        if idle is not None:
+            if idle.step == step:
+                return idle
+            idle.close()
+        return Feeder(self.dataset, self.plan, self.transform, first_step=step, **self._options)
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -195,7 +200,12 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, world_size
 
 
-def _check_batch(global_batch_size: int, world_size: int, plan: Plan | None) -> None:
+def _ranks_here(world_size: int) -> int:
+    """How many of the ranks are on this machine; all of them where nothing says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+
+
+def _check_batch(global_batch_size: int, world_size: int) -> None:
     if not isinstance(global_batch_size, int) or global_batch_size < 1:
         raise ValueError(f"global_batch_size is {global_batch_size!r}; expected 1 or more")
     if global_batch_size % world_size:
@@ -203,11 +213,12 @@ def _check_batch(global_batch_size: int, world_size: int, plan: Plan | None) -> 
             f"global_batch_size is {global_batch_size}; it counts the images of all {world_size} "
             "ranks together, so expected a multiple of that"
         )
-    if plan is not None and plan.batch_size != global_batch_size:
-        raise ValueError(
-            f"global_batch_size is {global_batch_size}, but the plan's batches have "
-            f"{plan.batch_size} images"
-        )
+
+
+def _decoder(decoder: str) -> str:
+    if decoder not in ("gpu", "cpu"):
+        raise ValueError(f'decoder is {decoder!r}; expected "gpu" or "cpu"')
+    return decoder
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -104,8 +104,28 @@ class ImageList:
         return os.path.join(self.root, os.fsdecode(name)), offset, size
 
     def length(self, index: int) -> int | None:
-        """Bytes of the file of image `index`, where that is known."""
+        """Bytes of the encoded image `index`, where that is known."""
+        if self.spans is not None:
+            return int(self.spans[index, 2])
         return None if self.lengths is None else int(self.lengths[index])
+
+    def name_table(
+        self, indices: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint8]:
+        """[n, width] paths of some images with the root before them, padded with zeros.
+
+        `lengths` [n] cuts their names, such as to those of archives.
+        """
+        root = np.frombuffer(os.fsencode(os.path.join(self.root, "")), np.uint8)
+        starts = self.starts[indices]
+        if lengths is None:
+            lengths = self.ends[indices] - starts
+        places = np.arange(lengths.max())
+        table = np.zeros((len(indices), len(root) + len(places) + 1), np.uint8)
+        table[:, : len(root)] = root
+        named = self.text[np.minimum(starts[:, None] + places, len(self.text) - 1)]
+        table[:, len(root) : -1] = np.where(places < lengths[:, None], named, 0)
+        return table
 
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
         """Some of the images, in the order given."""

@@ -41,6 +41,25 @@ def machine_error(error: BaseException) -> MachineError | None:
     return None
 
 
+_OF_ONE_FILE = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+def the_files_own(error: OSError) -> bool:
+    """Whether one file alone may be at fault.
+
+    A disk that fails, a server that is gone or too many open files are no file's.
+    """
+    return error.errno in _OF_ONE_FILE
+
+
 _ADVICE = {
     errno.ENOSPC: "make room and rerun the same command",
     errno.EDQUOT: "make room in your quota and rerun the same command",

@@ -1,11 +1,15 @@
-"""The DALI graph, one for GPU and CPU: files and regions in, mean-subtracted CHW floats out."""
+"""The DALI graphs: one reads files and looks at their headers, one decodes and augments.
 
-from collections.abc import Iterator, Sequence
+They are the same for GPU and CPU; nothing else knows DALI's operators.
+"""
+
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, types
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
@@ -18,67 +22,188 @@ many ranks share one. With 0, they depend on the file alone, on every GPU. With 
 on the kind of GPU. `tools.bench pipeline` measures the alternatives.
 """
 
+Encoded = TensorListCPU
+"""The contents of n files, uint8 each."""
 
-Request = dict[str, Sequence[NDArray] | NDArray]
-"""What the graph is asked for: an item for each sample of a batch, under each name of `inputs`."""
+Request = dict[str, NDArray | Encoded]
+"""What the graph is asked for: n rows under each name of `inputs`."""
 
 
 class GraphOptions(NamedTuple):
     """What decides the operators of the graph."""
 
-    size: int  # of the crop, in pixels
-    in_archives: bool  # requests bring the files' contents, not their paths
-    resample: bool  # False where stored pixels are those of the crop: pipeline/prepare/store.py
+    size: int  # of the images that come out, in pixels
+    resample: bool  # False where all regions are cuts of whole pixels
     has_gain: bool  # images are multiplied at the end
-    on_gpu: bool
+    device_id: int | None  # of the GPU; None for the CPU
+    decode_on_gpu: bool = False
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: str = "float32"
     layout: str = "CHW"
 
 
 def inputs(options: GraphOptions) -> list[str]:
-    """Names of what a request brings for each sample.
+    """Names of what a request brings for each row.
 
-    file                      uint8: the path, or the content where it lies in an archive
+    encoded                   uint8: the file's content
     decode_start, decode_end  [2] int32: the region to decode, see geometry.Regions
-    shift                     [3] float32: RGB added to every pixel, the lighting
-    roi_start, roi_end        [2] float32: what the crop covers of that region, where resampled
+    mean                      [3] float32: RGB subtracted from every pixel, less the lighting
+    roi_start, roi_end        [2] float32: what the box covers of that region, where resampled
     mirrored                  int32: 1 for a flip, where not resampled
     gain                      float32: a factor for the finished image
     """
-    names = ["file", "decode_start", "decode_end", "shift"]
+    names = ["encoded", "decode_start", "decode_end", "mean"]
     names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
     return [*names, "gain"] if options.has_gain else names
 
 
+def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:
+    """The request as `build` wants it; made where it is not the main thread's time."""
+    found = (request[name] for name in inputs(options))
+    return tuple(
+        rows if isinstance(rows, TensorListCPU) else TensorListCPU(np.ascontiguousarray(rows), "")
+        for rows in found
+    )
+
+
+def row_of(request: Request, row: int) -> Request:
+    """A request for one row alone."""
+    return {
+        name: TensorListCPU([rows[row]]) if isinstance(rows, TensorListCPU) else rows[row : row + 1]
+        for name, rows in request.items()
+    }
+
+
 def build(
-    requests: Iterator[Request],
+    requests: Iterator[tuple[Encoded, ...]],
     mean_image: NDArray[np.float32] | None,
     options: GraphOptions,
     batch_size: int,
-    device_id: int | None,
     num_threads: int,
 ) -> Pipeline:
-    """The pipeline that answers `requests` in order, ahead of time.
+    """The pipeline that answers `requests`, as `tensors` makes them, in order and ahead of time.
 
     It gives batches [n, 3, size, size], or [n, size, size, 3] with layout "HWC". `mean_image`
-    [3, size, size] is subtracted from every crop after its flip (2012 code). With a `device_id` the
-    files are decoded and all that follows happens on that GPU; with None, on `num_threads` threads
-    of the CPU.
+    [3, size, size] is subtracted from every crop after its flip (2012 code). With a `device_id` all
+    but decoding happens on that GPU, and decoding, too, if it is asked to; without, on
+    `num_threads` threads of the CPU. Requests must live until their batch is there.
     """
     pipeline = Pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
-        device_id=device_id,
+        device_id=options.device_id,
         exec_dynamic=True,
         prefetch_queue_depth=2,
     )
     with pipeline:
-        pipeline.set_outputs(crops(requests, mean_image, options))
+        names = inputs(options)
+        nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
+        asked = dict(zip(names, nodes, strict=True))
+        pipeline.set_outputs(augment(decode(asked, options), asked, mean_image, options))
     return pipeline
 
 
+def decode(asked: dict[str, DataNode], options: GraphOptions) -> DataNode:
+    """RGB regions [height, width, 3] uint8, upright."""
+    pixels = fn.decoders.image_slice(
+        asked["encoded"],
+        start=asked["decode_start"],
+        end=asked["decode_end"],
+        axis_names="HW",
+        device="mixed" if options.decode_on_gpu else "cpu",
+        output_type=types.RGB,
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; the GPU decoder's own default is not
+        hw_decoder_load=HW_DECODER_LOAD,
+    )
+    return pixels if options.device_id is None or options.decode_on_gpu else pixels.gpu()
+
+
+def augment(
+    pixels: DataNode,
+    asked: dict[str, DataNode],
+    mean_image: NDArray[np.float32] | None,
+    options: GraphOptions,
+) -> DataNode:
+    """From decoded regions to what the network sees."""
+    if options.resample:
+        # One pass resizes, crops, and flips where the region's ends are swapped.
+        pixels = fn.resize(
+            pixels,
+            size=[options.size, options.size],
+            roi_start=asked["roi_start"],
+            roi_end=asked["roi_end"],
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+    # Subtracting a mean of its own from each row adds its lighting at no cost.
+    images = fn.crop_mirror_normalize(
+        pixels,
+        mean=asked["mean"],
+        std=list(options.std),
+        mirror=0 if options.resample else asked["mirrored"],
+        dtype=_DTYPES[options.dtype],
+        output_layout=options.layout,
+    )
+    on_gpu = options.device_id is not None
+    if mean_image is not None:
+        images = images - types.Constant(mean_image, device="gpu" if on_gpu else "cpu")
+    if not options.has_gain:
+        return images
+    return images * (asked["gain"].gpu() if on_gpu else asked["gain"])
+
+
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
+
+
+class Files(NamedTuple):
+    """Which files to read, n of them."""
+
+    rows: NDArray[np.uint8]  # [n, width] their paths; or, from archives, their contents
+    length: NDArray[np.int64]  # [n] bytes that the file should have; -1 for any
+    filled: NDArray[np.int32] | None = None  # [n] how many bytes of a row are content, if it is
+
+
+def build_reader(in_archives: bool, batch_size: int, num_threads: int) -> Pipeline:
+    """The pipeline that reads files and looks at their headers: for `read`."""
+    reader: Pipeline = _reader(
+        in_archives,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=None,
+        exec_dynamic=True,
+        prefetch_queue_depth=1,
+    )
+    reader.build()
+    return reader
+
+
+def read(reader: Pipeline, files: Files) -> tuple[Encoded, NDArray[np.int64]]:
+    """The files' contents, and [n, 2] the height and width that their headers say, upright.
+
+    Zeros for a file that has not the length it should have: its header is not looked at. One that
+    can't be read, or has no header, ends the pipeline with RuntimeError.
+    """
+    for name, rows in files._asdict().items():
+        if rows is not None:
+            reader.feed_input(name, rows)
+    encoded, shapes = reader.run()
+    return encoded, np.asarray(shapes.as_tensor())[:, :2]
+
+
+@pipeline_def(enable_conditionals=True)
+def _reader(in_archives: bool) -> tuple[DataNode, DataNode]:
+    rows, length, filled = (fn.external_source(name=name, no_copy=True) for name in Files._fields)
+    if in_archives:
+        encoded = fn.slice(rows, start=0, end=filled, axes=[0])
+    else:  # a mapped file that is cut short would end the process
+        encoded = fn.io.file.read(rows, dont_use_mmap=True)
+    found = encoded.shape()[0]
+    if (found == length) | (length == -1):
+        shape = fn.peek_image_shape(encoded)
+    else:
+        shape = types.Constant(np.zeros(3, np.int32), dtype=types.INT64)
+    return encoded, shape
+
 
 FILES = "files"
 """The input of `build_decoder`'s graph: files' contents."""
@@ -101,48 +226,3 @@ def build_decoder(batch_size: int) -> Pipeline:
         pipeline.set_outputs(fn.decoders.image(files, device="cpu", output_type=types.RGB))
     pipeline.build()
     return pipeline
-
-
-def crops(
-    requests: Iterator[Request], mean_image: NDArray[np.float32] | None, options: GraphOptions
-) -> DataNode:
-    """The graph itself, defined inside a pipeline: from requests to float batches."""
-    names = inputs(options)
-    rows = (tuple(request[name] for name in names) for request in requests)
-    node = dict(zip(names, fn.external_source(rows, num_outputs=len(names)), strict=True))
-
-    pixels = fn.decoders.image_slice(
-        node["file"] if options.in_archives else fn.io.file.read(node["file"]),
-        start=node["decode_start"],
-        end=node["decode_end"],
-        axis_names="HW",
-        device="mixed" if options.on_gpu else "cpu",
-        output_type=types.RGB,
-        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; the GPU decoder's own default is not
-        hw_decoder_load=HW_DECODER_LOAD,
-    )
-    if options.resample:
-        # One pass resizes, crops, and flips where the region's ends are swapped.
-        pixels = fn.resize(
-            pixels,
-            size=[options.size, options.size],
-            roi_start=node["roi_start"],
-            roi_end=node["roi_end"],
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
-
-    # Subtracting a mean of its own from each sample adds its lighting at no cost.
-    images = fn.crop_mirror_normalize(
-        pixels,
-        mean=-node["shift"],
-        std=list(options.std),
-        mirror=0 if options.resample else node["mirrored"],
-        dtype=_DTYPES[options.dtype],
-        output_layout=options.layout,
-    )
-    if mean_image is not None:
-        images = images - types.Constant(mean_image, device="gpu" if options.on_gpu else "cpu")
-    if not options.has_gain:
-        return images
-    return images * (node["gain"].gpu() if options.on_gpu else node["gain"])

@@ -1,138 +1,184 @@
-"""What every step shows the network: a function of (seed, step), with nothing to save."""
+"""What every step shows: a function of (seed, step), with nothing to save."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.crops import Crops
+from pipeline.dataset import ImageList
+from pipeline.draws import Draws
 
-class Views(NamedTuple):
-    """How to show some rows of a batch, n of them."""
+
+class Samples(NamedTuple):
+    """Some rows of a batch, n of them: which images, and how to show them."""
 
     indices: NDArray[np.int64]  # [n] which image
-    # [n, 2] top and left of the crop, in pixels of the resized central square
-    corners: NDArray[np.int64]
+    # [n, 4] top, left, bottom and right of the region to show, in the image's own pixels
+    boxes: NDArray[np.float64]
     mirrored: NDArray[np.bool_]  # [n] flipped left to right
     lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
-    # [n] False where an image only fills up the last batch of an evaluation
-    counted: NDArray[np.bool_]
-    # [n, 4] top, left, bottom and right of the region to show, in the image's own pixels; where it
-    # is given, `corners` are not used
-    boxes: NDArray[np.float64] | None = None
+    valid: NDArray[np.bool_]  # [n] False where a row only fills up the last batch of an evaluation
 
-    def first(self, count: int) -> "Views":
+    def first(self, count: int) -> "Samples":
         """The first `count` rows."""
-        rows = {name: rows[:count] for name, rows in self._asdict().items() if rows is not None}
-        return self._replace(**rows)
+        return Samples(**{name: rows[:count] for name, rows in self._asdict().items()})
+
+
+Replaced = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""From the images that a plan would show to those that it shows, some of them in others' place."""
 
 
 class Plan(Protocol):
-    """Which images each step shows, and how; `batch_size` counts those of all ranks."""
+    """What each step shows; `batch_size` counts the rows of all ranks."""
 
     num_steps: int
     steps_per_epoch: int
     batch_size: int
 
-    def views(self, step: int, part: int, num_parts: int) -> Views:
-        """The rows of a step that fall to `part` of `num_parts`.
+    def samples(
+        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+    ) -> Samples:
+        """The rows of a step that fall to `shard`; the shards in order make up the batch.
 
-        The parts in order make up the batch.
+        Images are those that `replaced` makes of the plan's own.
         """
         ...
 
 
-class TrainingPlan:
-    """Each epoch shows every image at most once, in a new order.
+Order = Callable[[Generator, NDArray[np.int64]], NDArray[np.int64]]
+"""From a generator and the labels of all images to the indices that an epoch shows, in order."""
 
-    Each image gets a crop, a flip and a lighting of its own. The order depends on (seed, epoch) and
-    the rest on (seed, epoch, image) alone, so the batches are the same for any number of ranks and
-    from any step on. An epoch drops its last partial batch. Crops are uniform over all positions
-    inside the central square, flips are fair (paper, section 4.1).
+
+def shuffled(rng: Generator, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every image once, in a random order."""
+    return rng.permutation(len(labels))
+
+
+def in_order(rng: Generator, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every image once, as listed."""
+    return np.arange(len(labels))
+
+
+class EpochPlan:
+    """Epochs of images in some order, each shown by crops of its own, and lit.
+
+    An epoch has an order; all else is drawn for a batch, from (seed, epoch, place in the epoch). So
+    batches are the same for any number of ranks and from any step on, and an image that an order
+    gives twice is shown by two crops.
     """
 
     def __init__(
         self,
-        num_images: int,
+        images: ImageList,
         batch_size: int,
-        margin: int,
+        crops: Crops,
+        order: Order,
         seed: int,
-        num_steps: int,
-        crops_and_flips: bool = True,
+        *,
         lighting_epochs: int | None = None,
+        drop_last: bool = True,
     ) -> None:
-        """`margin` is the side of the resized square less that of the crop, in pixels.
+        """`batch_size` counts the images of all ranks, not their views.
 
-        `batch_size` counts the images of all ranks. Without `crops_and_flips` every image is shown
-        by its central crop; after `lighting_epochs` all lighting is 0.
+        After `lighting_epochs` all lighting is 0; None means never. Without `drop_last`, an epoch's
+        last batch is filled up with rows that are not valid. ValueError where arguments do not fit.
         """
-        self.num_steps = num_steps
-        self.steps_per_epoch = num_images // batch_size
-        self.batch_size = batch_size
-        # Two epochs: the reader runs ahead of the trainer, and enters the next epoch first.
-        self._draws = lru_cache(maxsize=2)(
-            lambda epoch: _draw_epoch(num_images, margin, seed, epoch)
-        )
-        self._centre = None if crops_and_flips else margin // 2
+        if isinstance(crops, type) or not isinstance(crops, Crops):
+            raise ValueError(f"crops is {crops!r}; expected one such as RandomResizedCrop(224)")
+        if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise ValueError(f"seed is {seed!r}; expected a number from 0 to 2^63 - 1")
+        self._sizes, self._crops, self._seed = images.sizes, crops, seed
+        self._orders = _Orders(images.labels, order, seed)
         self._lighting_epochs = lighting_epochs
+        self._num_images = batch_size
+        self.batch_size = batch_size * crops.views
+        self._length = len(self._orders.of(0))
+        steps = self._length // batch_size if drop_last else -(-self._length // batch_size)
+        if not steps:
+            raise ValueError(
+                f"global_batch_size is {batch_size}, but an epoch has {self._length} images; "
+                "expected a batch of no more than that"
+            )
+        self.steps_per_epoch = steps
+        self.num_steps = 1 << 62  # as many as are asked for
 
-    def views(self, step: int, part: int, num_parts: int) -> Views:
+    def samples(
+        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+    ) -> Samples:
         """See Plan."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order, corners, mirrored, lighting = self._draws(epoch)
-        first, count = _rows(self.batch_size, part, num_parts)
-        start = step_in_epoch * self.batch_size + first
-        indices = order[start : start + count]
-        views = Views(
-            indices, corners[indices], mirrored[indices], lighting[indices], np.ones(count, bool)
+        count = self._num_images // num_shards
+        places = np.arange(count) + (step_in_epoch * self._num_images + shard * count)
+        valid = places < self._length
+        indices = self._orders.of(epoch)[np.where(valid, places, 0)]
+        if replaced is not None:
+            indices = replaced(indices)
+        draws = Draws(self._seed, epoch, places)
+        boxes, mirrored = self._crops.draw(draws, self._sizes[indices])
+        views = self._crops.views
+        return Samples(
+            np.repeat(indices, views),
+            boxes,
+            mirrored,
+            self._lighting(draws, epoch).reshape(-1, 3),
+            np.repeat(valid, views),
         )
-        if self._centre is not None:
-            views = views._replace(
-                corners=np.full_like(views.corners, self._centre), mirrored=np.zeros(count, bool)
-            )
+
+    def _lighting(self, draws: Draws, epoch: int) -> NDArray[np.float32]:
+        """[images, views * 3]"""
+        count = 3 * self._crops.views
         if self._lighting_epochs is not None and epoch >= self._lighting_epochs:
-            views = views._replace(lighting=np.zeros_like(views.lighting))
-        return views
+            return np.zeros((len(draws), count), np.float32)
+        return draws.normal("lighting", count).astype(np.float32)
 
 
-class EvaluationPlan:
-    """Every image exactly once, in order, as it is.
+class _Orders:
+    """The order of each epoch; the next one is drawn in the background while one is shown.
 
-    The last batch is filled up with rows that are not counted.
+    numpy lets go of Python's lock while it shuffles, so that no border of epochs stalls training.
     """
 
-    def __init__(self, num_images: int, batch_size: int) -> None:
-        self.num_steps = self.steps_per_epoch = -(-num_images // batch_size)
-        self._num_images = num_images
-        self.batch_size = batch_size
+    def __init__(self, labels: NDArray[np.int64], order: Order, seed: int) -> None:
+        self._labels, self._order, self._seed = labels.view(), order, seed
+        self._labels.flags.writeable = False
+        self._thread = ThreadPoolExecutor(1, "order")
+        self._drawn: dict[int, Future[NDArray[np.int64]]] = {}
+        self._length: int | None = None
 
-    def views(self, step: int, part: int, num_parts: int) -> Views:
-        """See Plan."""
-        first, count = _rows(self.batch_size, part, num_parts)
-        indices = np.arange(count) + step * self.batch_size + first
-        counted = indices < self._num_images
-        return Views(
-            np.where(counted, indices, 0),
-            np.zeros((count, 2), np.int64),
-            np.zeros(count, bool),
-            np.zeros((count, 3), np.float32),
-            counted,
-        )
+    def of(self, epoch: int) -> NDArray[np.int64]:
+        """The indices that an epoch shows; ValueError where the order gives no such."""
+        for wanted in (epoch, epoch + 1):
+            if wanted not in self._drawn:
+                self._drawn[wanted] = self._thread.submit(self._draw, wanted)
+        chosen = self._drawn[epoch].result()
+        # The reader is ahead of the loop, and may be in the next epoch already.
+        for old in [drawn for drawn in self._drawn if not epoch - 1 <= drawn <= epoch + 1]:
+            self._drawn.pop(old).cancel()
+        return chosen
 
-
-def _rows(batch_size: int, part: int, num_parts: int) -> tuple[int, int]:
-    assert batch_size % num_parts == 0, (batch_size, num_parts)
-    count = batch_size // num_parts
-    return part * count, count
-
-
-def _draw_epoch(
-    num_images: int, margin: int, seed: int, epoch: int
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """The order of the images, and the crop corner, flip and lighting of each image."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    order = rng.permutation(num_images)
-    corners = rng.integers(margin, size=(num_images, 2), endpoint=True, dtype=np.int16)
-    mirrored = rng.integers(2, size=num_images, dtype=np.uint8).astype(bool)
-    lighting = rng.standard_normal((num_images, 3), dtype=np.float32)
-    return order, corners, mirrored, lighting
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+        chosen = np.asarray(self._order(rng, self._labels))
+        count = len(self._labels)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise ValueError(
+                f"the order gives {chosen.dtype} {list(chosen.shape)} in epoch {epoch}; expected "
+                "whole numbers, one for each image to show"
+            )
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+            raise ValueError(
+                f"the order gives numbers from {chosen.min()} to {chosen.max()} in epoch {epoch}; "
+                f"expected indices of images, 0 to {count - 1}"
+            )
+        if self._length is None:
+            self._length = len(chosen)
+        if len(chosen) != self._length:
+            raise ValueError(
+                f"the order gives {len(chosen)} images in epoch {epoch} and {self._length} in "
+                "another; expected the same number in every epoch"
+            )
+        return chosen.astype(np.int64, copy=False)

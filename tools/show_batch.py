@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
-from pipeline.loader import Loader
-from pipeline.plan import TrainingPlan, Views
-from pipeline.preprocessing import Preprocessing
+from pipeline.crops import RandomCrop, squares
+from pipeline.feeder import Feeder
+from pipeline.plan import EpochPlan, Replaced, Samples, shuffled
+from pipeline.transform import Pixels, Transform
 from tools.cli import command_line, run
 from tools.paper.drawing import check_name, write_figure
 from train.data import training_loader, training_plan
@@ -38,12 +39,14 @@ class _OneStep:
 
     num_steps = steps_per_epoch = 1
 
-    def __init__(self, views: Views) -> None:
-        self.batch_size = len(views.indices)
-        self._views = views
+    def __init__(self, samples: Samples) -> None:
+        self.batch_size = len(samples.indices)
+        self._samples = samples
 
-    def views(self, step: int, part: int, num_parts: int) -> Views:
-        return self._views
+    def samples(
+        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+    ) -> Samples:
+        return self._samples
 
 
 def main(argv: list[str]) -> None:
@@ -65,11 +68,11 @@ def _of_a_new_run(args: argparse.Namespace) -> Figure:
         raise ValueError(
             f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"
         )
-    margin = args.resize - args.crop
-    plan = TrainingPlan(len(dataset.train), args.images, margin, args.seed, num_steps=1)
-    views = plan.views(0, 0, 1)
-    preprocessing = Preprocessing.of(dataset.stats, args.resize, args.crop)
-    return _draw(dataset, views, stages(dataset, views, preprocessing), preprocessing)
+    crops = RandomCrop(args.crop, args.resize)
+    plan = EpochPlan(dataset.train, args.images, crops, shuffled, args.seed)
+    samples = plan.samples(0, 0, 1)
+    transform = Pixels("image", (1.0, 1.0, 1.0), lighting_std=0.1).transform(dataset.stats, crops)
+    return _draw(dataset, samples, stages(dataset, samples, transform, args.resize))
 
 
 def _replayed(args: argparse.Namespace) -> Figure:
@@ -79,12 +82,12 @@ def _replayed(args: argparse.Namespace) -> Figure:
     plan = training_plan(config, dataset)
     if not 1 <= args.step <= plan.num_steps:
         raise ValueError(f"--step is {args.step}; {args.run} has steps 1 to {plan.num_steps}")
-    loader = training_loader(dataset, plan, config.data, args.step - 1)
-    views = plan.views(args.step - 1, 0, 1).first(args.images)
-    rows = stages(dataset, views, loader.preprocessing)
+    loader = training_loader(dataset, config, args.step - 1)
+    samples = loader.plan.samples(args.step - 1, 0, 1).first(args.images)
+    rows = stages(dataset, samples, loader.transform, config.data.resize)
     images, _ = next(iter(loader))
     rows["mean-subtracted"] = images[: args.images].permute(0, 2, 3, 1).numpy()
-    return _draw(dataset, views, rows, loader.preprocessing)
+    return _draw(dataset, samples, rows)
 
 
 def _hardest(args: argparse.Namespace) -> Figure:
@@ -116,48 +119,41 @@ def hardest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[n
     return np.argsort(scores[np.arange(len(labels)), labels], kind="stable")
 
 
-def stages(dataset: Dataset, views: Views, final: Preprocessing) -> dict[str, NDArray[np.float32]]:
+def stages(
+    dataset: Dataset, samples: Samples, final: Transform, resize: int
+) -> dict[str, NDArray[np.float32]]:
     """[n, size, size, 3] after each stage: the loader's output with later stages turned off."""
-    resize, crop = final.resize, final.crop
-    plain = Preprocessing.nothing(resize, crop)
-    unflipped = views._replace(mirrored=np.zeros_like(views.mirrored))
-    uncropped = unflipped._replace(corners=np.zeros_like(views.corners))
+    plain = Transform(final.size, None, np.zeros((3, 3)))
+    unflipped = samples._replace(mirrored=np.zeros_like(samples.mirrored))
+    sizes = dataset.train.sizes[samples.indices]
+    uncropped = unflipped._replace(boxes=squares(sizes, np.zeros(2), resize, resize))
     forms = {
-        "resized": (Preprocessing.nothing(resize), uncropped),
+        "resized": (replace(plain, size=resize), uncropped),
         "cropped": (plain, unflipped),
-        "flipped": (plain, views),
-        "lit": (replace(plain, directions=final.directions), views),
-        "mean-subtracted": (final, views),
+        "flipped": (plain, samples),
+        "lit": (replace(plain, directions=final.directions), samples),
+        "mean-subtracted": (final, samples),
     }
     return {name: _load(dataset, form, shown) for name, (form, shown) in forms.items()}
 
 
-def _load(dataset: Dataset, preprocessing: Preprocessing, views: Views) -> NDArray[np.float32]:
-    (batch,) = Loader(dataset.train, _OneStep(views), preprocessing)
+def _load(dataset: Dataset, transform: Transform, samples: Samples) -> NDArray[np.float32]:
+    batch = Feeder(dataset.train, _OneStep(samples), transform).next()
     return batch.images.permute(0, 2, 3, 1).numpy()
 
 
-def _draw(
-    dataset: Dataset,
-    views: Views,
-    rows: dict[str, NDArray[np.float32]],
-    preprocessing: Preprocessing,
-) -> Figure:
+def _draw(dataset: Dataset, samples: Samples, rows: dict[str, NDArray[np.float32]]) -> Figure:
     """A column for each image; grey means 0 where the mean is subtracted."""
-    resize, crop = preprocessing.resize, preprocessing.crop
-    count = len(views.indices)
+    count = len(samples.indices)
     figure = Figure(figsize=(1.7 * count + 0.5, 1.75 * (1 + len(rows)) + 0.3), layout="constrained")
     axes = figure.subplots(1 + len(rows), count, squeeze=False)
     figure.supxlabel("yellow frame: the crop", fontsize=8)
     names = short(dataset.names)
-    for column, index in enumerate(views.indices):
-        pixels = decode(dataset.train.content(index))
+    for column, index in enumerate(samples.indices):
         title = names[dataset.train.labels[index]]
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
-        _show(axes[0, column], pixels)
-        _outline(
-            axes[0, column], (pixels.shape[0], pixels.shape[1]), views.corners[column], resize, crop
-        )
+        _show(axes[0, column], decode(dataset.train.content(index)))
+        _outline(axes[0, column], samples.boxes[column])
     for row, (name, images) in enumerate(rows.items(), 1):
         for column, image in enumerate(images):
             _show(axes[row, column], image + (_GREY if name == "mean-subtracted" else 0))
@@ -173,13 +169,17 @@ def _show(axes: Axes, pixels: NDArray) -> None:
     axes.set_yticks([])
 
 
-def _outline(axes: Axes, size: tuple[int, int], corner: NDArray, resize: int, crop: int) -> None:
+def _outline(axes: Axes, box: NDArray[np.float64]) -> None:
     """Where the crop lies in the whole image; the centres of pixels are at whole numbers."""
-    scale = min(size) / resize
-    top, left = ((side - min(size)) / 2 + place * scale - 0.5 for side, place in zip(size, corner))
+    top, left, bottom, right = box.tolist()
     axes.add_patch(
         Rectangle(
-            (left, top), crop * scale, crop * scale, fill=False, color="yellow", linewidth=1.2
+            (left - 0.5, top - 0.5),
+            right - left,
+            bottom - top,
+            fill=False,
+            color="yellow",
+            linewidth=1.2,
         )
     )
 

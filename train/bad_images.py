@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.dataset import DatasetError, one_line
 from pipeline.files import atomic_write
-from pipeline.stand_ins import BadImage, OnBadImage, stop
+from pipeline.replacements import BadImage, OnBadImage, stop
 from train.config import DataConfig
 from train.distributed import Ranks
 from train.monitor import say
@@ -67,7 +67,7 @@ class BadImages:
         self._training.clear()
         self._evaluation.clear()
         if self._ranks.is_main:
-            not_counted = [bad._replace(step=step, stand_in=_NOT_COUNTED) for bad in evaluation]
+            not_counted = [bad._replace(step=step, replacement=_NOT_COUNTED) for bad in evaluation]
             self._list(not_counted + training)
         self._rows = (self._rows or 0) + len(training)
         for bad in sorted(training):
@@ -76,12 +76,12 @@ class BadImages:
     def _list(self, found: list[BadImage]) -> None:
         with open(self._path, "ab") as file:
             for bad in found:
-                words = map(one_line, (bad.path, bad.why, bad.stand_in))
+                words = map(one_line, (bad.path, bad.why, bad.replacement))
                 file.write(os.fsencode("\t".join([str(bad.step), *words]) + "\n"))
         for bad in found:
             if bad.path not in self._told:
                 self._told.add(bad.path)
-                goes_on = "it is not counted" if bad.stand_in == _NOT_COUNTED else _REPLACED
+                goes_on = "it is not counted" if bad.replacement == _NOT_COUNTED else _REPLACED
                 say(f"warning: {one_line(str(bad))}; {goes_on}. Restore it (see {self._path})")
 
     def _count(self, number: int, epoch: int) -> None:

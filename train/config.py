@@ -44,6 +44,8 @@ class DataConfig:
         lighting_epochs: epochs after which that noise stops (2012 code: 67); null means never.
         lighting_rescale: divide images with noise by 1 + lighting_std, less mean, as the noise
             widens them (2012 code).
+        decoder: what decodes on a machine with a GPU; the CPU gives the same pixels as on every
+            other machine.
         num_threads: threads that decode for each rank; null shares out the cores, 16 at most for
             each GPU.
         on_bad_image: an image that can't be used any more is named, and another of its class stands
@@ -60,6 +62,7 @@ class DataConfig:
     lighting_std: NonNegativeFloat = 0.1
     lighting_epochs: NonNegativeInt | None = None
     lighting_rescale: bool = False
+    decoder: Literal["gpu", "cpu"] = "gpu"
     num_threads: PositiveInt | None = None
     on_bad_image: Literal["stand-in", "stop"] = "stand-in"
     most_bad_images: NonNegativeFloat = 0.01

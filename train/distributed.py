@@ -21,9 +21,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
 from model.columns import NUM_COLUMNS, Columns
+from pipeline.cores import threads_of_a_rank
 from pipeline.dataset import printable
 from pipeline.faults import advice, machine_error
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from pipeline.memory import keep_freed_memory
 from train import gpus
 from train.config import ConfigError
@@ -187,7 +188,7 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     world = _World(*(int(os.environ.get(name, alone)) for name, alone in _ALONE.items()))
     _check_pairs(world, num_columns)
     where = _device(device, world.local_rank, world.local_world_size)
-    num_threads = max(1, len(os.sched_getaffinity(0)) // world.local_world_size)
+    num_threads = threads_of_a_rank(False, world.local_world_size)
     on_gpu = where.type == "cuda"
     if not on_gpu:
         keep_freed_memory()

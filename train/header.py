@@ -6,8 +6,8 @@ from pathlib import Path
 from model.alexnet import AlexNet
 from model.layers import Conv, shapes
 from pipeline.dataset import Dataset
-from pipeline.plan import TrainingPlan
 from train.config import Config
+from train.data import TrainingPlan
 from train.distributed import Ranks
 
 

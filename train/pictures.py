@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.alexnet import AlexNet
 from pipeline.dataset import Dataset, short
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from train.config import DataConfig
 from train.data import crop_mean, samples
 from train.distributed import Ranks

@@ -14,7 +14,7 @@ from model.alexnet import AlexNet
 from model.columns import Columns
 from model.layers import Conv, layers, shapes
 from pipeline.dataset import Dataset, DatasetError, ImageList
-from pipeline.loader import NOT_COUNTED, Batch
+from pipeline.feeder import IGNORE_INDEX, Batch
 from pipeline.progress import progress
 from pipeline.stats import PixelStats
 from train import checkpoint
@@ -129,5 +129,5 @@ def predict(
         everyones = ranks.all_pairs(with_labels).flatten(0, 1)
         rows.append(everyones[: len(everyones) if ranks.is_main else 0].cpu().numpy())
     table = np.concatenate(rows)
-    table = table[table[:, -1] != NOT_COUNTED]
+    table = table[table[:, -1] != IGNORE_INDEX]
     return table[:, :-1], table[:, -1].astype(np.int64)

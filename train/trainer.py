@@ -15,7 +15,7 @@ from model.alexnet import AlexNet, Masks
 from model.response_norm import compiled_response_norm, response_norm
 from pipeline.dataset import Dataset
 from pipeline.faults import advice
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from train import best, checkpoint
 from train.alive import Progress
 from train.bad_images import BadImages
@@ -192,12 +192,7 @@ class Trainer:
         if self.state.schedule.finished:
             return iter(())
         batches = training_batches(
-            self.dataset,
-            self.plan,
-            self.config,
-            self.ranks,
-            self.state.step,
-            self.bad_images.in_training,
+            self.dataset, self.config, self.ranks, self.state.step, self.bad_images.in_training
         )
         self.stopwatch.resume()
         return batches

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.alexnet import AlexNet
-from pipeline.loader import NOT_COUNTED, Batch
+from pipeline.feeder import IGNORE_INDEX, Batch
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ def error_rates(
     """Error rates over batches of central squares [n, 3, resize, resize].
 
     The central crop is shown, less its `mean`. `add_up` adds counts over all that share the
-    evaluation. Labels NOT_COUNTED are passed over.
+    evaluation. Labels IGNORE_INDEX are skipped.
     """
     counts = torch.zeros(3, dtype=torch.int64, device=mean.device)
     for batch in batches:
         logits = model(centre_view(batch.images, mean.shape[-1]) - mean)
         places = label_ranks(logits, batch.labels.clamp(min=0))
-        counted = batch.labels != NOT_COUNTED
+        counted = batch.labels != IGNORE_INDEX
         counts += torch.stack(
             [((places >= 1) & counted).sum(), ((places >= 5) & counted).sum(), counted.sum()]
         )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from model.alexnet import AlexNet, Masks
 from model.config import ModelConfig
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 from tools.bench.traffic import bytes_per_step, column_parameters

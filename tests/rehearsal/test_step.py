@@ -18,7 +18,7 @@ from model import alexnet
 from model.alexnet import AlexNet
 from model.columns import Columns
 from model.config import ModelConfig
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from train import trainer as trainer_module
 from train.config import load
 from train.distributed import Ranks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.loader import NOT_COUNTED, Batch
+from pipeline.feeder import IGNORE_INDEX, Batch
 from tools import evaluate
 from train.ensemble import halves, mixture, search_weights
 from train.validation import centre_view, error_rates, label_ranks, probabilities, ten_views
@@ -43,7 +43,7 @@ def test_error_rates_count_each_image_once():
     """The ranks of the labels are 0, 4, 5 and 7; a last row only fills up the batch."""
     images = torch.zeros(5, 3, 12, 12)
     images[:, 0, 2, 2:10] = torch.arange(8.0).flip(0)
-    labels = torch.tensor([0, 4, 5, 7, NOT_COUNTED])
+    labels = torch.tensor([0, 4, 5, 7, IGNORE_INDEX])
     batches = [Batch(images[:3], labels[:3]), Batch(images[3:], labels[3:])]
     errors = error_rates(Oracle(), batches, torch.zeros(3, 8, 8), lambda counts: counts)
     assert (errors.top1_error, errors.top5_error, errors.num_images) == (3 / 4, 2 / 4, 4)

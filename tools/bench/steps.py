@@ -26,7 +26,7 @@ from model.alexnet import AlexNet, Masks
 from model.columns import Columns
 from model.config import ModelConfig
 from model.response_norm import compiled_response_norm
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from pipeline.memory import keep_freed_memory
 from tools import ROOT
 from train.config import load

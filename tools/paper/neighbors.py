@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.dataset import Dataset, ImageList
 from pipeline.decode import decode
-from pipeline.loader import NOT_COUNTED
+from pipeline.feeder import IGNORE_INDEX
 from tools.paper.drawing import RED
 from train.distributed import Ranks
 from train.trained import Trained, batches
@@ -56,7 +56,7 @@ def describe(
     done = 0
     with torch.no_grad():
         for batch in batches(network, images, ranks, batch_size=128):
-            kept = batch.labels != NOT_COUNTED
+            kept = batch.labels != IGNORE_INDEX
             view = centre_view(batch.images, network.config.data.crop)
             places = slice(done, done := done + int(kept.sum()))
             hidden[places] = network.model.last_hidden(view - network.mean)[kept].float().cpu()

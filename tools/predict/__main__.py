@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline.dataset import ImageList, one_line
 from pipeline.files import atomic_write
-from pipeline.loader import NOT_COUNTED
+from pipeline.feeder import IGNORE_INDEX
 from pipeline.prepare.workers import Workers
 from pipeline.progress import progress
 from tools.cli import command_line, run
@@ -115,7 +115,7 @@ def _scores(
         scores = probabilities(network.model, batch.images, network.mean, args.views).cpu().numpy()
         squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
         for row, label in enumerate(batch.labels.tolist()):
-            if label != NOT_COUNTED:
+            if label != IGNORE_INDEX:
                 yield label, scores[row], squares[row]
 
 

@@ -1,14 +1,34 @@
-"""What numbers a network gets: mean and deviation, type and layout."""
+"""What numbers a network gets: mean and deviation, lighting, type and layout."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.crops import Crops
-from pipeline.preprocessing import Preprocessing
 from pipeline.stats import PixelStats
 
 Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What happens to the pixels of every crop, `size` pixels square.
+
+    `mean_image` [size, size, 3] and `mean` [3] are subtracted. Lighting adds `directions` [3, 3]
+    times three normal draws to every pixel (section 4.1). Images that get lighting are then
+    multiplied by `lit_gain` (2012 code). The rest is divided by `std` [3]. `dtype` is "float32",
+    "float16" or "uint8"; `channels_last` is torch's memory format.
+    """
+
+    size: int
+    mean_image: NDArray[np.float32] | None
+    directions: NDArray[np.float64]
+    lit_gain: float = 1.0
+    mean: Colour = (0.0, 0.0, 0.0)
+    std: Colour = (1.0, 1.0, 1.0)
+    dtype: str = "float32"
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class Pixels:
     def _has_image(self) -> bool:
         return isinstance(self.mean, str) and self.mean == "image"
 
-    def preprocessing(self, stats: PixelStats, crops: Crops) -> Preprocessing:
+    def transform(self, stats: PixelStats, crops: Crops) -> Transform:
         """For images with these statistics, shown by `crops`."""
         if self._has_image():
             image = stats.mean_at(crops.resize)
@@ -74,8 +94,7 @@ class Pixels:
         plain = self.dtype == "uint8"
         mean = nothing if plain or self._has_image() else _colour(self.mean, stats.channel_mean)
         std = whole if plain else _colour(self.std, stats.channel_std())
-        return Preprocessing(
-            crops.resize,
+        return Transform(
             crops.size,
             mean_image,
             self.lighting_std * stats.lighting_directions(),

@@ -16,7 +16,7 @@ class BadImage(NamedTuple):
     number: int  # in the list
     path: str
     why: str
-    stand_in: str
+    replacement: str
 
     def __str__(self) -> str:
         return f"{self.path} can't be used any more: {self.why}"
@@ -28,7 +28,7 @@ OnBadImage = Callable[[BadImage], None]
 
 def warn(bad: BadImage) -> None:
     """Go on with another image, and warn."""
-    warnings.warn(f"{bad}; {bad.stand_in} is used in its place", stacklevel=2)
+    warnings.warn(f"{bad}; {bad.replacement} is used in its place", stacklevel=2)
 
 
 def stop(bad: BadImage) -> NoReturn:
@@ -38,7 +38,7 @@ def stop(bad: BadImage) -> NoReturn:
     )
 
 
-def stand_in(
+def replacement(
     images: ImageList, index: int, seed: int, epoch: int, usable: Callable[[int], bool]
 ) -> int:
     """Another image of the same class; of any class where that has no other that is usable.

@@ -1,0 +1,144 @@
+"""What the graph is asked for at each step, made ahead of time by a thread."""
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import geometry, graph
+from pipeline.dataset import ImageList
+from pipeline.plan import Plan, Replaced, Samples
+from pipeline.reader import FaultyImages, Reader
+from pipeline.replacements import BadImage, replacement
+from pipeline.transform import Transform
+
+_AHEAD = 2
+"""Requests that are made before they are asked for, beside those that the graph works at."""
+
+
+class Step(NamedTuple):
+    """A step's rows on this rank: what they show, and what the graph is asked for."""
+
+    samples: Samples
+    request: graph.Request
+    tensors: tuple[graph.Encoded, ...]
+    replaced: NDArray[np.bool_]  # [n] where another image is shown than was planned
+    bad: list[BadImage]
+
+
+class MustResample(Exception):
+    """A graph for cuts of whole pixels meets another region."""
+
+
+class Requests:
+    """Makes the rows of steps: draws, replaces bad images, reads files, finds regions."""
+
+    def __init__(
+        self,
+        images: ImageList,
+        plan: Plan,
+        transform: Transform,
+        options: graph.GraphOptions,
+        *,
+        shard: int = 0,
+        num_shards: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Replacements of bad images are drawn from `seed`."""
+        self._images, self._plan, self._transform = images, plan, transform
+        self._shard, self._num_shards, self._seed = shard, num_shards, seed
+        self._reader = Reader(images, plan.batch_size // num_shards)
+        self._directions = transform.directions.T.astype(np.float32)
+        self._mean = np.array(transform.mean, np.float32)
+        self.options = options
+        self.faults: dict[int, str] = {}
+        """Why images can't be used, as far as is known."""
+
+    def step(self, number: int) -> Step:
+        """The rows of a step.
+
+        MustResample where the graph can't make them; OSError where no file is to blame; DatasetError
+        where no image is left.
+        """
+        plan, rank = self._plan, (self._shard, self._num_shards)
+        while True:
+            samples = plan.samples(number, *rank, self._replaced(number))
+            try:
+                encoded = self._reader.read(samples.indices)
+            except FaultyImages as found:
+                self.faults |= found.faults
+            else:
+                break
+        request = self._request(samples, encoded)
+        planned = plan.samples(number, *rank).indices if self.faults else samples.indices
+        replaced = (planned != samples.indices) & samples.valid
+        bad = [
+            self._bad(number, *images)
+            for images in zip(planned[replaced].tolist(), samples.indices[replaced].tolist())
+        ]
+        return Step(samples, request, graph.tensors(request, self.options), replaced, bad)
+
+    def from_step(self, first: int) -> Generator[Step, None, None]:
+        """The steps from `first` to the plan's end, made ahead of time."""
+        steps = iter(range(first, self._plan.num_steps))
+        thread = ThreadPoolExecutor(1, "requests")
+        waiting: deque[Future[Step]] = deque()
+        try:
+            for number in steps:
+                waiting.append(thread.submit(self.step, number))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Nothing can be asked for any more."""
+        self._reader.close()
+
+    def _request(self, samples: Samples, encoded: graph.Encoded) -> graph.Request:
+        boxes, mirrored, size = samples.boxes, samples.mirrored, self._transform.size
+        if self.options.resample:
+            sizes = self._images.sizes[samples.indices]
+            regions = geometry.resampled(boxes, sizes, mirrored, size)
+        elif geometry.are_cuts(boxes, size):
+            regions = geometry.cuts(boxes)
+        else:
+            raise MustResample
+        lit = samples.lighting.any(axis=1)
+        return {
+            "encoded": encoded,
+            "decode_start": regions.decode_start,
+            "decode_end": regions.decode_end,
+            "roi_start": regions.start,
+            "roi_end": regions.end,
+            "mirrored": mirrored.astype(np.int32),
+            "mean": self._mean - samples.lighting @ self._directions,
+            "gain": np.where(lit, self._transform.lit_gain, 1).astype(np.float32),
+        }
+
+    def _replaced(self, number: int) -> Replaced | None:
+        """What a step shows in the place of bad images, where any are known."""
+        if not self.faults:
+            return None
+        epoch, faulty = number // self._plan.steps_per_epoch, np.array(list(self.faults))
+
+        def replaced(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+            rows = np.flatnonzero(np.isin(indices, faulty))
+            indices = indices.copy()
+            for row in rows.tolist():
+                index = int(indices[row])
+                indices[row] = replacement(
+                    self._images, index, self._seed, epoch, lambda other: other not in self.faults
+                )
+            return indices
+
+        return replaced
+
+    def _bad(self, number: int, index: int, shown: int) -> BadImage:
+        path = self._images.path
+        return BadImage(number, index, path(index), self.faults[index], path(shown))
