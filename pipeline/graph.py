@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, types
 from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
@@ -155,54 +155,45 @@ def augment(
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 
 
-class Files(NamedTuple):
-    """Which files to read, n of them."""
-
-    rows: NDArray[np.uint8]  # [n, width] their paths; or, from archives, their contents
-    length: NDArray[np.int64]  # [n] bytes that the file should have; -1 for any
-    filled: NDArray[np.int32] | None = None  # [n] how many bytes of a row are content, if it is
-
-
 def build_reader(in_archives: bool, batch_size: int, num_threads: int) -> Pipeline:
     """The pipeline that reads files and looks at their headers: for `read`."""
-    reader: Pipeline = _reader(
-        in_archives,
+    pipeline = Pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=None,
         exec_dynamic=True,
         prefetch_queue_depth=1,
     )
-    reader.build()
-    return reader
+    with pipeline:
+        rows = fn.external_source(name=ROWS, no_copy=True)
+        if in_archives:
+            filled = fn.external_source(name=FILLED)
+            content = fn.slice(rows, start=0, end=filled, axes=[0])
+        else:  # a mapped file that is cut short would end the process
+            content = fn.io.file.read(rows, dont_use_mmap=True)
+        pipeline.set_outputs(content, content.shape(), fn.peek_image_shape(content))
+    pipeline.build()
+    return pipeline
 
 
-def read(reader: Pipeline, files: Files) -> tuple[Encoded, NDArray[np.int64]]:
-    """The files' contents, and [n, 2] the height and width that their headers say, upright.
+ROWS, FILLED = "rows", "filled"
+"""Inputs of `build_reader`'s graph."""
 
-    Zeros for a file that has not the length it should have: its header is not looked at. One that
-    can't be read, or has no header, ends the pipeline with RuntimeError.
+
+def read(
+    reader: Pipeline, rows: NDArray[np.uint8], filled: NDArray[np.int32] | None
+) -> tuple[Encoded, NDArray[np.int64], NDArray[np.int64]]:
+    """Contents of n files, their lengths [n], and [n, 2] height and width that their headers say.
+
+    `rows` [n, width] are their paths, padded with zeros. From archives they are the contents, of
+    which `filled` [n] bytes are to be used. A file that can't be read, or has no header, ends the
+    pipeline with RuntimeError.
     """
-    for name, rows in files._asdict().items():
-        if rows is not None:
-            reader.feed_input(name, rows)
-    encoded, shapes = reader.run()
-    return encoded, np.asarray(shapes.as_tensor())[:, :2]
-
-
-@pipeline_def(enable_conditionals=True)
-def _reader(in_archives: bool) -> tuple[DataNode, DataNode]:
-    rows, length, filled = (fn.external_source(name=name, no_copy=True) for name in Files._fields)
-    if in_archives:
-        encoded = fn.slice(rows, start=0, end=filled, axes=[0])
-    else:  # a mapped file that is cut short would end the process
-        encoded = fn.io.file.read(rows, dont_use_mmap=True)
-    found = encoded.shape()[0]
-    if (found == length) | (length == -1):
-        shape = fn.peek_image_shape(encoded)
-    else:
-        shape = types.Constant(np.zeros(3, np.int32), dtype=types.INT64)
-    return encoded, shape
+    reader.feed_input(ROWS, rows)
+    if filled is not None:
+        reader.feed_input(FILLED, filled)
+    content, lengths, shapes = reader.run()
+    return content, np.asarray(lengths.as_tensor())[:, 0], np.asarray(shapes.as_tensor())[:, :2]
 
 
 FILES = "files"

@@ -60,8 +60,8 @@ class Requests:
     def step(self, number: int) -> Step:
         """The rows of a step.
 
-        MustResample where the graph can't make them; OSError where no file is to blame; DatasetError
-        where no image is left.
+        MustResample where the graph can't make them; OSError where no file is to blame;
+        DatasetError where no image is left.
         """
         plan, rank = self._plan, (self._shard, self._num_shards)
         while True:
