@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -146,19 +147,20 @@ class _Orders:
         self._labels, self._order, self._seed = labels.view(), order, seed
         self._labels.flags.writeable = False
         self._thread = ThreadPoolExecutor(1, "order")
-        self._drawn: dict[int, Future[NDArray[np.int64]]] = {}
+        self._lock, self._drawn = Lock(), dict[int, Future[NDArray[np.int64]]]()
         self._length: int | None = None
 
     def of(self, epoch: int) -> NDArray[np.int64]:
         """The indices that an epoch shows; ValueError where the order gives no such."""
-        for wanted in (epoch, epoch + 1):
-            if wanted not in self._drawn:
-                self._drawn[wanted] = self._thread.submit(self._draw, wanted)
-        chosen = self._drawn[epoch].result()
-        # The reader is ahead of the loop, and may be in the next epoch already.
-        for old in [drawn for drawn in self._drawn if not epoch - 1 <= drawn <= epoch + 1]:
-            self._drawn.pop(old).cancel()
-        return chosen
+        with self._lock:  # loops that share a plan may be in different epochs
+            for wanted in (epoch, epoch + 1):
+                if wanted not in self._drawn:
+                    self._drawn[wanted] = self._thread.submit(self._draw, wanted)
+            chosen = self._drawn[epoch]
+            # The reader is ahead of the loop, and may be in the next epoch already.
+            for old in [drawn for drawn in self._drawn if not epoch - 1 <= drawn <= epoch + 1]:
+                del self._drawn[old]
+        return chosen.result()
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))

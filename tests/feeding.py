@@ -1,0 +1,66 @@
+"""Plans, transforms and batches for tests."""
+
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from pipeline.crops import CentreCrop, Crops, RandomCrop
+from pipeline.dataset import ImageList
+from pipeline.feeder import Batch, Feeder
+from pipeline.plan import EpochPlan, Plan, Replaced, Samples, in_order, shuffled
+from pipeline.transform import Transform
+
+
+def plain(size: int) -> Transform:
+    """Pixels as they are, without mean and lighting."""
+    return Transform(size, None, np.zeros((3, 3)))
+
+
+def training_plan(
+    images: ImageList,
+    crops: Crops = RandomCrop(80, 96),
+    *,
+    batch_size: int = 12,
+    num_steps: int = 12,
+    **options: Any,
+) -> EpochPlan:
+    """Shuffled epochs, of which `num_steps` are shown in all."""
+    plan = EpochPlan(images, batch_size, crops, shuffled, **{"seed": 3, **options})
+    plan.num_steps = num_steps
+    return plan
+
+
+def evaluation_plan(images: ImageList, side: int, batch_size: int) -> EpochPlan:
+    """Central squares of every image, once."""
+    crops = CentreCrop(side, side)
+    plan = EpochPlan(images, batch_size, crops, in_order, 0, lighting_epochs=0, drop_last=False)
+    plan.num_steps = plan.steps_per_epoch
+    return plan
+
+
+class OneStep:
+    """A plan of a single step."""
+
+    num_steps = steps_per_epoch = 1
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples, self.batch_size = samples, len(samples.indices)
+
+    def samples(
+        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+    ) -> Samples:
+        """All rows."""
+        return self._samples
+
+
+def shown(images: ImageList, plan: Plan, transform: Transform, **options: Any) -> list[Batch]:
+    """All batches of a plan."""
+    with closing(Feeder(images, plan, transform, **{"num_threads": 2, **options})) as feeder:
+        return list(feeder)
+
+
+def some_images(count: int, height: int = 256, width: int = 256) -> ImageList:
+    """A list of images that need not exist."""
+    names = [f"{number}.jpg" for number in range(count)]
+    return ImageList.of("/nowhere", names, [0] * count, [(height, width)] * count)
