@@ -13,6 +13,8 @@ from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.augmentations import Augmentation
+
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.
 
@@ -40,6 +42,7 @@ class GraphOptions(NamedTuple):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: str = "float32"
     layout: str = "CHW"
+    augmentations: tuple[Augmentation, ...] = ()
 
 
 def inputs(options: GraphOptions) -> list[str]:
@@ -51,10 +54,13 @@ def inputs(options: GraphOptions) -> list[str]:
     roi_start, roi_end        [2] float32: what the box covers of that region, where resampled
     mirrored                  int32: 1 for a flip, where not resampled
     gain                      float32: a factor for the finished image
+
+    And what is drawn for each augmentation, by its name.
     """
     names = ["encoded", "decode_start", "decode_end", "mean"]
     names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
-    return [*names, "gain"] if options.has_gain else names
+    names += ["gain"] if options.has_gain else []
+    return names + [one.name for one in options.augmentations]
 
 
 def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:
@@ -135,6 +141,8 @@ def augment(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
+    for one in options.augmentations:
+        pixels = one.apply(pixels, asked[one.name])
     # Subtracting a mean of its own from each row adds its lighting at no cost.
     images = fn.crop_mirror_normalize(
         pixels,

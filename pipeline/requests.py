@@ -119,6 +119,7 @@ class Requests:
             "mirrored": mirrored.astype(np.int32),
             "mean": self._mean - samples.lighting @ self._directions,
             "gain": np.where(lit, self._transform.lit_gain, 1).astype(np.float32),
+            **samples.drawn,
         }
 
     def _replaced(self, number: int) -> Replaced | None:
