@@ -16,6 +16,7 @@ from typing import Self
 
 import torch
 
+from pipeline.cores import usable_cores
 from pipeline.faults import MachineError
 from pipeline.parent import end_with_the_parent
 from pipeline.prepare.examine import Examined, Task, catch_what_the_decoder_says, crashed
@@ -36,7 +37,7 @@ class Workers:
 
     def __init__(self) -> None:
         fit_the_fork_server()
-        self._count = len(os.sched_getaffinity(0))
+        self._count = usable_cores()
         self._pool = self._new_pool()
 
     def __enter__(self) -> Self:
