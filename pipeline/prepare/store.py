@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.files import sync_file_system
+
 SHARD_BYTES = 256 << 20
 """A shard is closed when it has grown to this size."""
 
@@ -113,7 +115,7 @@ class LooseFiles:
 
     def position(self) -> tuple[int, int]:
         """See Store; what comes after it is simply written again."""
-        os.sync()
+        sync_file_system(self._folder)
         return 0, 0
 
     def close(self) -> None:
