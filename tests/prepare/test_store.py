@@ -1,6 +1,5 @@
 """Stored images, loose or in shards, against the originals and as other readers see them."""
 
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, store
+from pipeline.prepare.findings import ROW
 from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.workers import Workers
 from pipeline.preprocessing import Preprocessing
@@ -233,8 +233,8 @@ def test_a_file_that_changed_since_an_interruption_is_not_taken_as_it_was(
     originals, tmp_path, monkeypatch
 ):
     interrupt(originals, tmp_path / "out", monkeypatch)
-    with open(tmp_path / ".out.unfinished/notes/val.jsonl") as notes:
-        first = originals / json.loads(notes.readline())[0]
+    _, time_of_change = np.fromfile(tmp_path / ".out.unfinished/notes/val.rows", ROW)["stamp"][0]
+    (first,) = (path for path in originals.glob("*/*") if path.stat().st_mtime_ns == time_of_change)
     content = first.read_bytes()
     try:
         first.write_bytes(content + b"more")
