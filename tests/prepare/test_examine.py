@@ -95,6 +95,20 @@ def test_a_failing_disk_stops_the_command_and_a_missing_file_is_rejected(monkeyp
         assert stored == [] and sums is None
 
 
+class Late(Source):
+    """A file that was not there before it was read."""
+
+    def stamp(self, index):
+        return -1, -1
+
+
+def test_a_file_that_appears_late_is_rejected_and_the_list_keeps_its_lengths(good, monkeypatch):
+    """Its length is not known; a list of lengths with a gap would shift those of all others."""
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
+    found, _, _ = Task(Late.of(good.root, ["colour.jpg"], [0]), False, None).run()
+    assert found.reasons() == {0: os.strerror(errno.ENOENT)}
+
+
 class Pause(Task):
     """A task that says which process it runs in, and does not end."""
 
