@@ -140,7 +140,7 @@ def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def _source(images: ImageList) -> Source:
     names = [images.name(index) for index in range(len(images))]
-    return Source(Path(images.root), names, images.labels.tolist())
+    return Source.of(Path(images.root), names, images.labels)
 
 
 def _processes() -> list[psutil.Process]:
