@@ -27,7 +27,7 @@ from pipeline.decode import (
     decode_together,
     look,
 )
-from pipeline.faults import MachineError, machine_error
+from pipeline.faults import MachineError, machine_error, the_files_own
 from pipeline.prepare import pillow
 from pipeline.prepare.findings import Findings
 from pipeline.prepare.sources import Source
@@ -36,16 +36,6 @@ from pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a run are decoded together up to this many pixels: 150 MB for each process."""
-_FILE_ERRORS = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ELOOP,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
-"""What may be wrong with one file alone."""
 
 _ROUNDING = 1
 """Levels by which two sound decoders may differ."""
@@ -288,7 +278,7 @@ def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: 
         raise MachineError(
             f"{fault}. It happened at {path}; if it happens there again, remove the file"
         ) from error
-    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILE_ERRORS:
+    if isinstance(error, OSError) and error.errno is not None and not the_files_own(error):
         raise OSError(
             f"{path} can't be read now ({error.strerror}); rerun the command to resume, "
             "and if it ends here again, remove the file"
