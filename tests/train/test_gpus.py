@@ -11,7 +11,7 @@ from train import data, gpus
 from train.config import ConfigError, DataConfig
 from train.distributed import Ranks, join
 from train.gpus import runs_on
-from train.monitor import Stopwatch
+from train.stopwatch import Stopwatch
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12020). "
@@ -145,6 +145,9 @@ class Event:
             Event.device, Event.host
         )  # a GPU can't reach an event before it is issued
         self.at = Event.device
+
+    def query(self):
+        return self.at <= Event.host
 
     def elapsed_time(self, other):
         return 1000 * (other.at - self.at)
