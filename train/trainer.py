@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,10 @@ class Trainer:
         with self._at("waiting for data"):
             return next(batches, None)
 
-    def _at(self, doing: str) -> record_function:
-        """Note what begins, for other ranks and for the profile."""
+    def _at(self, doing: str) -> AbstractContextManager[Any]:
+        """Note what begins, for other ranks and, where one is made, for the profile."""
         self.progress.at(doing if self._has_stepped else "first step", self.state.step)
-        return record_function(doing)
+        return record_function(doing) if self.profile.is_on else nullcontext()
 
     def _after_step(self, batch: Batch, log_now: bool, save_now: bool) -> None:
         """All that is due at this step.
