@@ -69,7 +69,7 @@ class Monitor:
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
         self._thread = ThreadPoolExecutor(1, "monitor")
-        self._last: Future[None] = self._thread.submit(check_kept, folder)
+        self._last: Future[None] = self._thread.submit(lambda: None)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Record a value for each TensorBoard tag; `epoch` counts the epochs completed."""
