@@ -68,6 +68,17 @@ def test_what_goes_wrong_in_the_thread_is_raised_and_nothing_is_written_after_it
     assert read_metrics(folder, "train/loss") == {1: 1.0}
 
 
+def test_a_line_that_waits_behind_one_that_fails_is_not_written(folder, monkeypatch):
+    slow_down(monkeypatch)
+    monitor = Monitor(folder, 0)
+    monitor.write(1, 0, {"train/loss": 1.0})
+    monitor.write(2, 0, {"train/loss": {1, 2}})  # no JSON
+    monitor.write(3, 0, {"train/loss": 3.0})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        monitor.flush()
+    assert read_metrics(folder, "train/loss") == {1: 1.0}
+
+
 def test_a_folder_that_is_gone_is_told_by_the_next_call(folder):
     monitor = Monitor(folder, 0)
     monitor.flush()
