@@ -152,7 +152,7 @@ def test_losses_on_a_gpu_follow_the_cpus_step_by_step(precision, tolerance, trai
 
     Losses are about 1.1.
     """
-    options = ["--run.log_every", "1", "--optim.lr", "0.001"]
+    options = ["--run.log_seconds", "0", "--optim.lr", "0.001"]
     assert train(tmp_path / "cpu", *options) == 0
     assert (
         train(tmp_path / "gpu", *options, "--run.device", "cuda", "--train.precision", precision)

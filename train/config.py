@@ -100,7 +100,8 @@ class RunConfig:
         dir: folder of the run; null means runs/<names of the config files, joined by ->.
         device: cpu, cuda, or auto: cuda where there is a GPU for each rank of this machine.
         max_steps: stop after this many steps in all; the same command without it goes on.
-        log_every: steps between two progress lines.
+        log_seconds: about how many seconds pass between two progress lines; one also ends each
+            epoch. 0 means after every step.
         checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
         checkpoint_every: steps between two checkpoints, beside those; null for none.
         keep_checkpoints: how many of the newest checkpoints are kept.
@@ -117,7 +118,7 @@ class RunConfig:
     dir: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: PositiveInt | None = None
-    log_every: PositiveInt = 20
+    log_seconds: NonNegativeFloat = 5.0
     checkpoint_minutes: PositiveFloat = 10.0
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2

@@ -29,12 +29,12 @@ class Profile:
     def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
         """`path` is the trace to write; on a GPU, it has the kernels, too."""
         self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
-        self._recording = num_steps > 0
+        self.is_on = num_steps > 0  # until the trace is written
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
     def end_step(self) -> None:
         """Called after each step."""
-        if not self._recording:
+        if not self.is_on:
             return
         self._done += 1
         if self._done == _WARM_UP:
@@ -43,7 +43,7 @@ class Profile:
             self._profiler.start()
         elif self._done == self._last:
             self._profiler.stop()
-            self._recording = False
+            self.is_on = False
             self._write(self._decoders.stop())
 
     def _write(self, decoding: list[dict[str, Any]]) -> None:

@@ -61,6 +61,8 @@ class Notes:
             self._meetings += 1
             if len(tensor) > 1:
                 tensor[-1] = 1.0  # a step takes a second: the ranks meet after each
+            if len(tensor) == 4:
+                tensor[1] = self._meetings % 2  # as if the main rank's clock had asked for a line
             if self._stop_after and self._meetings >= self._stop_after:
                 tensor[0] = signal.SIGTERM  # as if some rank had been told to stop
         return _Done() if async_op else None
@@ -107,6 +109,8 @@ def options(prepared, tmp_path):
         "2",
         "--run.checkpoint_every",
         "1",
+        "--run.log_seconds",
+        "1000",
     ]
     return lambda rank: [
         str(tmp_path / "tiny.yaml"),
