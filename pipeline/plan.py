@@ -74,6 +74,10 @@ def in_order(rng: Generator, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(len(labels))
 
 
+_ROUNDING = 1e-6
+"""By how many pixels a box may leave its image: computed ends are rounded."""
+
+
 class EpochPlan:
     """Epochs of images in some order, each shown by crops of its own, and lit.
 
@@ -131,6 +135,7 @@ class EpochPlan:
             indices = replaced(indices)
         views = self._crops.views
         boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), self._sizes[indices])
+        _check_boxes(self._crops, boxes, mirrored, np.repeat(self._sizes[indices], views, axis=0))
         draws = Draws(self._seed, epoch, (places[:, None] * views + np.arange(views)).ravel())
         return Samples(
             np.repeat(indices, views),
@@ -145,6 +150,24 @@ class EpochPlan:
         if self._lighting_epochs is not None and draws.epoch >= self._lighting_epochs:
             return np.zeros((len(draws), 3), np.float32)
         return draws.normal("lighting", 3).astype(np.float32)
+
+
+def _check_boxes(
+    crops: Crops, boxes: NDArray[np.float64], mirrored: NDArray[np.bool_], sizes: NDArray[np.int32]
+) -> None:
+    """ValueError where crops draw what is no region: the decoder would blame it on the images."""
+    if boxes.shape != (len(sizes), 4) or mirrored.shape != (len(sizes),):
+        raise ValueError(
+            f"{crops!r} draws boxes {list(boxes.shape)} and mirrored {list(mirrored.shape)}; "
+            f"expected [{len(sizes)}, 4] and [{len(sizes)}], with boxes inside the images"
+        )
+    start, end = boxes[:, :2], boxes[:, 2:]
+    inside = (start > -_ROUNDING) & (start < end) & (end < sizes + _ROUNDING)
+    for row in np.flatnonzero(~inside.all(axis=1))[:1]:
+        raise ValueError(
+            f"{crops!r} draws the box {boxes[row].tolist()} in an image {sizes[row, 0]} pixels "
+            f"high and {sizes[row, 1]} wide; expected top, left, bottom and right inside it"
+        )
 
 
 class _Orders:

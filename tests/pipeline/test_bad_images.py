@@ -1,43 +1,28 @@
 """Images that go bad after they were prepared: named, and replaced by others of their class."""
 
+import errno
+import os
 import random
+import re
 import shutil
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from pipeline import graph, verify
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import NOT_COUNTED, Loader
-from pipeline.plan import EvaluationPlan, TrainingPlan
-from pipeline.preprocessing import Preprocessing
-from pipeline.stand_ins import stand_in, stop
+from pipeline.faults import MachineError
+from pipeline.feeder import IGNORE_INDEX, Feeder
+from pipeline.reader import Reader
+from pipeline.replacements import replacement, stop
+from tests.damage import DAMAGE, damage, reason
+from tests.feeding import OneStep, evaluation_plan, plain, training_plan
 from tests.images import prepare, smooth_image
 from tools import prep_imagenet
 
-PLAIN = Preprocessing.nothing(96, 80)
-
-
-def resized(content, factor):
-    image = Image.open(BytesIO(content)).convert("RGB")
-    out = BytesIO()
-    image.resize((int(image.width * factor), int(image.height * factor))).save(out, "JPEG")
-    return out.getvalue()
-
-
-DAMAGE = {
-    "text": lambda content: b"no picture\n" * 50,
-    "noise": lambda content: random.Random(0).randbytes(len(content)),
-    "stump": lambda content: content[: len(content) // 2],
-    "header alone": lambda content: content[:200],
-    "empty": lambda content: b"",
-    "smaller": lambda content: resized(content, 0.5),
-    "larger": lambda content: resized(content, 2),
-    "gone": None,
-}
+PLAIN = plain(80)
 
 
 @pytest.fixture
@@ -47,75 +32,118 @@ def images(dataset, tmp_path):
     return replace(dataset.train, root=str(tmp_path / "copy"))
 
 
-def damage(images, index, kind):
-    path = Path(images.path(index))
-    if DAMAGE[kind] is None:
-        path.unlink()
-    else:
-        path.write_bytes(DAMAGE[kind](path.read_bytes()))
+@pytest.fixture(scope="module")
+def in_shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    options = ("--resize", "96", "--shards")
+    return Dataset.open(prepare(root, {"a": 20, "b": 22}, {"a": 2, "b": 2}, *options)).train
 
 
-def plan(images, num_steps=8):
-    return TrainingPlan(len(images), batch_size=12, margin=16, seed=3, num_steps=num_steps)
+@pytest.fixture
+def archived(in_shards, tmp_path):
+    """A copy of images in archives."""
+    shutil.copytree(in_shards.root, tmp_path / "archives")
+    return replace(in_shards, root=str(tmp_path / "archives"))
+
+
+def plan(images, **options):
+    return training_plan(images, **{"num_steps": 8, **options})
 
 
 def shown(images, seen, **options):
     """Pixels and labels of every step, in one array each."""
-    loader = Loader(images, plan(images), PLAIN, num_threads=2, on_bad_image=seen, **options)
-    return [(batch.images.numpy(), batch.labels.numpy()) for batch in loader]
+    feeder = Feeder(images, plan(images), PLAIN, num_threads=2, on_bad_image=seen, **options)
+    try:
+        return [(batch.images.numpy(), batch.labels.numpy()) for batch in feeder]
+    finally:
+        feeder.close()
+
+
+def check(images, sound, bad, said):
+    """That `bad` images are named, with what is `said`, and replaced; other rows are as before."""
+    seen = []
+    found = shown(images, seen.append)
+    assert {one.path for one in seen} == {images.path(int(index)) for index in bad}
+    for one in seen:
+        assert re.search(said, one.why), one.why
+    for step, (pixels, labels) in enumerate(found):
+        indices = plan(images).samples(step, 0, 1).indices
+        missing = np.isin(indices, bad)
+        np.testing.assert_array_equal(pixels[~missing], sound[step][0][~missing])
+        np.testing.assert_array_equal(labels, sound[step][1])  # the class stays
+        told = {one.number: one.replacement for one in seen if one.step == step}
+        assert sorted(told) == sorted(indices[missing])
+    return found
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_bad_image_is_named_and_another_of_its_class_is_shown(dataset, images, kind):
-    bad = plan(images).views(0, 0, 1).indices[:3]
+    bad = plan(images).samples(0, 0, 1).indices[:3]
     for index in bad:
         damage(images, int(index), kind)
-    seen = []
-    found, sound = shown(images, seen.append), shown(dataset.train, stop)
-    assert {one.path for one in seen} == {images.path(int(index)) for index in bad}
-    for step in range(8):
-        missing = np.isin(plan(images).views(step, 0, 1).indices, bad)
-        np.testing.assert_array_equal(found[step][0][~missing], sound[step][0][~missing])
-        np.testing.assert_array_equal(found[step][1], sound[step][1])  # the class stays
-        assert sum(one.step == step for one in seen) == missing.sum()
+    sound = shown(dataset.train, stop)
+    found = check(images, sound, bad, reason(kind))
+    halves = [shown(images, [].append, shard=shard, num_shards=2) for shard in range(2)]
+    later = shown(images, [].append, first_step=3)
+    for step, (pixels, _) in enumerate(found):
+        both = np.concatenate([half[step][0] for half in halves])
+        np.testing.assert_array_equal(pixels, both)
+        if step >= 3:
+            np.testing.assert_array_equal(pixels, later[step - 3][0])
     with pytest.raises(DatasetError, match="can't be used any more"):
         shown(images, stop)
 
 
-def test_stand_ins_are_crops_of_the_images_that_are_named(images):
-    bad = int(plan(images).views(0, 0, 1).indices[5])
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "gone"])
+def test_a_bad_image_in_an_archive_is_named_and_replaced(in_shards, archived, kind):
+    """It keeps its place, so only what it holds can tell. A stump decodes, grey from there on."""
+    bad = plan(archived).samples(0, 0, 1).indices[:3]
+    for index in bad:
+        damage(archived, int(index), kind)
+    if kind in ("stump", "two EXIF blocks"):
+        assert len(shown(archived, stop)) == 8
+        return
+    said = {
+        "smaller": "it is 48x48|pixels, and was",
+        "smaller, of the right length": "pixels, and was",
+        "larger": "pixels, and was",
+    }
+    check(archived, shown(in_shards, stop), bad, said.get(kind, "not an image, or cut short"))
+
+
+def test_all_kinds_at_once_are_told_apart(dataset, images):
+    kinds = list(DAMAGE)
+    chosen = plan(images).samples(0, 0, 1).indices[: len(kinds) - 2].tolist()
+    chosen += plan(images).samples(1, 0, 1).indices[:2].tolist()
+    for index, kind in zip(chosen, kinds, strict=True):
+        damage(images, index, kind)
+    seen = []
+    shown(images, seen.append)
+    told = {one.number: one.why for one in seen}
+    assert set(told) == set(chosen)
+    for index, kind in zip(chosen, kinds):
+        assert re.search(reason(kind), told[index]), (kind, told[index])
+
+
+def test_replacements_are_crops_of_the_images_that_are_named(images):
+    bad = int(plan(images).samples(0, 0, 1).indices[5])
     damage(images, bad, "text")
     seen = []
     found = shown(images, seen.append)[0][0][5]
-    other = next(i for i in range(len(images)) if images.path(i) == seen[0].stand_in)
+    other = next(i for i in range(len(images)) if images.path(i) == seen[0].replacement)
     assert other != bad and images.labels[other] == images.labels[bad]
-    views = plan(images).views(0, 0, 1)
-    of_another = replace_index(views, 5, other)
-    loader = Loader(images, OneStep(of_another), PLAIN)
-    np.testing.assert_array_equal(found, next(iter(loader)).images[5].numpy())
+    of_another = plan(images).samples(
+        0, 0, 1, lambda indices: np.where(indices == bad, other, indices)
+    )
+    (batch,) = Feeder(images, OneStep(of_another), PLAIN)
+    np.testing.assert_array_equal(found, batch.images[5].numpy())
 
 
-def replace_index(views, row, index):
-    indices = views.indices.copy()
-    indices[row] = index
-    return views._replace(indices=indices)
-
-
-class OneStep:
-    num_steps = steps_per_epoch = 1
-
-    def __init__(self, views):
-        self._views, self.batch_size = views, len(views.indices)
-
-    def views(self, step, part, num_parts):
-        return self._views
-
-
-def test_stand_ins_are_the_same_on_any_number_of_ranks_and_after_a_resume(images):
+def test_replacements_are_the_same_on_any_number_of_ranks_and_after_a_resume(images):
     for index in range(0, len(images), 4):
-        damage(images, index, "noise")
+        damage(images, index, list(DAMAGE)[index % len(DAMAGE)])
     whole = shown(images, [].append)
-    halves = [shown(images, [].append, part=part, num_parts=2) for part in range(2)]
+    halves = [shown(images, [].append, shard=shard, num_shards=2) for shard in range(2)]
     for step, (pixels, labels) in enumerate(whole):
         np.testing.assert_array_equal(pixels, np.concatenate([half[step][0] for half in halves]))
         np.testing.assert_array_equal(labels, np.concatenate([half[step][1] for half in halves]))
@@ -123,34 +151,42 @@ def test_stand_ins_are_the_same_on_any_number_of_ranks_and_after_a_resume(images
         np.testing.assert_array_equal(pixels, again)
 
 
-def test_where_a_class_is_gone_another_class_stands_in_with_its_own_label(images):
+def test_where_a_class_is_gone_another_class_is_shown_with_its_own_label(images):
     lost = np.flatnonzero(images.labels == 0)
     for index in lost:
         damage(images, int(index), "gone")
     seen = []
     for step, (_, labels) in enumerate(shown(images, seen.append)):
         assert 0 not in labels
+        rows = list(plan(images).samples(step, 0, 1).indices)
         for one in seen:
-            stands = next(i for i in range(len(images)) if images.path(i) == one.stand_in)
-            row = list(plan(images).views(one.step, 0, 1).indices).index(one.number)
             if one.step == step:
-                assert labels[row] == images.labels[stands]
+                other = next(i for i in range(len(images)) if images.path(i) == one.replacement)
+                assert labels[rows.index(one.number)] == images.labels[other]
 
 
-def test_an_evaluation_does_not_count_what_it_could_not_show(images):
+@pytest.mark.parametrize("pad", [True, False])
+def test_an_evaluation_does_not_count_what_it_could_not_show(images, pad):
     damage(images, 4, "stump")
     seen = []
-    loader = Loader(
+    feeder = Feeder(
         images,
-        EvaluationPlan(len(images), 12),
-        PLAIN,
+        evaluation_plan(images, 96, 12),
+        plain(96),
         on_bad_image=seen.append,
-        count_stand_ins=False,
+        count_replaced=False,
+        pad=pad,
     )
-    labels = np.concatenate([batch.labels.numpy() for batch in loader])[: len(images)]
+    batches = list(feeder)
+    assert all(len(batch.images) == len(batch.labels) for batch in batches)
+    labels = np.concatenate([batch.labels.numpy() for batch in batches])
     expected = images.labels.copy()
-    expected[4] = NOT_COUNTED
-    np.testing.assert_array_equal(labels, expected)
+    expected[4] = IGNORE_INDEX
+    if pad:
+        np.testing.assert_array_equal(labels[: len(images)], expected)
+        assert (labels[len(images) :] == IGNORE_INDEX).all()
+    else:
+        np.testing.assert_array_equal(labels, np.delete(expected, 4))
     assert [one.path for one in seen] == [images.path(4)]
 
 
@@ -161,17 +197,34 @@ def test_where_no_image_is_left_one_message_says_so(images):
         shown(images, [].append)
 
 
-def test_images_of_shards_that_are_cut_while_they_are_read_are_named_with_the_shard(tmp_path):
-    data = prepare(tmp_path, {"a": 12, "b": 12}, {"a": 2, "b": 2}, "--resize", "96", "--shards")
-    images = Dataset.open(data).train
-    shard = Path(images.archive(0)[0])
-    whole, seen = shown(images, stop), []
-    loader = iter(Loader(images, plan(images), PLAIN, num_threads=2, on_bad_image=seen.append))
-    np.testing.assert_array_equal(next(loader).images.numpy(), whole[0][0])
+def test_images_of_shards_that_are_cut_while_they_are_read_are_named_with_the_shard(archived):
+    shard = Path(archived.archive(0)[0])
+    whole, seen = shown(archived, stop), []
+    feeder = Feeder(archived, plan(archived), PLAIN, num_threads=2, on_bad_image=seen.append)
+    np.testing.assert_array_equal(feeder.next().images.numpy(), whole[0][0])
+    end = int(np.sort(archived.spans[:, 1])[20])
     with open(shard, "r+b") as file:
-        file.truncate(int(images.spans[:, 1].max()) + 10)
-    later = list(loader)
-    assert len(later) == 7 and seen and all(str(shard) in one.why for one in seen)
+        file.truncate(end + 10)
+    later = list(feeder)
+    assert len(later) == 7 and seen
+    for one in seen:
+        assert f"{shard} ends at byte {end + 10}; the image needs" in one.why or (
+            archived.spans[one.number, 1] >= end + 10 and str(shard) in str(one.why)
+        )
+    for step, batch in enumerate(later, 1):
+        left = archived.spans[plan(archived).samples(step, 0, 1).indices, 1] < end
+        np.testing.assert_array_equal(batch.images.numpy()[left], whole[step][0][left])
+
+
+def test_a_shard_that_is_removed_is_read_on_while_it_is_open_and_then_named(archived):
+    shard, whole = Path(archived.archive(0)[0]), shown(archived, stop)
+    feeder = Feeder(archived, plan(archived), PLAIN, num_threads=2)
+    feeder.next()
+    shard.rename(shard.with_name("away.tar"))
+    for (pixels, _), batch in zip(whole[1:], feeder, strict=True):
+        np.testing.assert_array_equal(pixels, batch.images.numpy())
+    with pytest.raises(DatasetError, match="No such file"):
+        shown(archived, stop)
 
 
 def test_damage_that_only_the_decoder_sees_is_found_there(tmp_path):
@@ -184,15 +237,161 @@ def test_damage_that_only_the_decoder_sees_is_found_there(tmp_path):
     arguments = ["--train", tmp_path / "train", "--hold-out", "0.2", "--out", tmp_path / "out"]
     prep_imagenet.main(list(map(str, arguments)))
     images = Dataset.open(tmp_path / "out").train
-    one_batch = TrainingPlan(len(images), len(images), margin=16, seed=3, num_steps=3)
-    last = int(one_batch.views(0, 0, 1).indices[-1])  # DALI's threads survive it at the end
-    first_stand_in = stand_in(images, last, 0, 0, lambda index: True)
-    bad = [Path(images.path(index)) for index in (last, first_stand_in)]
+    one_batch = plan(images, batch_size=len(images), num_steps=3)
+    indices = one_batch.samples(0, 0, 1).indices
+    first = int(indices[0])
+    its_replacement = replacement(images, first, 0, 0, lambda index: True)
+    bad = [Path(images.path(index)) for index in {first, its_replacement, int(indices[-1])}]
     for path in bad:
         content = bytearray(path.read_bytes())
         content[len(content) // 2 :] = random.Random(0).randbytes(len(content) - len(content) // 2)
         path.write_bytes(content)
     seen = []
-    loader = Loader(images, one_batch, PLAIN, on_bad_image=seen.append, num_threads=1)
-    assert len(list(loader)) == 3
+    feeder = Feeder(images, one_batch, PLAIN, on_bad_image=seen.append, num_threads=1)
+    assert len(list(feeder)) == 3
     assert {one.path for one in seen} == set(map(str, bad))
+    assert all("it can't be decoded" in one.why for one in seen)
+
+
+@pytest.mark.parametrize("kind", ["text", "larger", "gone", "empty"])
+def test_a_file_that_changes_once_it_is_read_changes_no_pixels(images, kind, monkeypatch):
+    """What is decoded are the bytes that were looked at."""
+    whole, read = shown(images, stop), Reader.read
+
+    def then_damaged(self, indices):
+        encoded = read(self, indices)
+        for index in set(indices.tolist()):
+            path = Path(images.path(index))
+            kept = path.read_bytes()
+            damage(images, index, kind)
+            changed.append((path, kept))
+        return encoded
+
+    changed = []
+    with monkeypatch.context() as planted:
+        planted.setattr(Reader, "read", then_damaged)
+        feeder = Feeder(images, plan(images, num_steps=1), PLAIN, num_threads=2)
+        (batch,) = feeder
+    assert len(changed) >= 12
+    np.testing.assert_array_equal(batch.images.numpy(), whole[0][0])
+
+
+MACHINE = [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("call", ["open", "preadv"])
+@pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
+def test_a_fault_of_the_machine_blames_no_image_of_an_archive(archived, number, call, monkeypatch):
+    seen = []
+    feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
+    feeder.next()
+    feeder._requests._reader._archives._open_files.clear()
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        list(feeder)
+    monkeypatch.undo()
+    assert not seen and not feeder._requests.faults
+    feeder.close()
+
+
+@pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
+def test_a_fault_of_the_machine_blames_no_file(images, number, monkeypatch):
+    """The file of one image is bad; why can't be told while the machine fails."""
+    seen = []
+    damage(images, int(plan(images).samples(4, 0, 1).indices[0]), "noise of the right length")
+    feeder = Feeder(images, plan(images), PLAIN, on_bad_image=seen.append)
+
+    def fail(self, index):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pipeline.dataset.ImageList.content", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        list(feeder)
+    assert not seen and not feeder._requests.faults
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_a_lack_of_memory_in_the_reader_blames_no_image(images, error, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    feeder = Feeder(images, plan(images), PLAIN)
+    feeder.next()
+    monkeypatch.setattr(graph, "read", fail)
+    with pytest.raises((MachineError, MemoryError)):
+        list(feeder)
+    assert not feeder._requests.faults
+
+
+@pytest.mark.parametrize("times", [1, 3, 30])
+def test_a_reader_that_fails_for_some_time_blames_no_image(images, times, monkeypatch):
+    """Too many files are open for a moment: DALI says so, and then all is well again."""
+    left, read = [times], graph.read
+
+    def fail_at_first(reader, files):
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError(TOO_MANY)
+        return read(reader, files)
+
+    feeder = Feeder(images, plan(images), PLAIN)
+    feeder.next()
+    monkeypatch.setattr(graph, "read", fail_at_first)
+    with pytest.raises(MachineError, match="Too many open files"):
+        list(feeder)
+    assert not feeder._requests.faults
+
+
+TOO_MANY = """Critical error in pipeline:
+Error in CPU operator `nvidia.dali.fn.io.file.read`,
+encountered:
+
+[/opt/dali/dali/util/std_file.cc:29] Could not open file a.jpg: Too many open files
+Current pipeline object is no longer valid."""
+
+
+def test_too_many_open_files_blame_no_image(images):
+    """In a process of its own: no more files may be opened than are open already."""
+    seen = []
+    feeder = Feeder(images, plan(images, num_steps=40), PLAIN, on_bad_image=seen.append)
+    feeder.next()
+    opened = []
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        with pytest.raises(OSError, match="Too many open files"):
+            list(feeder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in opened:
+            os.close(descriptor)
+    assert not seen and not feeder._requests.faults
+
+
+def test_a_file_that_is_well_again_is_not_called_so_many_pixels_large(images, monkeypatch):
+    """It was shorter while the reader read it, such as while it was being copied."""
+    bad = int(plan(images).samples(0, 0, 1).indices[0])
+    content = Path(images.path(bad)).read_bytes()
+    damage(images, bad, "stump")
+    right = verify.why_bad
+
+    def restored(some, index):
+        Path(images.path(bad)).write_bytes(content)
+        return right(some, index)
+
+    monkeypatch.setattr("pipeline.reader.why_bad", restored)
+    seen = []
+    feeder = Feeder(images, plan(images, num_steps=1), PLAIN, on_bad_image=seen.append)
+    list(feeder)
+    assert all("0x0" not in one.why for one in seen)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
+from pipeline.dataset import ImageList
 from pipeline.plan import EpochPlan, in_order, shuffled
 from tests.feeding import evaluation_plan, some_images, training_plan
 
@@ -130,13 +131,12 @@ def test_an_image_that_an_order_gives_twice_is_shown_by_two_crops():
 def test_rows_that_are_replaced_are_drawn_for_the_image_that_is_shown():
     """The others stay as they are; the row keeps its flip and lighting."""
     sizes = [(256, 256 + 10 * number) for number in range(24)]
-    images = some_images(24).__class__.of("", list(map(str, range(24))), [0] * 24, sizes)
+    images = ImageList.of("", list(map(str, range(24))), [0] * 24, sizes)
     draws = training_plan(images, RandomCrop(224, 256, flip=0.5))
     before = draws.samples(0, 0, 1)
     row, other = 5, int(before.indices[5] + 1) % 24
 
     def replaced(indices):
-        assert not indices.flags.writeable or indices.base is None or True
         found = indices.copy()
         found[indices == before.indices[row]] = other
         return found
@@ -203,8 +203,7 @@ def test_loops_in_different_epochs_can_share_a_plan():
     def loop(start):
         try:
             for step in range(start, start + 400):
-                found = shared.samples(step, 0, 1).indices
-                np.testing.assert_array_equal(np.sort(found), np.sort(found))
+                shared.samples(step, 0, 1)
         except BaseException as error:
             failures.append(error)
 
