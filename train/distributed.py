@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
+from model import collectives
 from model.columns import NUM_COLUMNS, Columns
 from pipeline.dataset import printable
 from pipeline.faults import advice, machine_error
@@ -164,7 +165,7 @@ class _Exchange:
         )
         with record_function("exchange: send ahead"):
             self._works = [
-                dist.all_gather_single(both, own, group=group, async_op=True)
+                collectives.all_gather_single(both, own, group=group, async_op=True)
                 for both, own in zip(self._received, batch, strict=True)
             ]
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model import collectives
 from tests.recipes import TINY
 from train import distributed
 from train.config import load
@@ -25,12 +26,9 @@ class Notes:
 
     def __init__(self, monkeypatch, stop_after):
         self.calls, self._groups, self._meetings, self._stop_after = [], {}, 0, stop_after
-        for name in (
-            "all_gather_single",
-            "reduce_scatter_single",
-            "all_reduce",
-            "all_gather_object",
-        ):
+        for name in ("all_gather_single", "reduce_scatter_single"):
+            monkeypatch.setattr(collectives, name, getattr(self, name))
+        for name in ("all_reduce", "all_gather_object"):
             monkeypatch.setattr(dist, name, getattr(self, name))
 
     def know(self, ranks: Ranks):
