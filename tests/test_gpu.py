@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.randomness import chances
+from model.alexnet import Masks
+from model.layers import PAPER
 from pipeline.dataset import Dataset
 from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
@@ -116,9 +117,13 @@ def test_unusual_files_have_nearly_the_cpus_pixels(tmp_path):
 
 
 def test_dropout_masks_are_the_same_as_on_the_cpu():
-    table = (range(100, 228), range(2048, 4096), 4096)
-    on_gpu = chances(0.5, *table, torch.device("cuda"), 0, "dropout", 7, 6)
-    assert torch.equal(on_gpu.cpu(), chances(0.5, *table, torch.device("cpu"), 0, "dropout", 7, 6))
+    devices = [torch.device("cpu"), torch.device("cuda")]
+    for step in (0, 7, 10**6):
+        on_cpu, on_gpu = (
+            Masks(0, step, device, part=1).kept(128, range(2048, 4096), 4096, PAPER[-2])
+            for device in devices
+        )
+        assert torch.equal(on_cpu, on_gpu.cpu())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

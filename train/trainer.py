@@ -70,6 +70,7 @@ class Trainer:
         self.autocast = autocast(config.train.precision, ranks.device)
         self.state = self._new_state()
         self.averaging = Averaging(self.state.model, ranks.data_group)
+        self.masks = Masks(config.train.seed, self.state.step, ranks.device, ranks.pair)
 
         self.bad_images = BadImages(self.folder, config.data, len(self.dataset.train), ranks)
         self.stopwatch = Stopwatch(ranks.device)
@@ -124,10 +125,10 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """Forward, loss, backward and the paper's update (section 5)."""
-        state, ranks = self.state, self.ranks
-        masks = Masks(self.config.train.seed, state.step, ranks.pair, ranks.num_pairs)
+        state = self.state
+        self.masks.set_step(state.step)
         with self.autocast, self._at("forward"):
-            logits = state.model(batch.images, masks).float()
+            logits = state.model(batch.images, self.masks).float()
         loss = F.cross_entropy(logits, batch.labels)
 
         state.optimizer.zero_grad(set_to_none=True)

@@ -57,7 +57,7 @@ def step(folder, precision):
         (batch,) = ranks.exchange([own])
         inputs = received["gathered"]
         with autocast(precision, ranks.device):
-            logits = model(batch.images, Masks(0, 0, ranks.pair, ranks.num_pairs)).float()
+            logits = model(batch.images, Masks(0, 0, ranks.device, ranks.pair)).float()
         F.cross_entropy(logits, batch.labels).backward()
         averaging.wait()
         found = [inputs, received["gathered"] - inputs, received["reduced"]]

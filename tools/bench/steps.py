@@ -140,7 +140,7 @@ def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured
 
     def step(number: int) -> None:
         with forward_in:
-            logits = network(images, Masks(0, number)).float()
+            logits = network(images, Masks(0, number, ranks.device)).float()
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
