@@ -81,25 +81,26 @@ class CudaGraph:
 class CapturedStep:
     """Takes steps: the first few aside, as they are, and all others as replays of one."""
 
-    def __init__(
-        self, step: Callable[[Batch], None], parameters: Iterable[nn.Parameter], recorder: Recorder
-    ) -> None:
-        """`step` computes the gradients of `parameters` anew. Batches must be of one shape."""
-        self._step, self._parameters, self._recorder = step, list(parameters), recorder
+    def __init__(self, parameters: Iterable[nn.Parameter], recorder: Recorder) -> None:
+        """`parameters` are those whose gradients a step computes anew."""
+        self._parameters, self._recorder = list(parameters), recorder
         self._warm_ups = 0
         self._replay: Callable[[], None] | None = None
 
-    def __call__(self, batch: Batch) -> None:
-        """Take a step; between two of them, `step` may also be called as it is."""
+    def take(self, step: Callable[[Batch], None], batch: Batch) -> None:
+        """Take a step, always the same one; batches have one shape.
+
+        Between two calls, `step` may also be called as it is.
+        """
         if self._warm_ups < _WARM_UP:
-            self._recorder.aside(lambda: self._step(batch))
+            self._recorder.aside(lambda: step(batch))
             self._warm_ups += 1
             return
         if self._replay is None:
-            self._inputs = Batch(*(part.clone() for part in batch))
-            self._replay = self._recorder.record(lambda: self._step(self._inputs))
+            self._batch = Batch(*(part.clone() for part in batch))
+            self._replay = self._recorder.record(lambda: step(self._batch))
             self._gradients = [parameter.grad for parameter in self._parameters]
-        for own, part in zip(self._inputs, batch, strict=True):
+        for own, part in zip(self._batch, batch, strict=True):
             own.copy_(part)
         self._replay()
         # Whoever looks at gradients is to see these, not those of a step that was no replay.

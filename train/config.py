@@ -107,7 +107,7 @@ class RunConfig:
         hang_seconds: after so long without progress on any rank, the run says which rank hangs, and
             after three times that it ends; ten times as long at the start and while saving. 0
             means never.
-        profile: record this many steps, after the first three, into trace-rank<N>.json in the run's
+        profile: record this many steps, after the first five, into trace-rank<N>.json in the run's
             folder.
         pictures: show the batch, the first kernels and some predictions in TensorBoard, after the
             first step and each epoch.

@@ -74,8 +74,7 @@ class Trainer:
         self.masks = Masks(config.train.seed, self.state.step, ranks.device, ranks.pair)
         self.captured: CapturedStep | None = None
         if config.train.cuda_graph:
-            parameters = self.state.model.parameters()
-            self.captured = CapturedStep(self.compute, parameters, CudaGraph(ranks.device))
+            self.captured = CapturedStep(self.state.model.parameters(), CudaGraph(ranks.device))
 
         self.bad_images = BadImages(self.folder, config.data, len(self.dataset.train), ranks)
         self.stopwatch = Stopwatch(ranks.device)
@@ -138,7 +137,7 @@ class Trainer:
             self.compute(batch)
         else:
             with self._at("captured step"):
-                self.captured(batch)
+                self.captured.take(self.compute, batch)
         self.state.step += 1
         self._has_stepped = True
 

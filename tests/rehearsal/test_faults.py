@@ -153,10 +153,11 @@ OF_A_FILE = [
     "Failed to decode sample #3 :",
     "nvImageCodec failure: '#4'",
     "something new",
-    "Error in thread 4: [/opt/dali/dali/operators/decoder/nvjpeg/nvjpeg_decoder_decoupled_api.h:840] "
-    'NVJPEG error "2" : NVJPEG_STATUS_INVALID_PARAMETER n04515003/n03928589_1742.JPEG',
-    "Error in thread 0: [/opt/dali/dali/operators/decoder/nvjpeg/nvjpeg_decoder_decoupled_api.h:1021] "
-    'NVJPEG error "4" : NVJPEG_STATUS_JPEG_NOT_SUPPORTED',
+    "Error in thread 4: [/opt/dali/dali/operators/decoder/nvjpeg/"
+    'nvjpeg_decoder_decoupled_api.h:840] NVJPEG error "2" : '
+    "NVJPEG_STATUS_INVALID_PARAMETER n04515003/n03928589_1742.JPEG",
+    "Error in thread 0: [/opt/dali/dali/operators/decoder/nvjpeg/"
+    'nvjpeg_decoder_decoupled_api.h:1021] NVJPEG error "4" : NVJPEG_STATUS_JPEG_NOT_SUPPORTED',
     'NVJPEG error "2" : nvJPEG error (2): Wrong parameter was passed. For example, a null pointer '
     "as input data, or an image index not in the allowed range.",
     "[nvjpeg_cuda_decoder] Could not decode jpeg code stream - nvJPEG error (3): Cannot parse the "

@@ -12,6 +12,7 @@ from train.config import ConfigError, DataConfig
 from train.distributed import Ranks, join
 from train.gpus import runs_on
 from train.monitor import Stopwatch
+from train.precision import set_matmul_precision
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12020). "
@@ -168,3 +169,14 @@ def test_a_gpu_waits_for_data_only_while_it_is_idle(host_waits, fraction, monkey
     found = stopwatch.metrics(batch_size=128)
     assert found["throughput/data_wait_fraction"] == pytest.approx(fraction)
     assert found["throughput/step_ms"] == pytest.approx(1000 * max(2.0, host_waits))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_a_precision_is_refused(precision, cuda):
+    """The rehearsed GPU is a V100. torch itself would say nothing."""
+    with pytest.raises(ConfigError, match=r"V100.* capability 7\.0; .*8\.0 or more: expected fp32"):
+        set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))
+    cuda.setattr(torch.cuda, "get_device_capability", lambda number: (8, 0))
+    set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))
