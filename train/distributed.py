@@ -202,6 +202,11 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     # torchrun keeps the store when it starts ranks again: addresses of dead ones are still in it.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", found)
+    if on_gpu:
+        # Each group is a communicator, and kernels of several run at once: a batch travels under a
+        # step. If GPUs took them in different orders, each would wait for the other for ever. From
+        # 2.26 on, NCCL can keep to the order of the host's calls, which all ranks share.
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,
