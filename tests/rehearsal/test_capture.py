@@ -163,13 +163,15 @@ def test_a_run_of_replays_that_is_interrupted_is_the_run(train, recorders, tmp_p
     test_train.assert_same_run(tmp_path / "eager", tmp_path / "graph")
 
 
-def test_gradients_are_those_of_the_last_step(train, recorders, tmp_path, monkeypatch):
-    """Of a replay, or of a step that was none; a checkpoint looks at them."""
-    seen = {}
+def test_gradients_and_progress_are_those_of_the_last_step(train, recorders, tmp_path, monkeypatch):
+    """Of a replay, or of a step that was none. A checkpoint looks at gradients, the watch at
+    progress."""
+    seen, doing = {}, []
     step = Trainer.train_step
 
     def spy(self, batch):
         step(self, batch)
+        doing.append(self.progress.doing)
         gradients = [parameter.grad.clone() for parameter in self.state.model.parameters()]
         seen.setdefault(self.folder.name, []).append(torch.cat([one.ravel() for one in gradients]))
 
@@ -177,6 +179,9 @@ def test_gradients_are_those_of_the_last_step(train, recorders, tmp_path, monkey
     assert train(tmp_path / "eager") == train(tmp_path / "graph", *GRAPH) == 0
     assert len(seen["eager"]) == test_train.STEPS and recorders[0].replays == 4
     assert all(map(torch.equal, seen["eager"], seen["graph"]))
+    # The first step says so; step 7 is recorded, which ends with its update.
+    replayed = [number for number, what in enumerate(doing[-12:], 1) if what == "captured step"]
+    assert doing[:12] == ["first step", *["update"] * 11] and replayed == [8, 10, 11]
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,9 @@ def test_nccl_takes_the_order_of_the_host(device, own, expected, monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
     where = torch.device(device)
     monkeypatch.setattr(distributed, "_device", lambda *arguments: where)
-    monkeypatch.setattr(
-        dist, "rendezvous", lambda *arguments, **options: iter([(HashStore(), 0, 2)])
-    )
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    met = iter([(HashStore(), 0, 2)])
+    monkeypatch.setattr(dist, "rendezvous", lambda *arguments, **options: met)
     monkeypatch.setattr(
         dist, "init_process_group", lambda *arguments, **options: found.append(os.environ.get(name))
     )
