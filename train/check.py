@@ -60,7 +60,7 @@ def _time_steps(trainer: Trainer) -> float:
         stopwatch.resume()
     _wait(trainer)
     measured = stopwatch.metrics(trainer.config.train.batch_size)
-    if not measured:
+    if trainer.state.step <= _WARM_UP:
         raise ConfigError(
             f"the run has {trainer.state.step} steps, which are too few to be timed; expected more "
             f"than {_WARM_UP}: train it without --run.check"

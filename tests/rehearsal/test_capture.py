@@ -4,7 +4,9 @@ Two steps must be the same operations on the same tensors, with the same numbers
 Python's that changes would be the first step's in every replay, and nobody would be told.
 """
 
+import contextlib
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from tests.tape import Tape, TapeRecorder, fixed_tensors
 from tests.train import test_train
 from train import distributed
 from train import trainer as trainer_module
-from train.config import load
+from train.capture import CudaGraph
+from train.config import ConfigError, load
 from train.optim import PaperSGD
 from train.trainer import Trainer
 
@@ -204,3 +207,56 @@ def test_a_replay_with_an_old_number_is_detected(
 def test_a_graph_on_a_cpu_is_refused(train, tmp_path, capsys):
     message = test_train.fails(capsys, train(tmp_path / "run", *GRAPH))
     assert "only GPUs have CUDA graphs: expected false, or a GPU" in message
+
+
+class Streams:
+    """Stands in for CUDA's streams and graphs; notes the order of events."""
+
+    def __init__(self, monkeypatch):
+        self.events = []
+        queue, side = (mock.Mock(), mock.Mock())
+        queue.wait_stream = lambda other: self.events.append("the queue waits")
+        side.wait_stream = lambda other: self.events.append("the side waits")
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: queue)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", mock.Mock)
+        monkeypatch.setattr(torch.cuda, "graph", self._graph)
+
+    def _graph(self, graph, stream, capture_error_mode):
+        self.events.append(capture_error_mode)
+        graph.replay = lambda: self.events.append("replay")
+        return contextlib.nullcontext()
+
+
+def test_work_aside_comes_between_what_is_before_and_after(monkeypatch):
+    streams = Streams(monkeypatch)
+    recorder = CudaGraph(torch.device("cuda", 0))
+    recorder.aside(lambda: streams.events.append("work"))
+    assert streams.events == ["the side waits", "work", "the queue waits"]
+    replay = recorder.record(lambda: streams.events.append("recorded"))
+    replay()
+    assert streams.events[3:] == ["thread_local", "recorded", "replay"]
+
+
+@pytest.mark.parametrize(
+    "error, kind, message",
+    [
+        (
+            torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
+            ConfigError,
+            "can't be captured .*not permitted.* leave out train.cuda_graph",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError, "out of memory"),
+        (torch.AcceleratorError("CUDA error: unknown error"), torch.AcceleratorError, "unknown"),
+    ],
+)
+def test_only_a_step_that_cant_be_captured_is_blamed_on_the_option(
+    error, kind, message, monkeypatch
+):
+    def fail():
+        raise error
+
+    Streams(monkeypatch)
+    with pytest.raises(kind, match=message):
+        CudaGraph(torch.device("cuda", 0)).record(fail)
