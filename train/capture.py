@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pipeline.faults import gist, machine_error
+from pipeline.faults import gist
 from pipeline.loader import Batch
 from train.config import ConfigError
 
@@ -69,12 +69,12 @@ class CudaGraph:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError as error:
-            if not machine_error(error):
-                raise ConfigError(
-                    f"the step can't be captured as a CUDA graph ({gist(error)}); leave out "
-                    "train.cuda_graph, in another --run.dir"
-                ) from error
-            raise
+            if "captur" not in str(error):
+                raise
+            raise ConfigError(
+                f"the step can't be captured as a CUDA graph ({gist(error)}); leave out "
+                "train.cuda_graph, in another --run.dir"
+            ) from error
         return graph.replay
 
 

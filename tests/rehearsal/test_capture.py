@@ -249,6 +249,7 @@ def test_work_aside_comes_between_what_is_before_and_after(monkeypatch):
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError, "out of memory"),
         (torch.AcceleratorError("CUDA error: unknown error"), torch.AcceleratorError, "unknown"),
+        (RuntimeError("CUDA error: device-side assert triggered"), RuntimeError, "device-side"),
     ],
 )
 def test_only_a_step_that_cant_be_captured_is_blamed_on_the_option(
