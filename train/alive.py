@@ -40,7 +40,12 @@ _BROKEN = re.compile(
 
 
 class Progress:
-    """What this rank is doing, and how often that has changed."""
+    """What this rank is doing, and how often that has changed.
+
+    It is what the host does: a GPU may be some steps behind, at most those since the last log line,
+    for which the host waits. Of a replayed step the host sees nothing but its launch: "captured
+    step" stands for all that a GPU may be doing then, from the forward pass to the update.
+    """
 
     def __init__(self) -> None:
         self.doing, self.count, self.step = "starting", 0, 0

@@ -1,7 +1,8 @@
 """Where the time of a step goes: a Chrome trace of some steps on each rank.
 
 It shows the decoder's threads, too. Look at it in chrome://tracing or ui.perfetto.dev. The ranges
-are: waiting for data, exchange, forward, column gathers, backward, gradient averaging, update.
+are: waiting for data, exchange, forward, column gathers, backward, gradient averaging, update. A
+replayed step is one range of the host, captured step; its kernels are among the GPU's all the same.
 """
 
 import json
@@ -16,15 +17,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.files import atomic_write
+from train.capture import READY
 
-_WARM_UP = 3
+_WARM_UP = READY
 """Steps that are not recorded: compilation and first use of memory would fill the picture."""
 _SAMPLE_EVERY = 0.005  # seconds
 _DECODERS = "[DALI][TP"  # how DALI names the threads of its pool
 
 
 class Profile:
-    """Records steps 4 to 3 + `num_steps` of this process; with 0 steps, nothing."""
+    """Records `num_steps` steps of this process after the first five; with 0 steps, nothing."""
 
     def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
         """`path` is the trace to write; on a GPU, it has the kernels, too."""

@@ -21,6 +21,7 @@ from train import best, checkpoint
 from train.alive import Progress
 from train.bad_images import BadImages
 from train.best import Best
+from train.capture import CapturedStep, CudaGraph
 from train.checkpoint import CheckpointError
 from train.config import Config, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches, training_plan
@@ -72,6 +73,10 @@ class Trainer:
         self.autocast = autocast(config.train.precision, ranks.device)
         self.state = self._new_state()
         self.averaging = Averaging(self.state.model, ranks.data_group)
+        self.masks = Masks(config.train.seed, self.state.step, ranks.device, ranks.pair)
+        self.captured: CapturedStep | None = None
+        if config.train.cuda_graph:
+            self.captured = CapturedStep(self.state.model.parameters(), CudaGraph(ranks.device))
 
         self.bad_images = BadImages(self.folder, config.data, len(self.dataset.train), ranks)
         self.stopwatch = Stopwatch(ranks.device, holds=ranks.is_main)
@@ -125,11 +130,27 @@ class Trainer:
         return 128 + int(number) if number else 0
 
     def train_step(self, batch: Batch) -> None:
-        """Forward, loss, backward and the paper's update (section 5)."""
-        state, ranks = self.state, self.ranks
-        masks = Masks(self.config.train.seed, state.step, ranks.pair, ranks.num_pairs)
+        """The next step, which is replayed where steps are captured.
+
+        One whose layers are watched is not: nobody could look into a replay.
+        """
+        self.masks.set_step(self.state.step)
+        if self.captured is None or self._is_shown(self.state.step + 1):
+            self.compute(batch)
+        else:
+            with self._at("captured step"):
+                self.captured.take(self.compute, batch)
+        self.state.step += 1
+        self._has_stepped = True
+
+    def compute(self, batch: Batch) -> None:
+        """Forward, loss, backward and the paper's update (section 5).
+
+        What changes from step to step lies in tensors, so that this can be captured.
+        """
+        state = self.state
         with self.autocast, self._at("forward"):
-            logits = state.model(batch.images, masks).float()
+            logits = state.model(batch.images, self.masks).float()
         loss = F.cross_entropy(logits, batch.labels)
 
         state.optimizer.zero_grad(set_to_none=True)
@@ -139,8 +160,6 @@ class Trainer:
         with self._at("update"):
             state.optimizer.step()
 
-        state.step += 1
-        self._has_stepped = True
         wrong = (label_ranks(logits.detach(), batch.labels) >= 1).double().mean()
         state.sums += torch.stack([loss.detach().double(), wrong, torch.ones_like(wrong)])
 

@@ -222,14 +222,21 @@ def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
     assert all("cuda" in arguments for _, _, arguments in started)
     measured = {name for name, _, _ in started}
     precisions = {"fp32", "tf32", "bf16"}
-    assert measured >= {f"one-process-{precision}" for precision in precisions} | {
-        "ours-engine-65",
-        "ours-engine-100",
-    }
     assert measured >= {
-        f"{name}-data-{precision}" for name in ("with", "without") for precision in ("fp32", "bf16")
+        f"{name}{how}-{precision}"
+        for name in ("plain", "one-process")
+        for how in ("", "-captured")
+        for precision in precisions
     }
-    assert ("columns-bf16" in measured) == (num_gpus > 1)
+    assert measured >= {"ours-engine-65", "ours-engine-100"}
+    assert measured >= {
+        f"{name}-data{how}-{precision}"
+        for name in ("with", "without")
+        for how in ("", "-captured")
+        for precision in ("fp32", "bf16")
+    }
+    for name in ("columns-bf16", "columns-captured-bf16"):
+        assert (name in measured) == (num_gpus > 1)
     tests = [gpu_check.Test("a test", "passed", "")]
     page = gpu_check.summary(tests, reports, {})
     assert page.count("rehearsed GPU") >= 1 and "| a test | passed" in page

@@ -11,6 +11,7 @@ from train import data, gpus
 from train.config import ConfigError, DataConfig
 from train.distributed import Ranks, join
 from train.gpus import runs_on
+from train.precision import set_matmul_precision
 from train.stopwatch import Stopwatch
 
 TOO_OLD = (
@@ -231,3 +232,14 @@ def test_what_the_loop_does_between_steps_counts_but_not_as_waiting(monkeypatch)
     assert found["throughput/data_wait_fraction"] == pytest.approx(0.25, abs=0.01)
     assert found["throughput/step_ms"] == pytest.approx(4000, rel=0.03)
     assert "throughput/gpu_busy_fraction" not in found
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_a_precision_is_refused(precision, cuda):
+    """The rehearsed GPU is a V100. torch itself would say nothing."""
+    with pytest.raises(ConfigError, match=r"V100.* capability 7\.0; .*8\.0 or more: expected fp32"):
+        set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))
+    cuda.setattr(torch.cuda, "get_device_capability", lambda number: (8, 0))
+    set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))

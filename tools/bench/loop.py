@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import Any
 
-from pipeline.loader import Batch
+from pipeline.feeder import Batch
 from tools import ROOT
 from tools.cli import command_line, run
 from train.config import load
