@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         commands = _commands(args, Path(folder))
         if other:
-            commands = against.both(commands, other, _has(other, args, commands))
+            commands = _with_other(commands, other, args)
         rounds = _run(commands, args.rounds, in_turns=other is not None)
     if args.what == "host":
         rounds = host.with_slopes(rounds)
@@ -116,15 +116,19 @@ def _print(report: dict[str, Any]) -> None:
     print(json.dumps(report["machine"]))
 
 
-def _has(other: Other, args: argparse.Namespace, commands: dict[str, Command]) -> list[str]:
-    """Contenders of ours that the other checkout has, too."""
-    if args.what == "host":  # whose driver is ours
-        return list(commands)
+def _with_other(
+    commands: dict[str, Command], other: Other, args: argparse.Namespace
+) -> dict[str, Command]:
+    """What both checkouts have of our own contenders."""
+    if args.what == "host":  # whose driver is this checkout's
+        return against.both(commands, other, commands)
     if args.what == "train":
-        gpus = torch.cuda.device_count() if args.device == "cuda" else 0
-        return other.contenders("tools.bench.steps", "train_contenders", gpus)
+        num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
+        names = other.contenders("tools.bench.steps", "train_contenders", num_gpus)
+        return against.both(commands, other, names)
+    commands = {name: command for name, command in commands.items() if name.startswith("ours")}
     names = other.contenders("tools.bench.feeding", "contenders", args.device, args.recipe)
-    return [name for name in names if name.startswith("ours")]
+    return against.both(commands, other, names)
 
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:

@@ -7,11 +7,14 @@ main_ms            of the main thread, a batch: it feeds the graph between the s
 threads_ms         of all threads that Python has started, the main thread among them; not DALI's
 images_per_second  by the clock
 cpu_us_per_image   of everything, DALI's threads and child processes too
-read_us_per_image  what DALI takes beyond that to read the files; of archives nothing, as there
-                   Python's threads read, which is in all figures above
+read_us_per_image  the part of it that is neither Python's nor the main thread's: there, files are
+                   read, unless they lie in archives that Python's threads read
 longest_ms         the longest wait for a batch, around the end of an epoch
 
-Row `step` is a training step on tensors without values (main_ms); its own_ms are those outside of
+All include a batch's share of drawing an epoch of 1,281,167 images. `further-image` is what lies
+between two batch sizes, for each image of the difference.
+
+Row `step` is a training step on tensors without values: own_ms are those of its main_ms outside of
 operations.
 """
 

@@ -39,6 +39,8 @@ NUM_IMAGES = 1_281_167
 CROP, RESIZE = 224, 256
 WARM_UP, TIMED, BEFORE_END, AFTER_END = 20, 200, 64, 128
 """Batches: not timed; timed inside an epoch; up to its end; and beyond, while the next is drawn."""
+MOST_THREADS = 16
+"""For DALI, as in training on a GPU."""
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 META = torch.device("meta")
 
@@ -49,7 +51,7 @@ class Spent(NamedTuple):
     wall: float
     main: float  # this thread
     threads: float  # all threads of Python, this one included
-    everything: float  # all threads, those of DALI too, and all child processes
+    everything: float  # DALI's threads and child processes, too
 
     def less(self, other: "Spent", times: float = 1) -> "Spent":
         """What is beyond `times` as much as `other`."""
@@ -73,30 +75,25 @@ def _spent(threads: dict[int, int]) -> Spent:
     )
 
 
-def feed(folder: Path, batch_size: int) -> dict[str, float | None]:
+def feed(folder: Path, batch_size: int) -> dict[str, float]:
     """What a batch costs where nothing is decoded."""
-    measured, longest = _feed(folder, batch_size, reads=False)
-    archives = import_module("pipeline.dataset").Dataset.open(folder).train.spans is not None
-    reading = None  # from archives, Python's threads read
-    if not archives:
-        whole, _ = _feed(folder, batch_size, reads=True)
-        reading = (whole.everything - measured.everything) / 1e3 / batch_size
+    measured, longest = _feed(folder, batch_size)
     return {
         "batch_size": batch_size,
         "main_ms": measured.main / 1e6,
         "threads_ms": measured.threads / 1e6,
         "images_per_second": 1e9 * batch_size / measured.wall,
         "cpu_us_per_image": measured.everything / 1e3 / batch_size,
-        "read_us_per_image": reading,
+        "read_us_per_image": (measured.everything - measured.threads) / 1e3 / batch_size,
         "longest_ms": longest / 1e6,
     }
 
 
-def _feed(folder: Path, batch_size: int, reads: bool) -> tuple[Spent, float]:
+def _feed(folder: Path, batch_size: int) -> tuple[Spent, float]:
     """A batch's costs, with its share of the epoch's draws; and the longest wait for a batch."""
     per_epoch = NUM_IMAGES // batch_size
     first_step = per_epoch - WARM_UP - TIMED - BEFORE_END
-    batches = _batches(folder, batch_size, first_step, reads)
+    batches = _batches(folder, batch_size, first_step)
     threads: dict[int, int] = {}
     for _ in range(WARM_UP):
         next(batches)
@@ -114,10 +111,10 @@ def _feed(folder: Path, batch_size: int, reads: bool) -> tuple[Spent, float]:
     return Spent(*(cost + max(0, draw) / per_epoch for cost, draw in zip(one, draws))), max(waits)
 
 
-def _batches(folder: Path, batch_size: int, first_step: int, reads: bool) -> Iterator[object]:
+def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]:
     """Endless batches from `first_step` on, of a list as long as ImageNet's, by training's loader.
 
-    The graph hands out what it is fed, and with `reads` also the contents of files.
+    The graph ends where it would decode: it hands out the files' contents and what goes with them.
     """
     dataset = import_module("pipeline.dataset").Dataset.open(folder)
     images = dataset.train.take(np.resize(np.arange(len(dataset.train)), NUM_IMAGES))
@@ -128,16 +125,18 @@ def _batches(folder: Path, batch_size: int, first_step: int, reads: bool) -> Ite
         "crops": pipeline.RandomCrop(CROP, RESIZE),
         "pixels": pipeline.Pixels(mean="image", std=(1.0, 1.0, 1.0), lighting_std=0.1),
         "seed": 0,
-        "num_threads": 1,
+        "num_threads": min(len(os.sched_getaffinity(0)), MOST_THREADS),
     }
-    make = _old_loader if _is_old() else _new_loader
-    loader = make(dataset, options, reads)
+    loader = (_old_loader if _is_old() else _new_loader)(dataset, options)
     loader.load_state_dict(loader.state_dict() | {"step": first_step})
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 class _Cut(Pipeline):
-    """A pipeline that computes all its outputs, of which the loader sees the first alone."""
+    """A pipeline that computes all its outputs, of which the loader sees the first alone.
+
+    What is not put out, DALI would not even feed.
+    """
 
     def run(self) -> Any:
         """The first output."""
@@ -149,17 +148,19 @@ def _is_old() -> bool:
     return hasattr(import_module("pipeline.plan"), "TrainingPlan")
 
 
-def _old_loader(dataset: Any, options: dict[str, Any], reads: bool) -> Any:
+def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of 3bfae7e, with its graph cut."""
     graph: Any = import_module("pipeline.graph")
 
-    def build(requests: Any, mean: Any, chosen: Any, batch_size: int, *device: Any) -> Pipeline:
-        names = [name for name in graph.inputs(chosen) if name != "shift"]
-        names = ["shift", *names]  # first, as all samples of it have one shape
-        with _Cut(batch_size, 1, None, exec_dynamic=True, prefetch_queue_depth=2) as pipeline:
+    def build(
+        requests: Any, mean: Any, chosen: Any, batch_size: int, device_id: None, num_threads: int
+    ) -> Pipeline:
+        names = ["shift", *(name for name in graph.inputs(chosen) if name != "shift")]
+        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        with pipeline:
             rows = (tuple(request[name] for name in names) for request in requests)
             nodes = dict(zip(names, fn.external_source(rows, num_outputs=len(names))))
-            if reads:
+            if not chosen.in_archives:
                 nodes["file"] = fn.io.file.read(nodes["file"])
             pipeline.set_outputs(*nodes.values())
         return pipeline
@@ -171,9 +172,21 @@ def _old_loader(dataset: Any, options: dict[str, Any], reads: bool) -> Any:
     return import_module("pipeline").DataLoader(dataset, plan=plan, **options)
 
 
-def _new_loader(dataset: Any, options: dict[str, Any], reads: bool) -> Any:
+def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of later versions, with its graph cut."""
-    raise NotImplementedError("the graph of this version is not known yet")
+    graph: Any = import_module("pipeline.graph")
+
+    def build(requests: Any, mean: Any, chosen: Any, batch_size: int, num_threads: int) -> Pipeline:
+        names = graph.inputs(chosen)
+        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        with pipeline:
+            nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
+            asked = dict(zip(names, nodes))
+            pipeline.set_outputs(asked.pop("mean"), *asked.values())
+        return pipeline
+
+    graph.build = build
+    return import_module("pipeline").DataLoader(dataset, **options)
 
 
 class _Operations(TorchDispatchMode):
