@@ -100,7 +100,7 @@ def ratios(rounds: Rounds, other: Other) -> list[dict[str, Any]]:
     rows = []
     for name, ours in rounds.items():
         theirs = rounds.get(other.name(name), [])
-        for figure in ours[0] if theirs else ():
+        for figure in [key for key in ours[0] if key != "batch_size"] if theirs else ():
             pairs = [(one.get(figure), two.get(figure)) for one, two in zip(ours, theirs)]
             found = [one / two for one, two in pairs if one and two and one > 0 and two > 0]
             if len(found) == len(pairs):

@@ -212,14 +212,15 @@ class _Operations(TorchDispatchMode):
         return result
 
 
-def _watched(run: Callable[[], object], times: int) -> tuple[_Operations, int]:
-    """The operations of that many runs, and the nanoseconds of this thread outside of them."""
+def _watched(run: Callable[[], object], times: int) -> tuple[_Operations, float]:
+    """The operations of that many runs, and this thread's nanoseconds outside of them in a run."""
+    outside = []
     with _Operations() as operations:
-        start = time.thread_time_ns()
         for _ in range(times):
+            start = time.thread_time_ns() - operations.inside
             run()
-        spent = time.thread_time_ns() - start
-    return operations, spent - operations.inside
+            outside.append(time.thread_time_ns() - operations.inside - start)
+    return operations, statistics.median(outside)
 
 
 class _OneKernel(torch.autograd.Function):
@@ -280,12 +281,12 @@ def step(folder: Path, batch_size: int) -> dict[str, float | None]:
             trainer.train_step(batch)
             times.append(time.thread_time_ns() - start)
         operations, outside = _watched(lambda: trainer.train_step(batch), TIMED_STEPS)
-    watching, cost = _watched(batch.labels.detach, 10_000)
-    outside -= cost * operations.dispatched // watching.dispatched
+    _, watching = _watched(batch.labels.detach, 10_000)  # which is one operation
+    outside -= watching * operations.dispatched / TIMED_STEPS
     return {
         "batch_size": batch_size,
         "main_ms": statistics.median(times[WARM_UP_STEPS:]) / 1e6,
-        "own_ms": outside / 1e6 / TIMED_STEPS,
+        "own_ms": outside / 1e6,
         "operations": operations.kernels / TIMED_STEPS,
     }
 
