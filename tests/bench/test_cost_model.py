@@ -20,6 +20,13 @@ def test_design_md_holds_the_tables_of_the_model():
     assert f"B ({(fp32 - bf16) / 2:,.0f} e + {2 * bf16 - fp32:,.0f});" in design
 
 
+@pytest.mark.parametrize(("num_gpus", "batch_size"), [(2, 128), (8, 128), (8, 512)])
+def test_imagenet_md_predicts_what_the_model_says(num_gpus, batch_size):
+    page = (Path(__file__).parents[2] / "docs/imagenet.md").read_text()
+    for link in LINKS[:2]:
+        assert f"{batch_size / predict(num_gpus, batch_size, link).seconds:,.0f}" in page
+
+
 def test_over_an_infinitely_fast_link_only_computing_takes_time(monkeypatch):
     monkeypatch.setattr(cost_model, "host_seconds", lambda images: 0)
     step = predict(64, 4096, Link("ideal", float("inf"), 0))
