@@ -95,5 +95,5 @@ def test_host_measures_real_processes(prepared, tmp_path, capsys):
     assert 0 < row["main_ms"] <= row["threads_ms"] <= 0.006 * row["cpu_us_per_image"]
     assert row["images_per_second"] > 0 and row["longest_ms"] > 0
     step = rows["step"]
-    assert 0 < step["own_ms"] < step["main_ms"] and 100 < step["operations"] <= 165
+    assert 0 < step["own_ms"] < step["main_ms"] and 100 < step["operations"] <= 170
     assert "| step" in capsys.readouterr().out

@@ -247,8 +247,9 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     Its classes are those of `folder`.
     """
     library = torch.library.Library("aten", "IMPL", "Meta")
-    # It writes only to its inputs, so there are no output shapes to compute
-    library.impl("_fused_sgd_", lambda *arguments, **options: None)
+    # They write only to their inputs, so there are no output shapes to compute
+    for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
+        library.impl(name, lambda *arguments, **options: None)
     module: Any = import_module("train.trainer")
     module.autocast = lambda precision, device: contextlib.nullcontext()  # knows no meta device
     sgd: Any = sys.modules["torch.optim.sgd"]  # torch.optim has a class of that name, too
