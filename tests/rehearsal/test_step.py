@@ -30,10 +30,12 @@ META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
 # It writes only to its inputs, so there are no output shapes to compute
 _META_KERNELS.impl("_fused_sgd_", lambda *arguments, **options: None)
-KERNELS = 165
+KERNELS = 165 if torch.__version__ >= "2.13" else 173
 """The most kernels that a step of the paper's network may have in one process.
 
-The response norm is a compiled one.
+The response norm is a compiled one. A meta convolution's output isn't channels_last, as a real
+one's is. In torch 2.11 the gradients of weights follow it, and eight are copied into the layout of
+their weights.
 """
 
 
