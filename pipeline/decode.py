@@ -143,11 +143,16 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
         return [np.asarray(images[index]) for index in range(len(contents))]
     except (RuntimeError, MemoryError) as error:
         _pipeline.cache_clear()  # a pipeline that has failed once does not run again
-        if _VERDICT.search(str(error)):
+        if of_an_image(error):
             raise Undecodable(gist(error)) from error
         raise machine_error(error) or MachineError(
             f"DALI's decoder failed ({gist(error)})"
         ) from error
+
+
+def of_an_image(error: BaseException) -> bool:
+    """Whether DALI says something of an image: nothing else is to blame."""
+    return bool(_VERDICT.search(str(error)))
 
 
 @lru_cache(maxsize=1)

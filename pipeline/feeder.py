@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline import graph
 from pipeline.augmentations import Augmentation
 from pipeline.dataset import ImageList
+from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error
 from pipeline.geometry import are_cuts
 from pipeline.plan import Plan
@@ -169,9 +170,10 @@ class Feeder:
                     alone.run()
                     row += 1
             except RuntimeError as error:
-                fault = machine_error(error)
-                if fault is not None:
-                    raise fault from error
+                if not of_an_image(error):
+                    raise machine_error(error) or MachineError(
+                        f"DALI's decoder failed ({gist(error)}); rerun the command to resume"
+                    ) from error
                 found[indices[row]] = f"it can't be decoded ({gist(error)})"
                 row += 1
         return found

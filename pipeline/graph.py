@@ -14,6 +14,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.augmentations import Augmentation
+from pipeline.faults import MachineError, gist, machine_error
 
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.
@@ -106,7 +107,7 @@ def build(
         nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
         asked = dict(zip(names, nodes, strict=True))
         pipeline.set_outputs(augment(decode(asked, options), asked, mean_image, options))
-    return pipeline
+    return _started(pipeline)
 
 
 def decode(asked: dict[str, DataNode], options: GraphOptions) -> DataNode:
@@ -180,8 +181,7 @@ def build_reader(in_archives: bool, batch_size: int, num_threads: int) -> Pipeli
         else:  # a mapped file that is cut short would end the process
             content = fn.io.file.read(rows, dont_use_mmap=True)
         pipeline.set_outputs(content, content.shape(), fn.peek_image_shape(content))
-    pipeline.build()
-    return pipeline
+    return _started(pipeline)
 
 
 ROWS, FILLED = "rows", "filled"
@@ -223,5 +223,15 @@ def build_decoder(batch_size: int) -> Pipeline:
     with pipeline:
         files = fn.external_source(name=FILES, no_copy=True)
         pipeline.set_outputs(fn.decoders.image(files, device="cpu", output_type=types.RGB))
-    pipeline.build()
+    return _started(pipeline)
+
+
+def _started(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with its threads; MachineError where there is no room for them."""
+    try:
+        pipeline.build()
+    except RuntimeError as error:
+        raise machine_error(error) or MachineError(
+            f"DALI can't start ({gist(error)}); see what else runs here (free -h, ulimit -a)"
+        ) from error
     return pipeline

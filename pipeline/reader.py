@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import archive_process, graph
 from pipeline.dataset import ImageList
+from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error, the_files_own
 from pipeline.verify import why_bad
 
@@ -48,7 +49,6 @@ class Reader:
         try:
             encoded, lengths, sizes = graph.read(self._graph, *self._files(indices))
         except RuntimeError as error:
-            self._graph = self._new_graph()  # one that has failed does not run again
             raise FaultyImages(self._faults_alone(indices, error)) from error
         wrong = (sizes != self._images.sizes[indices]).any(axis=1)
         if self._lengths is not None:
@@ -77,7 +77,12 @@ class Reader:
 
     def _why(self, index: int, height: int, width: int) -> str:
         expected_height, expected_width = self._images.sizes[index].tolist()
-        return why_bad(self._images, index) or (
+        why = why_bad(self._images, index)
+        if why:
+            return why
+        if (height, width) == (expected_height, expected_width):
+            return "it had another length when it was read than it has now"
+        return (
             f"the decoder finds {width}x{height} pixels, and it had "
             f"{expected_width}x{expected_height} when the lists were made"
         )
@@ -87,10 +92,11 @@ class Reader:
         fault = machine_error(error)
         if fault is not None:
             raise fault from error
-        faults = {index: why_bad(self._images, index) for index in indices.tolist()}
-        if not any(faults.values()):
-            faults = {index: self._fault_alone(index) for index in indices.tolist()}
-        faults = {index: why for index, why in faults.items() if why}
+        each = set(indices.tolist())
+        faults = {index: why for index in each if (why := why_bad(self._images, index))}
+        self._graph = self._new_graph()  # one that has failed does not run again
+        if not faults:
+            faults = {index: why for index in each if (why := self._fault_alone(index))}
         if not faults:
             raise MachineError(
                 f"DALI failed to read a batch of {len(indices)} images, each of which can be read "
@@ -104,10 +110,12 @@ class Reader:
             graph.read(self._graph, *self._files(np.array([index])))
         except RuntimeError as error:
             self._graph = self._new_graph()
-            fault = machine_error(error)
-            if fault is not None:
-                raise fault from error
-            return gist(error)
+            if not of_an_image(error):
+                raise machine_error(error) or MachineError(
+                    f"DALI failed to read {self._images.path(index)}, which is as it was when the "
+                    f"lists were made ({gist(error)}); rerun the command to resume"
+                ) from error
+            return f"DALI finds no image in it ({gist(error)})"
         return ""
 
 

@@ -18,18 +18,10 @@ def why_bad(images: ImageList, index: int) -> str:
     OSError where the machine is to blame, not the file; MachineError where the decoder fails.
     """
     try:
-        expected = images.length(index)
-        if images.spans is None:
-            found = os.stat(images.path(index)).st_size
-            if expected is not None and found != expected:
-                return f"it has {found} bytes, and had {expected} when the lists were made"
+        wrong_length = _wrong_length(images, index)
+        if wrong_length:
+            return wrong_length
         content = images.content(index)
-        if expected is not None and len(content) < expected:
-            archive, offset, _ = images.archive(index)
-            return (
-                f"{archive} ends at byte {offset + len(content)}; the image needs {expected} bytes "
-                f"from byte {offset} on"
-            )
         header = look(content)
         size = (header.height, header.width)
         if header.unlike:
@@ -44,3 +36,17 @@ def why_bad(images: ImageList, index: int) -> str:
     if size == (height, width):
         return ""
     return f"it is {size[1]}x{size[0]} pixels, and was {width}x{height} when the lists were made"
+
+
+def _wrong_length(images: ImageList, index: int) -> str:
+    """What is wrong with the length of a file, or of the archive that it is in."""
+    if images.spans is not None:
+        archive, offset, size = images.archive(index)
+        end = os.stat(archive).st_size
+        if offset + size <= end:
+            return ""
+        return f"{archive} ends at byte {end}; the image needs {size} bytes from byte {offset} on"
+    expected, found = images.length(index), os.stat(images.path(index)).st_size
+    if expected in (None, found):
+        return ""
+    return f"it has {found} bytes, and had {expected} when the lists were made"
