@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline.loader import NOT_COUNTED, Loader
+from pipeline.preprocessing import Preprocessing
 
 from model.alexnet import Masks
 from model.layers import PAPER
 from pipeline.dataset import Dataset
-from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan, TrainingPlan
-from pipeline.preprocessing import Preprocessing
 from tests import reference
 from tests.images import write_class_folders
 from tests.model import test_columns

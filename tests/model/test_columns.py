@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
+from pipeline.stand_ins import stop
 from torch.nn import functional as F
 
 from model import columns as columns_module
@@ -16,7 +17,6 @@ from model.alexnet import AlexNet, Masks
 from model.config import PerLayer
 from pipeline.dataset import Dataset
 from pipeline.plan import TrainingPlan
-from pipeline.stand_ins import stop
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY

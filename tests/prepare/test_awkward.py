@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from pipeline.loader import NOT_COUNTED, Loader
+from pipeline.preprocessing import Preprocessing
 
 from pipeline.dataset import Dataset
-from pipeline.loader import NOT_COUNTED, Loader
 from pipeline.plan import EvaluationPlan
 from pipeline.prepare.store import stored_name
-from pipeline.preprocessing import Preprocessing
 from tests.images import smooth_image, write_class_folders
 from tools import prep_imagenet
 

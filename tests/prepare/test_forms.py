@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow
 import pytest
 import webdataset
+from pipeline.loader import Loader
+from pipeline.preprocessing import Preprocessing
 from pyarrow import parquet
 
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
-from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tools import prep_imagenet
 

@@ -18,16 +18,16 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
+from pipeline.loader import Loader
+from pipeline.preprocessing import Preprocessing
 
 from pipeline import geometry, loader
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, store
 from pipeline.prepare.findings import ROW
 from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.workers import Workers
-from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tools import prep_imagenet
 

@@ -9,14 +9,14 @@ import re
 
 import pytest
 import torch
+from pipeline.loader import Loader
+from pipeline.preprocessing import Preprocessing
 
 from pipeline import decode
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError, machine_error
-from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, preparation
-from pipeline.preprocessing import Preprocessing
 from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import prep_imagenet

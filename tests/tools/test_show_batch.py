@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pipeline.preprocessing import Preprocessing
 
 from pipeline.plan import TrainingPlan
-from pipeline.preprocessing import Preprocessing
 from tests.images import prepare
 from tests.recipes import TINY
 from tools import show_batch
