@@ -54,7 +54,7 @@ def repeat(data: Path, out: Path) -> None:
 
 
 def measure(folder: Path, batch_size: int, num_batches: int) -> dict[str, float]:
-    """What a list costs: seconds and memory up to the first batch, and waits at an epoch's border."""
+    """Seconds and memory up to the first batch, and how long a batch takes at an epoch's border."""
     process = psutil.Process()
     gc.collect()
     before, start = process.memory_info().rss, time.perf_counter()
