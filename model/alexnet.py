@@ -1,7 +1,6 @@
 """The paper's network: two columns, held by one process or by one rank each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,35 +10,47 @@ from torch import Tensor, nn
 from model.column import Column
 from model.columns import Columns
 from model.config import ModelConfig, check
-from model.layers import Full, Layer, blocks, layers, shapes
-from model.randomness import chances, generator
+from model.layers import PAPER, Full, Layer, blocks, layers, shapes
+from model.randomness import chances, generator, key
 from model.response_norm import Norm, response_norm
 from model.side_by_side import side_by_side
 
 
-@dataclass(frozen=True)
 class Masks:
-    """The dropout masks of one training step: a function of (seed, step, layer).
+    """The dropout masks of a training step: a function of (seed, step, layer).
 
     They are defined for the global batch and for both columns, so that every split of the work
-    drops the same neurons on every device. This process sees rows `part` of `num_parts`.
+    drops the same neurons on every device. This process sees the rows of pair `part`.
+
+    What tells steps apart is one number for each layer, `keys` [] int64 on the device. They keep
+    their addresses: a captured step draws new masks when it is replayed after `set_step`.
     """
 
-    seed: int
-    step: int
-    part: int = 0
-    num_parts: int = 1
+    def __init__(self, seed: int, step: int, device: torch.device, part: int = 0) -> None:
+        self._seed, self._part = seed, part
+        self.keys = {
+            layer.number: torch.empty((), dtype=torch.int64, device=device)
+            for layer in PAPER
+            if isinstance(layer, Full) and layer.dropout
+        }
+        self.set_step(step)
 
-    def kept(
-        self, rows: int, neurons: range, width: int, layer: Full, device: torch.device
-    ) -> Tensor:
+    def set_step(self, step: int) -> None:
+        """From now on, these are the masks of `step`.
+
+        A key travels as the argument of a kernel: the host waits for nothing, and there is no
+        buffer that it could fill again too early.
+        """
+        for number, own in self.keys.items():
+            own.fill_(key(self._seed, "dropout", step, number))
+
+    def kept(self, rows: int, neurons: range, width: int, layer: Full) -> Tensor:
         """[rows, neurons] bool: which of these `neurons` of `width` stay, in this process's rows.
 
         `width` counts the layer's neurons in both columns.
         """
-        own_rows = range(self.part * rows, (self.part + 1) * rows)
-        purpose = (self.seed, "dropout", self.step, layer.number)
-        return chances(1 - layer.dropout, own_rows, neurons, width, device, *purpose)
+        own_rows = range(self._part * rows, (self._part + 1) * rows)
+        return chances(1 - layer.dropout, own_rows, neurons, width, self.keys[layer.number])
 
 
 class AlexNet(nn.Module):
@@ -126,7 +137,7 @@ class AlexNet(nn.Module):
         held = self.columns.held
         neurons = range(held[0] * share, (held[-1] + 1) * share)
         width = self.columns.num_columns * share
-        kept = masks.kept(rows, neurons, width, layer, hidden[0].device)
+        kept = masks.kept(rows, neurons, width, layer)
         return [x * own for x, own in zip(hidden, kept.chunk(len(held), dim=1), strict=True)]
 
     @torch.no_grad()

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import record_function
 
+from model import collectives
+
 NUM_COLUMNS = 2
 
 
@@ -83,7 +85,7 @@ class _CrossTalk(torch.autograd.Function):
         by_column = torch.cat(grad.movedim(1, -1).chunk(NUM_COLUMNS, dim=-1))
         own = by_column.new_empty(by_column.shape[0] // NUM_COLUMNS, *by_column.shape[1:])
         with record_function("column gathers"):
-            dist.reduce_scatter_single(own, by_column, group=ctx.group)
+            collectives.reduce_scatter_single(own, by_column, group=ctx.group)
         return own.movedim(-1, 1), None
 
 
@@ -108,5 +110,5 @@ def _all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Both columns' tensors, one after the other along dim 0."""
     both = own.new_empty(NUM_COLUMNS * own.shape[0], *own.shape[1:])
     with record_function("column gathers"):
-        dist.all_gather_single(both, own.contiguous(), group=group)
+        collectives.all_gather_single(both, own.contiguous(), group=group)
     return both

@@ -5,6 +5,7 @@ Its derivative is written out, so that it can be fused.
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,9 +47,7 @@ def compiled_response_norm(device: torch.device) -> Norm:
 
     If nothing can be compiled for `device`, it is `response_norm` itself, with a warning.
     """
-    kernels = _Kernels(
-        torch.compile(_forward, dynamic=False), torch.compile(_backward, dynamic=False)
-    )
+    kernels = _Kernels(_compiled(_forward), _compiled(_backward))
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
     except Exception as error:  # training can do without the compiler, whatever it finds wrong
@@ -63,6 +62,28 @@ def compiled_response_norm(device: torch.device) -> Norm:
         return _ResponseNorm.apply(x, alpha, kernels)
 
     return compiled
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, compiled for each form of its tensors by itself.
+
+    The compiler counts the forms that a piece of code has met. From the ninth on it runs the code
+    uncompiled, which only its log says. So each form here has a piece of code of its own, and one
+    that can't be compiled is an error.
+    """
+    pieces: dict[Any, Callable[..., Tensor]] = {}
+    code, namespace = function.__code__, function.__globals__
+
+    def run(*arguments: Any) -> Tensor:
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        form = tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
+        if form not in pieces:
+            copy = FunctionType(code.replace(), namespace)
+            # Two threads may come here at once: both are to take the same piece.
+            pieces.setdefault(form, torch.compile(copy, dynamic=False, fullgraph=True))
+        return pieces[form](*arguments)
+
+    return run
 
 
 class _Kernels(NamedTuple):

@@ -1,13 +1,14 @@
 """The pipeline for any training loop: `for images, labels in loader` is an epoch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from pipeline.augmentations import Augmentation
 from pipeline.cores import threads_of_a_rank
 from pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from pipeline.dataset import Dataset, ImageList
@@ -36,6 +37,7 @@ class DataLoader:
         crops: Crops | None = None,
         pixels: Pixels | None = None,
         lighting_epochs: int | None = None,
+        augmentations: Sequence[Augmentation] = (),
         order: Order | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -51,7 +53,9 @@ class DataLoader:
         By default training images are shuffled and shown by RandomResizedCrop, and an epoch drops
         its last partial batch; validation images are shown in order by CentreCrop, each once.
         `pixels` are mean and deviation, type and layout; the lighting in them ends after
-        `lighting_epochs`. `global_batch_size` counts the images of all ranks; each gets its share.
+        `lighting_epochs`. `augmentations` are applied to the crops, one after the other: see
+        pipeline/augmentations.py. `global_batch_size` counts the images of all ranks; each gets its
+        share.
         Rank and world size are by default those of torch.distributed. On a GPU, `decoder` "cpu" has
         the CPU decode, which gives the pixels of every other machine. `num_threads` decode; by
         default this rank's share of the cores. `on_bad_image` is called for an image that can't be
@@ -77,6 +81,7 @@ class DataLoader:
             order or (shuffled if training else in_order),
             seed,
             lighting_epochs=lighting_epochs if lit else 0,
+            augmentations=augmentations,
             drop_last=training,
         )
         self.transform = pixels.transform(dataset.stats, crops)
@@ -91,6 +96,7 @@ class DataLoader:
             "on_bad_image": on_bad_image or (warn if training else stop),
             "count_replaced": training,
             "pad": pad,
+            "augmentations": augmentations,
             "seed": seed,
         }
         self._identity = {
@@ -99,6 +105,7 @@ class DataLoader:
             "global_batch_size": global_batch_size,
             "seed": seed,
             "crops": repr(crops),
+            "augmentations": repr(tuple(augmentations)),
             "order": getattr(order, "__qualname__", repr(order)),
         }
         self._next_step = 0

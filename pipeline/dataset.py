@@ -14,7 +14,7 @@ dataset.yaml          roots (relative ones are in this folder), counts, fingerpr
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,22 +65,21 @@ class ImageList:
     def of(
         cls,
         root: str,
-        names: Sequence[str],
-        labels: Sequence[int],
-        sizes: Sequence[tuple[int, int]],
-        spans: Sequence[tuple[int, int, int]] = (),
-        lengths: Sequence[int] = (),
+        names: Iterable[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        sizes: Sequence[tuple[int, int]] | NDArray[np.int32],
+        spans: Sequence[tuple[int, int, int]] | NDArray[np.int64] | None = None,
+        lengths: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> "ImageList":
         """A list from an entry for each image; `spans` and `lengths` are for all or for none."""
-        lines = [
-            os.fsencode(f"{name} {label}\n") for name, label in zip(names, labels, strict=True)
-        ]
-        text = np.frombuffer(b"".join(lines), np.uint8)
-        starts, ends = _places(text)
-        all_spans = np.array(spans, np.int64) if spans else None
-        all_lengths = np.array(lengths, np.int64) if lengths else None
-        all_labels, all_sizes = np.array(labels, np.int64), np.array(sizes, np.int32)
-        return cls(root, text, starts, ends, all_labels, all_sizes, all_spans, all_lengths)
+        all_labels, lines = np.asarray(labels, np.int64), bytearray()
+        for name, label in zip(names, all_labels, strict=True):
+            lines += os.fsencode(f"{name} {label}\n")
+        text = np.frombuffer(lines, np.uint8)
+        all_spans = None if spans is None else np.asarray(spans, np.int64)
+        all_lengths = None if lengths is None else np.asarray(lengths, np.int64)
+        all_sizes = np.asarray(sizes, np.int32)
+        return cls(root, text, *_places(text), all_labels, all_sizes, all_spans, all_lengths)
 
     def __len__(self) -> int:
         return len(self.labels)

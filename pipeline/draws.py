@@ -1,4 +1,4 @@
-"""Random numbers for the rows of an epoch: a function of (seed, epoch, place), with nothing to save.
+"""Random numbers for the rows of an epoch: a function of (seed, epoch, place), nothing to save.
 
 numpy's generators draw one number after the other. Here each number is computed from its counter,
 so a batch draws for its own rows alone, wherever an epoch is entered and however ranks share it.

@@ -6,11 +6,17 @@ import re
 import torch
 
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation", re.IGNORECASE
+    r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation"
+    r"|NVJPEG_STATUS_ALLOCATOR_FAILURE|nvJPEG error \(5\)",
+    re.IGNORECASE,
 )
-_DEVICE = re.compile(r"CUDA (error|runtime API error|driver API error)|CUDNN_STATUS|NVML|nvJPEG")
-_MISTAKE = "device-side assert"
-"""A kernel that found an index out of range: a mistake in a program, which the GPU only reports."""
+_DEVICE = re.compile(r"CUDA (error|runtime API error|driver API error)|CUDNN_STATUS|NVML")
+"""What CUDA and its driver say of themselves. nvJPEG's errors are not among these: most of them
+speak of a file."""
+
+_MISTAKE = re.compile("device-side assert|capturing|during capture")
+"""An index out of range, or a call that can't be captured: mistakes in a program, which the GPU
+only reports."""
 
 
 class MachineError(OSError):
@@ -33,7 +39,7 @@ def machine_error(error: BaseException) -> MachineError | None:
         )
     if (
         isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
-    ) and _MISTAKE not in str(error):
+    ) and not _MISTAKE.search(str(error)):
         return MachineError(
             f"the GPU or its driver failed ({said}); rerun the command to resume. "
             "nvidia-smi and the kernel's log (dmesg, lines with Xid) say more of the GPU"

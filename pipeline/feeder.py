@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline import graph
+from pipeline.augmentations import Augmentation
 from pipeline.dataset import ImageList
 from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error
@@ -57,6 +58,7 @@ class Feeder:
         on_bad_image: OnBadImage = stop,
         count_replaced: bool = True,
         pad: bool = True,
+        augmentations: Sequence[Augmentation] = (),
         seed: int = 0,
     ) -> None:
         """`num_threads` decode on a CPU; on a GPU, `decoder` "cpu" has them decode for it, too.
@@ -84,6 +86,7 @@ class Feeder:
             transform.std,
             transform.dtype,
             "HWC" if transform.channels_last else "CHW",
+            tuple(augmentations),
         )
         self._requests = Requests(
             images, plan, transform, options, shard=shard, num_shards=num_shards, seed=seed

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import ctypes
 import errno
 import os
 import shlex
@@ -106,12 +107,31 @@ def resumable_folder(path: Path, identity: str) -> Iterator[tuple[Path, Path]]:
         except ValueError:
             _discard(work)
             raise
-        os.sync()  # may be a million files
+        sync_file_system(work)  # may be a million files
         os.rename(folder, path)
         _discard(work)
     finally:
         lock.release()
     _sync(path.parent)
+
+
+def sync_file_system(path: Path) -> None:
+    """Make all that was written to the file system of `path` survive a crash of the machine.
+
+    Disks of other file systems, which other people may be using, are left alone. OSError where one
+    of the writes failed.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # glibc and musl have it
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def _begin(work: Path, name: str, identity: str) -> tuple[Path, Path]:

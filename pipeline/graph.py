@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, types
 from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.augmentations import Augmentation
 from pipeline.faults import MachineError, gist, machine_error
 
 HW_DECODER_LOAD = 0.0
@@ -42,6 +43,7 @@ class GraphOptions(NamedTuple):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: str = "float32"
     layout: str = "CHW"
+    augmentations: tuple[Augmentation, ...] = ()
 
 
 def inputs(options: GraphOptions) -> list[str]:
@@ -53,10 +55,13 @@ def inputs(options: GraphOptions) -> list[str]:
     roi_start, roi_end        [2] float32: what the box covers of that region, where resampled
     mirrored                  int32: 1 for a flip, where not resampled
     gain                      float32: a factor for the finished image
+
+    And what is drawn for each augmentation, by its name.
     """
     names = ["encoded", "decode_start", "decode_end", "mean"]
     names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
-    return [*names, "gain"] if options.has_gain else names
+    names += ["gain"] if options.has_gain else []
+    return names + [one.name for one in options.augmentations]
 
 
 def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:
@@ -137,6 +142,8 @@ def augment(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
+    for one in options.augmentations:
+        pixels = one.apply(pixels, asked[one.name])
     # Subtracting a mean of its own from each row adds its lighting at no cost.
     images = fn.crop_mirror_normalize(
         pixels,
@@ -157,53 +164,44 @@ def augment(
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 
 
-class Files(NamedTuple):
-    """Which files to read, n of them."""
-
-    rows: NDArray[np.uint8]  # [n, width] their paths; or, from archives, their contents
-    length: NDArray[np.int64]  # [n] bytes that the file should have; -1 for any
-    filled: NDArray[np.int32] | None = None  # [n] how many bytes of a row are content, if it is
-
-
 def build_reader(in_archives: bool, batch_size: int, num_threads: int) -> Pipeline:
     """The pipeline that reads files and looks at their headers: for `read`."""
-    reader: Pipeline = _reader(
-        in_archives,
+    pipeline = Pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=None,
         exec_dynamic=True,
         prefetch_queue_depth=1,
     )
-    return _started(reader)
+    with pipeline:
+        rows = fn.external_source(name=ROWS, no_copy=True)
+        if in_archives:
+            filled = fn.external_source(name=FILLED)
+            content = fn.slice(rows, start=0, end=filled, axes=[0])
+        else:  # a mapped file that is cut short would end the process
+            content = fn.io.file.read(rows, dont_use_mmap=True)
+        pipeline.set_outputs(content, content.shape(), fn.peek_image_shape(content))
+    return _started(pipeline)
 
 
-def read(reader: Pipeline, files: Files) -> tuple[Encoded, NDArray[np.int64]]:
-    """The files' contents, and [n, 2] the height and width that their headers say, upright.
+ROWS, FILLED = "rows", "filled"
+"""Inputs of `build_reader`'s graph."""
 
-    Zeros for a file that has not the length it should have: its header is not looked at. One that
-    can't be read, or has no header, ends the pipeline with RuntimeError.
+
+def read(
+    reader: Pipeline, rows: NDArray[np.uint8], filled: NDArray[np.int32] | None
+) -> tuple[Encoded, NDArray[np.int64], NDArray[np.int64]]:
+    """Contents of n files, their lengths [n], and [n, 2] height and width that their headers say.
+
+    `rows` [n, width] are their paths, padded with zeros. From archives they are the contents, of
+    which `filled` [n] bytes are to be used. A file that can't be read, or has no header, ends the
+    pipeline with RuntimeError.
     """
-    for name, rows in files._asdict().items():
-        if rows is not None:
-            reader.feed_input(name, rows)
-    encoded, shapes = reader.run()
-    return encoded, np.asarray(shapes.as_tensor())[:, :2]
-
-
-@pipeline_def(enable_conditionals=True)
-def _reader(in_archives: bool) -> tuple[DataNode, DataNode]:
-    rows, length, filled = (fn.external_source(name=name, no_copy=True) for name in Files._fields)
-    if in_archives:
-        encoded = fn.slice(rows, start=0, end=filled, axes=[0])
-    else:  # a mapped file that is cut short would end the process
-        encoded = fn.io.file.read(rows, dont_use_mmap=True)
-    found = encoded.shape()[0]
-    if (found == length) | (length == -1):
-        shape = fn.peek_image_shape(encoded)
-    else:
-        shape = types.Constant(np.zeros(3, np.int32), dtype=types.INT64)
-    return encoded, shape
+    reader.feed_input(ROWS, rows)
+    if filled is not None:
+        reader.feed_input(FILLED, filled)
+    content, lengths, shapes = reader.run()
+    return content, np.asarray(lengths.as_tensor())[:, 0], np.asarray(shapes.as_tensor())[:, :2]
 
 
 FILES = "files"

@@ -1,15 +1,17 @@
 """What every step shows: a function of (seed, step), with nothing to save."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.augmentations import Augmentation
 from pipeline.crops import Crops
 from pipeline.dataset import ImageList
 from pipeline.draws import Draws
@@ -25,10 +27,18 @@ class Samples(NamedTuple):
     mirrored: NDArray[np.bool_]  # [n] flipped left to right
     lighting: NDArray[np.float32]  # [n, 3] standard normal draws, one for each principal component
     valid: NDArray[np.bool_]  # [n] False where a row only fills up the last batch of an evaluation
+    drawn: Mapping[str, NDArray] = MappingProxyType({})  # [n, ...] by augmentations' names
 
     def first(self, count: int) -> "Samples":
         """The first `count` rows."""
-        return Samples(**{name: rows[:count] for name, rows in self._asdict().items()})
+        return Samples(
+            self.indices[:count],
+            self.boxes[:count],
+            self.mirrored[:count],
+            self.lighting[:count],
+            self.valid[:count],
+            {name: numbers[:count] for name, numbers in self.drawn.items()},
+        )
 
 
 Replaced = Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -87,6 +97,7 @@ class EpochPlan:
         seed: int,
         *,
         lighting_epochs: int | None = None,
+        augmentations: Sequence[Augmentation] = (),
         drop_last: bool = True,
     ) -> None:
         """`batch_size` counts the images of all ranks, not their views.
@@ -100,7 +111,7 @@ class EpochPlan:
             raise ValueError(f"seed is {seed!r}; expected a number from 0 to 2^63 - 1")
         self._sizes, self._crops, self._seed = images.sizes, crops, seed
         self._orders = _Orders(images.labels, order, seed)
-        self._lighting_epochs = lighting_epochs
+        self._lighting_epochs, self._augmentations = lighting_epochs, augmentations
         self._num_images = batch_size
         self.batch_size = batch_size * crops.views
         self._length = len(self._orders.of(0))
@@ -124,24 +135,23 @@ class EpochPlan:
         indices = self._orders.of(epoch)[np.where(valid, places, 0)]
         if replaced is not None:
             indices = replaced(indices)
-        draws = Draws(self._seed, epoch, places)
-        boxes, mirrored = self._crops.draw(draws, self._sizes[indices])
         views = self._crops.views
+        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), self._sizes[indices])
         _check_boxes(self._crops, boxes, mirrored, np.repeat(self._sizes[indices], views, axis=0))
+        draws = Draws(self._seed, epoch, (places[:, None] * views + np.arange(views)).ravel())
         return Samples(
             np.repeat(indices, views),
             boxes,
             mirrored,
-            self._lighting(draws, epoch).reshape(-1, 3),
+            self._lighting(draws),
             np.repeat(valid, views),
+            {one.name: one.draw(draws) for one in self._augmentations},
         )
 
-    def _lighting(self, draws: Draws, epoch: int) -> NDArray[np.float32]:
-        """[images, views * 3]"""
-        count = 3 * self._crops.views
-        if self._lighting_epochs is not None and epoch >= self._lighting_epochs:
-            return np.zeros((len(draws), count), np.float32)
-        return draws.normal("lighting", count).astype(np.float32)
+    def _lighting(self, draws: Draws) -> NDArray[np.float32]:
+        if self._lighting_epochs is not None and draws.epoch >= self._lighting_epochs:
+            return np.zeros((len(draws), 3), np.float32)
+        return draws.normal("lighting", 3).astype(np.float32)
 
 
 def _check_boxes(

@@ -2,13 +2,15 @@
 
 import mmap
 import os
+import pickle
 import resource
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import graph
+from pipeline import archive_process, graph
 from pipeline.dataset import ImageList
 from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error, the_files_own
@@ -35,6 +37,7 @@ class Reader:
     def __init__(self, images: ImageList, batch_size: int) -> None:
         """`batch_size` is the largest number of images in a batch."""
         self._images, self._batch_size = images, batch_size
+        self._lengths = images.lengths if images.spans is None else images.spans[:, 2]
         self._archives = None if images.spans is None else Archives(images)
         self._graph = self._new_graph()
 
@@ -44,10 +47,12 @@ class Reader:
         FaultyImages where some are not what the list says; OSError where no file is to blame.
         """
         try:
-            encoded, sizes = graph.read(self._graph, self._files(indices))
+            encoded, lengths, sizes = graph.read(self._graph, *self._files(indices))
         except RuntimeError as error:
             raise FaultyImages(self._faults_alone(indices, error)) from error
         wrong = (sizes != self._images.sizes[indices]).any(axis=1)
+        if self._lengths is not None:
+            wrong |= lengths != self._lengths[indices]
         if wrong.any():
             found = zip(indices[wrong].tolist(), sizes[wrong].tolist(), strict=True)
             raise FaultyImages({index: self._why(index, *size) for index, size in found})
@@ -62,21 +67,20 @@ class Reader:
     def _new_graph(self) -> graph.Pipeline:
         return graph.build_reader(self._archives is not None, self._batch_size, _THREADS)
 
-    def _files(self, indices: NDArray[np.int64]) -> graph.Files:
-        images = self._images
-        if images.spans is not None:
-            assert self._archives is not None
-            rows, filled = self._archives.read(indices)
-            return graph.Files(rows, images.spans[indices, 2], filled)
-        lengths = np.full(len(indices), -1) if images.lengths is None else images.lengths[indices]
-        return graph.Files(images.name_table(indices), lengths)
+    def _files(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+        """What the graph reads: paths; or contents, and how many bytes of each row they are."""
+        if self._archives is None:
+            return self._images.name_table(indices), None
+        return self._archives.read(indices)
 
     def _why(self, index: int, height: int, width: int) -> str:
         expected_height, expected_width = self._images.sizes[index].tolist()
         why = why_bad(self._images, index)
         if why:
             return why
-        if not height:
+        if (height, width) == (expected_height, expected_width):
             return "it had another length when it was read than it has now"
         return (
             f"the decoder finds {width}x{height} pixels, and it had "
@@ -103,7 +107,7 @@ class Reader:
     def _fault_alone(self, index: int) -> str:
         """What DALI says of one file whose size is right; empty if nothing."""
         try:
-            graph.read(self._graph, self._files(np.array([index])))
+            graph.read(self._graph, *self._files(np.array([index])))
         except RuntimeError as error:
             self._graph = self._new_graph()
             if not of_an_image(error):
@@ -116,66 +120,78 @@ class Reader:
 
 
 class Archives:
-    """Reads images out of archives, each of which is opened when it is first asked for.
+    """Images in archives, read by a process of its own into memory that is shared with it.
 
-    They are not mapped into memory: one that is cut short would end the process.
+    Archives are not mapped into memory: one that is cut short would end the process. Nor does the
+    memory lie in /dev/shm, which is small in containers.
     """
 
     def __init__(self, images: ImageList) -> None:
         assert images.spans is not None
         self._images, self._spans = images, images.spans
-        self._open_files: dict[bytes, int] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, "archives")
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # ImageNet comes as a thousand archives
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self._descriptor = os.memfd_create("archives")
+        self._memory: mmap.mmap | None = None
+        self._width = mmap.PAGESIZE
+        _, most_open = resource.getrlimit(resource.RLIMIT_NOFILE)  # ImageNet is a thousand archives
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-E", archive_process.__file__, str(self._descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._descriptor],
+        )
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (most_open, most_open))
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """[n, width] the contents of some images, a row each, and [n] how many bytes were found.
 
-        No bytes where an archive is gone; OSError where the machine is to blame.
+        They are there until the next call. No bytes where an archive is gone; OSError where the
+        machine is to blame.
         """
         spans = self._spans[indices]
-        width = max(1, int(spans[:, 2].max()))
-        # Memory is taken for what is written alone, and given back with the table.
-        table = memoryview(mmap.mmap(-1, len(indices) * width))
-        paths = self._images.name_table(indices, spans[:, 0])
-        names = paths.view(f"S{paths.shape[1]}")[:, 0].tolist()
-        places = np.column_stack([np.arange(len(indices)) * width, spans[:, 1:]]).tolist()
-        parts = [slice(part, None, _THREADS) for part in range(min(_THREADS, len(names)))]
-        filled = np.empty(len(indices), np.int32)
-        found = self._threads.map(lambda part: self._fill(table, names[part], places[part]), parts)
-        for part, counts in zip(parts, found, strict=True):
-            filled[part] = counts
-        return np.frombuffer(table, np.uint8).reshape(len(indices), width), filled
+        names = self._images.name_table(indices, spans[:, 0])
+        table = self._table(len(indices), int(spans[:, 2].max()))
+        numbers = (np.ascontiguousarray(spans[:, place]).tobytes() for place in (1, 2))
+        found = self._ask(
+            (self._width, names.shape[1], names.tobytes(), *numbers), 8 * len(indices)
+        )
+        counts = np.frombuffer(found, np.int64)
+        for number in np.unique(-counts[counts < 0]).tolist():
+            error = OSError(number, os.strerror(number), str(self._images.root))
+            if not the_files_own(error):
+                raise error
+        return table, np.maximum(counts, 0).astype(np.int32)
 
     def close(self) -> None:
-        """Close the archives; nothing can be read any more."""
-        self._threads.shutdown()
-        while self._open_files:
-            os.close(self._open_files.popitem()[1])
+        """End the process; nothing can be read any more."""
+        self._process.kill()
+        self._process.communicate()
+        self._memory = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
-    def _fill(
-        self, table: memoryview, names: list[bytes], places: list[tuple[int, int, int]]
-    ) -> list[int]:
-        return [
-            self._read_into(table[start : start + size], name, offset)
-            for name, (start, offset, size) in zip(names, places, strict=True)
-        ]
+    def _table(self, num_rows: int, longest: int) -> NDArray[np.uint8]:
+        while self._width < longest:
+            self._width *= 2
+        size = num_rows * self._width
+        if self._memory is None or len(self._memory) < size:
+            os.ftruncate(self._descriptor, size)
+            self._memory = mmap.mmap(self._descriptor, size)
+        return np.frombuffer(self._memory, np.uint8, size).reshape(num_rows, self._width)
 
-    def _read_into(self, row: memoryview, name: bytes, offset: int) -> int:
+    def _ask(self, request: tuple[int | bytes, ...], size: int) -> bytes:
+        """The process's answer, of `size` bytes."""
+        pipes = self._process
+        assert pipes.stdin is not None and pipes.stdout is not None
         try:
-            return os.preadv(self._descriptor(name), [row], offset)
-        except OSError as error:
-            if not the_files_own(error):
-                raise
-            return 0
-
-    def _descriptor(self, name: bytes) -> int:
-        descriptor = self._open_files.get(name)
-        if descriptor is None:
-            opened = os.open(name, os.O_RDONLY)
-            descriptor = self._open_files.setdefault(name, opened)
-            if descriptor != opened:  # another thread was faster
-                os.close(opened)
-        return descriptor
+            pipes.stdin.write(pickle.dumps(request))
+            pipes.stdin.flush()
+            found = pipes.stdout.read(size)
+        except BrokenPipeError:
+            found = b""
+        if len(found) < size:
+            raise MachineError(
+                "the process that reads archives has ended (killed, or out of memory?); rerun the "
+                "command to resume"
+            )
+        return found

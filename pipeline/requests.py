@@ -60,8 +60,8 @@ class Requests:
     def step(self, number: int) -> Step:
         """The rows of a step.
 
-        MustResample where the graph can't make them; OSError where no file is to blame; DatasetError
-        where no image is left.
+        MustResample where the graph can't make them; OSError where no file is to blame;
+        DatasetError where no image is left.
         """
         plan, rank = self._plan, (self._shard, self._num_shards)
         while True:
@@ -119,6 +119,7 @@ class Requests:
             "mirrored": mirrored.astype(np.int32),
             "mean": self._mean - samples.lighting @ self._directions,
             "gain": np.where(lit, self._transform.lit_gain, 1).astype(np.float32),
+            **samples.drawn,
         }
 
     def _replaced(self, number: int) -> Replaced | None:

@@ -1,10 +1,12 @@
 """Run the tests marked gpu and every benchmark, and sum them up in one page.
 
     python -m tools.gpu_check --data prepared/photographs --out gpu-check.md
+    python -m tools.gpu_check --data prepared/photographs --parts pipeline train --rounds 1
 
-The page names the machine, every test and every figure. Beside the most telling figures it says
-what we expected. Those expectations are drawn from a CPU and from paper; nobody has measured them
-on a GPU. Please send the page: the issue template "GPU report" says how.
+--parts and --rounds do less. The page names the machine, every test and every figure. Beside the
+most telling figures it says what we expected. Those expectations are drawn from a CPU and from
+paper; nobody has measured them on a GPU. Please send the page: the issue template "GPU report" says
+how.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -82,9 +85,32 @@ EXPECTATIONS = [
     ),
     Expectation("pipeline", "ours-store", "share_of_decode", 1.0, 10.0, "2.0 on a CPU"),
     Expectation(
+        "pipeline",
+        "ours-cpu-decoder",
+        "share_of_decode",
+        0.05,
+        2.0,
+        "a core decodes some 300 images/s; how many cores there are decides",
+    ),
+    Expectation(
+        "pipeline",
+        "ours-cpu-decoder-store",
+        "share_of_decode",
+        0.1,
+        5.0,
+        "a core decodes some 1,000 images/s; how many cores there are decides",
+    ),
+    Expectation("host", "originals-128", "main_ms", 0.2, 5.0, "3.7 on two busy cores of a CPU"),
+    Expectation("host", "originals-128", "threads_ms", 0.4, 10.0, "6.9 on two busy cores of a CPU"),
+    Expectation("host", "step", "operations", 100, 170, "counted on tensors without values"),
+    Expectation(
         "pipeline", "ours-engine-100", "share_of_decode", 0.5, 5.0, "more on an A100 or H100 alone"
     ),
 ]
+
+
+NEED_DATA = ("pipeline", "train", "host")
+PARTS = ("tests", "step", *NEED_DATA)
 
 
 class Test(NamedTuple):
@@ -106,39 +132,50 @@ def main(argv: list[str]) -> None:
             "no GPU was found; `make test` runs the tests for CPUs, `make rehearse` those that "
             "emulate GPUs"
         )
-    if args.data:
-        Dataset.open(Path(args.data))
-    with tempfile.TemporaryDirectory() as folder:
-        tests = _tests(Path(folder) / "tests.xml", args.data)
-        reports, failures = _benchmarks(commands(args.data, Path(folder)))
+    for folder in args.data:
+        Dataset.open(Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        tests = []
+        if "tests" in args.parts:
+            tests = _tests(Path(scratch) / "tests.xml", args.data)
+        found = commands(args.parts, args.data, args.rounds, Path(scratch))
+        reports, failures = _benchmarks(found)
     page = summary(tests, reports, failures)
     with atomic_write(Path(args.out)) as file:
         file.write(page.encode())
     print(page)
     failed = [test.name for test in tests if test.outcome == "failed"] + list(failures)
-    if failed or not tests:
-        raise ValueError(f"{', '.join(failed) or 'the tests'} failed; {args.out} has the reasons")
+    if "tests" in args.parts and not tests:
+        failed.append("the tests")
+    if failed:
+        raise ValueError(f"{', '.join(failed)} failed; {args.out} has the reasons")
 
 
-def commands(data: str | None, folder: Path) -> dict[str, tuple[list[str], Path]]:
-    """Each benchmark's command, and the report that it writes.
+def commands(
+    parts: Sequence[str], data: Sequence[str], rounds: int | None, folder: Path
+) -> dict[str, tuple[list[str], Path]]:
+    """The command of each part that is a benchmark, and the report that it writes.
 
-    Without `data`, those that need no images.
+    `data` may be several folders for host; the others take the first.
     """
-    names = ("step", "pipeline", "train") if data else ("step",)
     found = {}
-    for name in names:
+    for name in parts:
+        if name == "tests":
+            continue
         report = folder / f"{name}.json"
         command = ["-m", "tools.bench", name, "--device", "cuda", "--json", str(report)]
-        found[name] = ([*command, *(["--data", data] if data and name != "step" else [])], report)
+        if name in NEED_DATA:
+            command += ["--data", *(data if name == "host" else data[:1])]
+        if rounds:
+            command += ["--rounds", str(rounds)]
+        found[name] = command, report
     return found
 
 
-def _tests(report: Path, data: str | None) -> list[Test]:
+def _tests(report: Path, data: Sequence[str]) -> list[Test]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rs", f"--junitxml={report}"]
-    subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"DATA": os.path.abspath(data) if data else ""}
-    )
+    photographs = os.path.abspath(data[0]) if data else ""
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"DATA": photographs})
     return read_tests(report) if report.is_file() else []
 
 
@@ -189,7 +226,7 @@ def summary(tests: list[Test], reports: dict[str, Any], failures: dict[str, str]
         tabulate(compare(reports), ["figure", "found", "expected", "", "why"], tablefmt="github"),
     ]
     for name, report in reports.items():
-        parts += [f"## {name}, batch {report['batch_size']}, median of {report['rounds']} rounds"]
+        parts += [f"## {name}, batch {_text(report['batch_size'])}, {report['rounds']} rounds"]
         parts += [tabulate(report["rows"], headers="keys", floatfmt=".4g", tablefmt="github")]
         parts += [report["verdict"]] if report.get("verdict") else []
     for name, message in failures.items():
@@ -219,13 +256,25 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = command_line("tools.gpu_check", __doc__)
     parser.add_argument(
         "--data",
+        nargs="+",
+        default=[],
         metavar="DIR",
-        help="prepared photographs, loose originals; without, fewer benchmarks",
+        help="prepared photographs, loose originals; without, fewer benchmarks. Further folders, "
+        "such as stores of them, are for host alone",
     )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (all)"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each benchmark (3)")
     parser.add_argument(
         "--out", default="gpu-check.md", metavar="FILE", help="the page (gpu-check.md)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    lacking = [] if args.data else [name for name in args.parts or () if name in NEED_DATA]
+    if lacking:
+        raise ValueError(f"{', '.join(lacking)}: expected --data FOLDER, prepared photographs")
+    args.parts = args.parts or [name for name in PARTS if args.data or name not in NEED_DATA]
+    return args
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Every rank tells the others that it lives and what it does, so that one that hangs is named."""
 
-import json
 import os
 import re
 import signal
@@ -12,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch.distributed as dist
 
 from train import checkpoint
 from train.distributed import Ranks
+from train.signs import Sign, Signs
 
 _SILENT = 3.0
 """Seconds without a sign of life after which a rank counts as gone, beside the time between two."""
@@ -25,15 +24,28 @@ _SILENT = 3.0
 _ENDS_AFTER = 3
 """A run that stands still is told of once, and ended after so many times as long."""
 
+_LOST_AFTER = 10.0
+"""Seconds of silence and standstill after which a run on GPUs ends.
+
+Its main threads wait in NCCL, which never tells them that a rank is gone.
+"""
+
 _SLOW = ("starting", "first step", "saving")
 """What may take ten times as long: files are opened, kernels compiled, disks written."""
 
-_LOST = re.compile(r"gloo|NCCL|connection (closed|reset|refused)|socket|broken pipe", re.IGNORECASE)
+_BROKEN = re.compile(
+    r"gloo|NCCL|connection (closed|reset|refused)|socket|broken pipe", re.IGNORECASE
+)
 """What the exchange between ranks says when one of them is gone."""
 
 
 class Progress:
-    """What this rank is doing, and how often that has changed."""
+    """What this rank is doing, and how often that has changed.
+
+    It is what the host does: a GPU may be some steps behind, at most those since the last log line,
+    for which the host waits. Of a replayed step the host sees nothing but its launch: "captured
+    step" stands for all that a GPU may be doing then, from the forward pass to the update.
+    """
 
     def __init__(self) -> None:
         self.doing, self.count, self.step = "starting", 0, 0
@@ -66,7 +78,7 @@ class _Seen:
     beat_at: float = 0.0
     count_at: float = 0.0
 
-    def update(self, told: dict[str, object], now: float) -> None:
+    def update(self, told: Sign, now: float) -> None:
         if told["beat"] != self.beat:
             self.beat_at = now
         if told["count"] != self.count:
@@ -82,18 +94,26 @@ class _Seen:
 
 
 class Watch:
-    """A thread that tells the others of this rank, and watches them."""
+    """A thread that tells the others of this rank, and watches them.
+
+    One rank, the teller, knows of all. It judges and speaks, and the others follow its word.
+    """
 
     def __init__(self, ranks: Ranks, folder: Path, progress: Progress, seconds: float) -> None:
         """After `seconds` without progress, and no sooner, it speaks; 0 means never."""
         self._rank, self._folder = ranks.rank, folder
+        self._on_gpu = ranks.device.type == "cuda"
         self._progress, self._seconds = progress, seconds
-        # A connection of its own: the main thread may be waiting in its.
-        self._store = None if ranks.store is None else ranks.store.clone()  # type: ignore[attr-defined]
-        # Each rank reads the signs of all others
-        self._pause = max(1.0, ranks.world_size / 16)
-        now = time.monotonic()
+        self._signs, self._pause = None, 1.0
+        if ranks.store is not None:
+            # A connection of its own: the main thread may be waiting in its.
+            store = ranks.store.clone()  # type: ignore[attr-defined]
+            self._signs = Signs(store, ranks.rank, ranks.world_size)
+        self._store_is_gone = False
+        self._heard_at = now = time.monotonic()
         self._seen = [_Seen(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
+        self._gone: list[int] = []
+        self._ends = False
         self._beat = 0
         self._told = False
         self._end = threading.Event()
@@ -110,13 +130,11 @@ class Watch:
 
     def gone(self) -> list[_Seen]:
         """The ranks that give no sign of life any more."""
-        now = time.monotonic()
-        return [one for one in self._seen if now - one.beat_at > self._pause + _SILENT]
+        return [self._seen[rank] for rank in self._gone]
 
     def speaks(self) -> bool:
-        """Whether this is the first of the ranks that live: one of them speaks for all."""
-        gone = {one.rank for one in self.gone()}
-        return min(set(range(len(self._seen))) - gone, default=self._rank) == self._rank
+        """Whether this rank speaks for all, or for itself where ranks can't tell each other."""
+        return self._signs is None or self._signs.is_teller
 
     def _run(self) -> None:
         launcher = os.getppid() if dist.is_torchelastic_launched() else None
@@ -127,13 +145,38 @@ class Watch:
             try:
                 self._look_around()
             except dist.DistError:  # the store is gone, and with it whoever ended the job
-                return
-            self._judge()
+                self._signs, self._store_is_gone = None, True
+            if self._store_is_gone:
+                self._judge_alone()
+            if self._ends:
+                os._exit(1)
 
     def _look_around(self) -> None:
+        """A round: tell and hear, and judge where it is this rank's task."""
+        own, signs = self._own_sign(), self._signs
+        self._seen[self._rank].update(own, time.monotonic())
+        if signs is None:
+            if not self._store_is_gone:  # there are no others
+                self._judge()
+            return
+        signs.leave(own)
+        if signs.is_teller and signs.step_down():
+            self._heard_at = time.monotonic()
+        if not signs.is_teller:
+            self._follow(signs)
+            return
+        for one, sign in zip(self._seen, signs.all(), strict=True):
+            if sign is not None:
+                one.update(sign, time.monotonic())
+        self._heard_at = time.monotonic()
+        self._gone = [one.rank for one in self._seen if self._silence(one) > self._pause + _SILENT]
+        self._judge()
+        signs.tell({"rank": self._rank, "own": own, "gone": self._gone, "ends": self._ends})
+
+    def _own_sign(self) -> Sign:
         self._beat += 1
         progress = self._progress
-        own = {
+        return {
             "host": socket.gethostname(),
             "doing": progress.doing,
             "step": progress.step,
@@ -141,28 +184,52 @@ class Watch:
             "beat": self._beat,
             "count": progress.count,
         }
-        if self._store is not None:
-            self._store.set(f"alive/{self._rank}", json.dumps(own))
-        for one in self._seen:
-            if one.rank == self._rank:
-                one.update(own, time.monotonic())
-            elif self._store is not None and self._store.check([f"alive/{one.rank}"]):
-                one.update(json.loads(self._store.get(f"alive/{one.rank}")), time.monotonic())
+
+    def _follow(self, signs: Signs) -> None:
+        """Take the teller at its word; where no new one comes, take over."""
+        word, now = signs.word(), time.monotonic()
+        if word is not None and word["own"]["beat"] != self._seen[word["rank"]].beat:
+            self._seen[word["rank"]].update(word["own"], now)
+            self._gone, self._ends, self._heard_at = word["gone"], word["ends"], now
+        elif now - self._heard_at > self._pause + _SILENT / 2:
+            signs.take_over()
+            self._heard_at = now
+
+    def _silence(self, one: _Seen) -> float:
+        """Seconds without a sign of life, up to when all signs were read last."""
+        return self._heard_at - one.beat_at
 
     def _judge(self) -> None:
         """Speak where no rank gets on, and end the run where that goes on."""
         still = time.monotonic() - max(one.count_at for one in self._seen)
         gone = self.gone()  # what they were last heard to do says nothing of now
         patience = max((one.patience for one in self._seen if one not in gone), default=0.0)
-        if not self._seconds or still < patience:
-            self._told = False
+        if not self._seconds:
             return
-        if still > _ENDS_AFTER * patience:
-            self._give_up(still)
-        if not self._told and self.speaks():
+        if still > _ENDS_AFTER * patience or self._is_lost(gone, still):
+            self._give_up(self._diagnosis(still))
+        elif still < patience:
+            self._told = False
+        elif not self._told:
             ends = f"if that goes on, the run ends at {_ENDS_AFTER * patience:.0f} s"
             print(f"warning: {self._diagnosis(still)}; {ends}", file=sys.stderr, flush=True)
             self._told = True
+
+    def _is_lost(self, gone: list[_Seen], still: float) -> bool:
+        """Whether ranks are gone for good, and the others wait in NCCL."""
+        return self._on_gpu and any(
+            min(still, self._silence(one)) > _lost_after(one.doing) for one in gone
+        )
+
+    def _judge_alone(self) -> None:
+        """End this rank where it waits in NCCL, and can't hear why."""
+        own = self._seen[self._rank]
+        still = time.monotonic() - own.count_at
+        if self._on_gpu and self._seconds and still > _lost_after(own.doing):
+            self._give_up(
+                f"no progress for {still:.0f} s on {own}, and torchrun's store is gone: it has "
+                "ended on the machine that kept it, or that machine is lost"
+            )
 
     def _diagnosis(self, still: float) -> str:
         gone = self.gone()
@@ -173,14 +240,16 @@ class Watch:
             blamed = f"all ranks live: {_some(told)}"
         return f"no progress for {still:.0f} s: {blamed}"
 
-    def _give_up(self, still: float) -> NoReturn:
-        if self.speaks():
-            end = f"the run is ended; {_resume(self._folder)}"
-            print(f"error: {self._diagnosis(still)}; {end}", file=sys.stderr)
-            sys.stderr.flush()
-        else:
-            time.sleep(1)  # the one that speaks comes first
-        os._exit(1)
+    def _give_up(self, why: str) -> None:
+        """Say so; this round is the last one."""
+        end = f"the run is ended; {_resume(self._folder)}"
+        print(f"error: {why}; {end}", file=sys.stderr, flush=True)
+        self._ends = True
+
+
+def _lost_after(doing: str) -> float:
+    """Seconds after which a rank that was last heard `doing` something is lost for certain."""
+    return _LOST_AFTER * (10 if doing in _SLOW else 1)
 
 
 @contextmanager
@@ -192,7 +261,7 @@ def watching(ranks: Ranks, folder: Path, seconds: float) -> Iterator[Progress]:
     try:
         yield progress
     except RuntimeError as error:
-        if ranks.world_size == 1 or not _LOST.search(str(error)):
+        if ranks.world_size == 1 or not _BROKEN.search(str(error)):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, who has noticed, too
         _report_lost_partner(watch, folder, error)
@@ -203,7 +272,7 @@ def watching(ranks: Ranks, folder: Path, seconds: float) -> Iterator[Progress]:
 
 def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> None:
     """Say which rank is gone, once its silence is certain."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 15  # the one that would notice may be the one that is gone
     while not watch.gone() and time.monotonic() < until:
         time.sleep(0.2)
     gone = watch.gone()

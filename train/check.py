@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from train import checkpoint
+from train.capture import READY
 from train.config import Config, ConfigError
 from train.data import crop_mean, evaluation_batches, training_plan
 from train.distributed import Ranks
@@ -20,7 +21,7 @@ from train.monitor import say
 from train.trainer import Trainer
 from train.validation import error_rates
 
-_WARM_UP, _TIMED = 3, 10  # steps
+_WARM_UP, _TIMED = READY, 10  # steps
 _VALIDATION = 5  # batches, at most
 
 
@@ -59,7 +60,7 @@ def _time_steps(trainer: Trainer) -> float:
         stopwatch.resume()
     _wait(trainer)
     measured = stopwatch.metrics(trainer.config.train.batch_size)
-    if not measured:
+    if trainer.state.step <= _WARM_UP:
         raise ConfigError(
             f"the run has {trainer.state.step} steps, which are too few to be timed; expected more "
             f"than {_WARM_UP}: train it without --run.check"

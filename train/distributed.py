@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
+from model import collectives
 from model.columns import NUM_COLUMNS, Columns
 from pipeline.cores import threads_of_a_rank
 from pipeline.dataset import printable
@@ -165,7 +166,7 @@ class _Exchange:
         )
         with record_function("exchange: send ahead"):
             self._works = [
-                dist.all_gather_single(both, own, group=group, async_op=True)
+                collectives.all_gather_single(both, own, group=group, async_op=True)
                 for both, own in zip(self._received, batch, strict=True)
             ]
 
@@ -202,6 +203,11 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     # torchrun keeps the store when it starts ranks again: addresses of dead ones are still in it.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", found)
+    if on_gpu:
+        # Each group is a communicator, and kernels of several run at once: a batch travels under a
+        # step. If GPUs took them in different orders, each would wait for the other for ever. From
+        # 2.26 on, NCCL can keep to the order of the host's calls, which all ranks share.
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,

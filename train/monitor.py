@@ -2,15 +2,15 @@
 
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -42,6 +42,7 @@ _LAYOUT = {
     "throughput": {
         "images a second": ["throughput/images_per_second"],
         "share of the time waiting for data": ["throughput/data_wait_fraction"],
+        "share of the time in which the GPU is busy": ["throughput/gpu_busy_fraction"],
         "milliseconds a step": ["throughput/step_ms"],
     },
     "layers": {
@@ -54,77 +55,12 @@ _LAYOUT = {
 """The page of custom scalars: charts, in order, and the tags in each as regular expressions."""
 
 
-class Stopwatch:
-    """Splits the time of training steps into waiting for data and computing, as the device sees it.
-
-    A GPU works through what the host has issued, some steps behind it. Its marks are events in its
-    own queue. It waits for data only if it has nothing left to do before the next batch is there.
-    Evaluations and checkpoints do not count; nor does the first step, which warms everything up.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._now, self._seconds = _GPU_CLOCK if device.type == "cuda" else _HOST_CLOCK
-        self._mark = self._now()
-        self._warm = False
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new interval."""
-        self._waits: list[tuple[Any, Any]] = []
-        self._steps: list[tuple[Any, Any]] = []
-
-    def resume(self) -> None:
-        """Time from here on belongs to the next step."""
-        self._mark = self._now()
-
-    def got_batch(self) -> None:
-        """The wait for a batch ends here."""
-        self._waits.append(self._lap())
-
-    def end_step(self) -> None:
-        """The step's work has been issued."""
-        self._steps.append(self._lap())
-        if not self._warm:
-            self._warm = True
-            self.reset()
-
-    def _lap(self) -> tuple[Any, Any]:
-        before, self._mark = self._mark, self._now()
-        return before, self._mark
-
-    def metrics(self, batch_size: int) -> dict[str, float]:
-        """Throughput over the interval, by TensorBoard's tags.
-
-        Empty where nothing but the warm-up was timed. The host must have waited for the device to
-        finish the last step.
-        """
-        if not self._steps:
-            return {}
-        waited = sum(self._seconds(*lap) for lap in self._waits)
-        total = waited + sum(self._seconds(*lap) for lap in self._steps)
-        return {
-            "throughput/images_per_second": len(self._steps) * batch_size / total,
-            "throughput/data_wait_fraction": waited / total,
-            "throughput/step_ms": 1000 * total / len(self._steps),
-        }
-
-
-def _mark_on_gpu() -> torch.cuda.Event:
-    """Mark the end of the GPU's queue; the time is known once the GPU has come there."""
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-_Clock = tuple[Callable[[], Any], Callable[[Any, Any], float]]
-"""How to mark a moment, and the seconds between two marks."""
-
-_GPU_CLOCK: _Clock = (_mark_on_gpu, lambda before, after: before.elapsed_time(after) / 1000)
-_HOST_CLOCK: _Clock = (lambda: time.perf_counter(), lambda before, after: after - before)
-
-
 class Monitor:
-    """Writes numbers where people look for them. Only the main rank has one."""
+    """Writes numbers where people look for them. Only the main rank has one.
+
+    A thread does the writing, in order: a slow disk must not hold up the steps. What goes wrong
+    there is raised by the next call of any method.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         """Go on after `step`: delete what an interrupted run wrote of later steps."""
@@ -132,19 +68,56 @@ class Monitor:
         self._forget_after(step)
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._thread = ThreadPoolExecutor(1, "monitor")
+        self._last: Future[None] = self._thread.submit(lambda: None)
 
     def write(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Record a value for each TensorBoard tag; `epoch` counts the epochs completed."""
-        check_kept(self._folder)
-        now = round(time.time(), 3)
-        self._file.write(json.dumps({"step": step, "epoch": epoch, "time": now, **metrics}) + "\n")
-        self._file.flush()
-        for tag, value in metrics.items():
-            self._events.add_scalar(_TAGS.get(tag, tag), value, step)
-        self._events.flush()
+        now = time.time()
+        self._begin(lambda: self._write(step, epoch, metrics, now))
 
     def describe(self, config: Config, header: Sequence[str], step: int) -> None:
         """Record the recipe of the run that begins, or goes on, after `step`."""
+        self._begin(lambda: self._describe(config, header, step))
+
+    def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Record pictures [H, W, 3] by their tags."""
+        self._begin(lambda: self._show(step, pictures))
+
+    def flush(self) -> None:
+        """Wait until all that was recorded is on the disk, to last longer than the machine runs."""
+        self._begin(lambda: os.fsync(self._file.fileno()))
+        self._last.result()
+
+    def close(self) -> None:
+        """Finish the files."""
+        self.flush()
+        self._thread.shutdown()
+        self._file.close()
+        self._events.close()
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        """Have the thread do `work` after all before it, or not at all if that went wrong."""
+        before = self._last
+        if before.done():
+            before.result()
+
+        def after() -> None:
+            before.result()
+            work()
+
+        self._last = self._thread.submit(after)
+
+    def _write(self, step: int, epoch: int, metrics: dict[str, float], now: float) -> None:
+        check_kept(self._folder)
+        line = {"step": step, "epoch": epoch, "time": round(now, 3), **metrics}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for tag, value in metrics.items():
+            self._events.add_scalar(_TAGS.get(tag, tag), value, step, walltime=now)
+        self._events.flush()
+
+    def _describe(self, config: Config, header: Sequence[str], step: int) -> None:
         lines = "\n".join(f"- {line}" for line in header)
         self._events.add_text("1 run", lines, step)
         indented = "".join(f"    {line}\n" for line in to_yaml(config).splitlines())
@@ -160,8 +133,7 @@ class Monitor:
             writer.add_summary(summary)
         self._events.flush()
 
-    def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Record pictures [H, W, 3] by their tags."""
+    def _show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         check_kept(self._folder)
         writer = self._events._get_file_writer()
         for tag, picture in pictures.items():
@@ -170,11 +142,6 @@ class Monitor:
                 height=height, width=width, colorspace=3, encoded_image_string=_png(picture)
             )
             writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-
-    def close(self) -> None:
-        """Finish the files."""
-        self._file.close()
-        self._events.close()
 
     def _forget_after(self, step: int) -> None:
         if not self._path.exists():
@@ -232,8 +199,10 @@ def progress_line(
         parts += [
             f"{metrics['throughput/images_per_second']:.0f} images/s",
             f"waiting for data {metrics['throughput/data_wait_fraction']:.1%}",
-            f"{left} left",
         ]
+        if "throughput/gpu_busy_fraction" in metrics:
+            parts.append(f"GPU busy {metrics['throughput/gpu_busy_fraction']:.1%}")
+        parts.append(f"{left} left")
     return "  ".join(parts)
 
 

@@ -64,6 +64,10 @@ class PaperSGD(torch.optim.SGD):
     torch keeps the buffer b = -v / lr, which is the same rule until lr changes. Rescaling b then
     keeps v, and the rule, exact. A parameter whose learning rate becomes 0 stops at once (2012
     code).
+
+    Learning rates are tensors beside the parameters, and no tensor is ever replaced by another: a
+    captured step is replayed with whatever they hold. On GPUs they are float32, as torch's fused
+    update reads them there.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
@@ -90,33 +94,35 @@ class PaperSGD(torch.optim.SGD):
             # costs the host as much again.
             group = groups.setdefault(_treatment(name, config), {"name": name, "params": []})
             group["params"].append(parameter)
-            group["lr"] = _rate(name, self.lr, 0, config)
+            group["lr"] = _new_rate(parameter.device)
             group["weight_decay"] = _decay(name, config)
         super().__init__(list(groups.values()), momentum=float(config.momentum), fused=True)
+        self._set(self.lr, 0)
+        for parameter in named.values():
+            # The fused update walks parameter and buffer side by side in memory: their layouts must
+            # be the same.
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def set_lr(self, lr: float, epoch: int = 0) -> None:
         """From now on `lr`, with the factors of `epoch`; velocity is preserved."""
-        before = [group["lr"] for group in self.param_groups]
+        before = [group["rate"] for group in self.param_groups]
         self._set(lr, epoch)
         for group, old in zip(self.param_groups, before, strict=True):
-            for parameter in group["params"] if group["lr"] not in (old, 0) else ():
-                buffer = self.state[parameter].get("momentum_buffer")
-                if buffer is not None:
-                    buffer.mul_(old / group["lr"])
+            for parameter in group["params"] if group["rate"] not in (old, 0) else ():
+                self.state[parameter]["momentum_buffer"].mul_(old / group["rate"])
 
     def _set(self, lr: float, epoch: int) -> None:
         self.lr = lr
         for group in self.param_groups:
-            group["lr"] = _rate(group["name"], lr, epoch, self._config)
+            rate = _rate(group["name"], lr, epoch, self._config)
+            group["lr"].fill_(rate)
+            # As the device rounds it, and known without asking the device.
+            group["rate"] = torch.tensor(rate, dtype=group["lr"].dtype).item()
 
     def momentum(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """The buffers of a module's parameters by name; zeros where there is no momentum."""
-        buffers = {
-            name: self.state[parameter].get("momentum_buffer")
-            for name, parameter in module.named_parameters()
-        }
+        """The buffers of a module's parameters by name."""
         return {
-            name: torch.zeros_like(parameter) if buffers[name] is None else buffers[name]
+            name: self.state[parameter]["momentum_buffer"]
             for name, parameter in module.named_parameters()
         }
 
@@ -127,11 +133,13 @@ class PaperSGD(torch.optim.SGD):
         """Resume from buffers that `momentum` gave, with their learning rate and epoch."""
         self._set(lr, epoch)
         for name, parameter in module.named_parameters():
-            # The fused update walks parameter and buffer side by side in memory: their layouts must
-            # be the same.
-            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(
-                buffers[name]
-            )
+            self.state[parameter]["momentum_buffer"].copy_(buffers[name])
+
+
+def _new_rate(device: torch.device) -> torch.Tensor:
+    """Room for a learning rate, in the precision that the fused update reads it with."""
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:

@@ -1,7 +1,8 @@
 """Where the time of a step goes: a Chrome trace of some steps on each rank.
 
 It shows the decoder's threads, too. Look at it in chrome://tracing or ui.perfetto.dev. The ranges
-are: waiting for data, exchange, forward, column gathers, backward, gradient averaging, update.
+are: waiting for data, exchange, forward, column gathers, backward, gradient averaging, update. A
+replayed step is one range of the host, captured step; its kernels are among the GPU's all the same.
 """
 
 import json
@@ -16,25 +17,26 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.files import atomic_write
+from train.capture import READY
 
-_WARM_UP = 3
+_WARM_UP = READY
 """Steps that are not recorded: compilation and first use of memory would fill the picture."""
 _SAMPLE_EVERY = 0.005  # seconds
 _DECODERS = "[DALI][TP"  # how DALI names the threads of its pool
 
 
 class Profile:
-    """Records steps 4 to 3 + `num_steps` of this process; with 0 steps, nothing."""
+    """Records `num_steps` steps of this process after the first five; with 0 steps, nothing."""
 
     def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
         """`path` is the trace to write; on a GPU, it has the kernels, too."""
         self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
-        self._recording = num_steps > 0
+        self.is_on = num_steps > 0  # until the trace is written
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
     def end_step(self) -> None:
         """Called after each step."""
-        if not self._recording:
+        if not self.is_on:
             return
         self._done += 1
         if self._done == _WARM_UP:
@@ -43,7 +45,7 @@ class Profile:
             self._profiler.start()
         elif self._done == self._last:
             self._profiler.stop()
-            self._recording = False
+            self.is_on = False
             self._write(self._decoders.stop())
 
     def _write(self, decoding: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from train import best, checkpoint
 from train.alive import Progress
 from train.bad_images import BadImages
 from train.best import Best
+from train.capture import CapturedStep, CudaGraph
 from train.checkpoint import CheckpointError
 from train.config import Config, to_dict
 from train.data import crop_mean, evaluation_batches, training_batches, training_plan
@@ -27,7 +29,7 @@ from train.distributed import Averaging, Ranks
 from train.header import header
 from train.lab import Lab
 from train.meeting import Meeting
-from train.monitor import Monitor, Stopwatch, clock, progress_line, say
+from train.monitor import Monitor, clock, progress_line, say
 from train.optim import PaperSGD, later_factors, schedule
 from train.pictures import Pictures
 from train.precision import autocast, set_matmul_precision
@@ -36,6 +38,7 @@ from train.run_folder import check_kept, claim
 from train.same_start import check_beginning, check_folder, check_options
 from train.state import TrainingState, check_shapes, new_sums
 from train.stop import StopRequest
+from train.stopwatch import Stopwatch
 from train.validation import ErrorRates, error_rates, guesses, label_ranks
 from train.warm_start import take_layers
 
@@ -70,15 +73,20 @@ class Trainer:
         self.autocast = autocast(config.train.precision, ranks.device)
         self.state = self._new_state()
         self.averaging = Averaging(self.state.model, ranks.data_group)
+        self.masks = Masks(config.train.seed, self.state.step, ranks.device, ranks.pair)
+        self.captured: CapturedStep | None = None
+        if config.train.cuda_graph:
+            self.captured = CapturedStep(self.state.model.parameters(), CudaGraph(ranks.device))
 
         self.bad_images = BadImages(self.folder, config.data, len(self.dataset.train), ranks)
-        self.stopwatch = Stopwatch(ranks.device)
+        self.stopwatch = Stopwatch(ranks.device, holds=ranks.is_main)
         trace = self.folder / f"trace-rank{ranks.rank}.json"
         self.profile = Profile(config.run.profile, trace, ranks.device)
         self.meeting = Meeting(ranks.largest)
 
         self._claim()
         self._saved_step, self._saved_at = -1, time.monotonic()
+        self._logged_at = time.monotonic()
         self._has_stepped = False
         self.best = Best()
         self._resume()
@@ -108,13 +116,12 @@ class Trainer:
                     self.train_step(batch)
                 self.stopwatch.end_step()
                 self.profile.end_step()
-                self._after_step(batch)
-                number, save_now = self.meeting.after_step(stop.signal or 0, self._save_is_due())
-                if save_now:
-                    self.save()
+                wishes = stop.signal or 0, self._log_is_due(), self._save_is_due()
+                number, log_now, save_now = self.meeting.after_step(*wishes)
+                self._after_step(batch, bool(log_now), bool(save_now))
                 if number or self.state.schedule.finished:
                     break
-                self.stopwatch.resume()
+                self.stopwatch.end_turn()
             # Once more, as a signal may have come after the last meeting.
             (number,) = self.ranks.largest([stop.signal or 0])
             self.save()
@@ -123,11 +130,27 @@ class Trainer:
         return 128 + int(number) if number else 0
 
     def train_step(self, batch: Batch) -> None:
-        """Forward, loss, backward and the paper's update (section 5)."""
-        state, ranks = self.state, self.ranks
-        masks = Masks(self.config.train.seed, state.step, ranks.pair, ranks.num_pairs)
+        """The next step, which is replayed where steps are captured.
+
+        One whose layers are watched is not: nobody could look into a replay.
+        """
+        self.masks.set_step(self.state.step)
+        if self.captured is None or self._is_shown(self.state.step + 1):
+            self.compute(batch)
+        else:
+            with self._at("captured step"):
+                self.captured.take(self.compute, batch)
+        self.state.step += 1
+        self._has_stepped = True
+
+    def compute(self, batch: Batch) -> None:
+        """Forward, loss, backward and the paper's update (section 5).
+
+        What changes from step to step lies in tensors, so that this can be captured.
+        """
+        state = self.state
         with self.autocast, self._at("forward"):
-            logits = state.model(batch.images, masks).float()
+            logits = state.model(batch.images, self.masks).float()
         loss = F.cross_entropy(logits, batch.labels)
 
         state.optimizer.zero_grad(set_to_none=True)
@@ -137,8 +160,6 @@ class Trainer:
         with self._at("update"):
             state.optimizer.step()
 
-        state.step += 1
-        self._has_stepped = True
         wrong = (label_ranks(logits.detach(), batch.labels) >= 1).double().mean()
         state.sums += torch.stack([loss.detach().double(), wrong, torch.ones_like(wrong)])
 
@@ -162,6 +183,8 @@ class Trainer:
         if self._saved_step == self.state.step:
             return
         self.progress.at("saving", self.state.step)
+        # After a resume, the images up to this step are not looked at again.
+        self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
         saved = self.state.gather(self.ranks)
         loss_sum, _, steps = saved["intervals"].sum(0).tolist()
         self._check_loss(loss_sum / max(steps, 1))
@@ -180,12 +203,14 @@ class Trainer:
             "dataset": self.dataset.fingerprint,
             "best": self.best.state(),
         }
-        if self.ranks.is_main:
+        if self.monitor:
+            self.monitor.flush()  # lines up to this step are not written again, either
             keep = self.config.run.keep_checkpoints
             is_best = self.best.is_of(self.state.step, self.plan.steps_per_epoch)
             check_kept(self.folder)
             checkpoint.save(self.folder / "checkpoints", saved, keep, is_best)
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
+        self.stopwatch.resume()
 
     def batches(self) -> Iterator[Batch]:
         """The training batches from the next step on."""
@@ -213,21 +238,26 @@ class Trainer:
         with self._at("waiting for data"):
             return next(batches, None)
 
-    def _at(self, doing: str) -> record_function:
-        """Note what begins, for other ranks and for the profile."""
+    def _at(self, doing: str) -> AbstractContextManager[Any]:
+        """Note what begins, for other ranks and, where one is made, for the profile."""
         self.progress.at(doing if self._has_stepped else "first step", self.state.step)
-        return record_function(doing)
+        return record_function(doing) if self.profile.is_on else nullcontext()
 
-    def _after_step(self, batch: Batch) -> None:
+    def _after_step(self, batch: Batch, log_now: bool, save_now: bool) -> None:
+        """All that is due at this step.
+
+        A line comes before a checkpoint of its step: its sums are not in that any more.
+        """
         step, run = self.state.step, self.config.run
-        if step % run.log_every == 0:
+        epoch_ends = step % self.plan.steps_per_epoch == 0
+        if log_now or epoch_ends or not run.log_seconds:
             self._log()
         if self._is_shown(step):
             self._show(batch)
-        epoch_ends = step % self.plan.steps_per_epoch == 0
         if epoch_ends:
             self._end_epoch()
-        if epoch_ends or (run.checkpoint_every and step % run.checkpoint_every == 0):
+        every = run.checkpoint_every
+        if save_now or epoch_ends or (every and step % every == 0):
             self.save()
 
     def _introduce(self) -> None:
@@ -251,6 +281,12 @@ class Trainer:
         if self.monitor:
             self.monitor.write(state.step, self.epoch, numbers)
             self.monitor.show(state.step, drawn)
+        self.stopwatch.resume()
+
+    def _log_is_due(self) -> bool:
+        """Whether it is time for a line, by the main rank's clock, which decides for all."""
+        seconds = time.monotonic() - self._logged_at
+        return self.ranks.is_main and seconds > self.config.run.log_seconds
 
     def _save_is_due(self) -> bool:
         """Whether it is time to save, by the main rank's clock, which decides for all."""
@@ -275,6 +311,7 @@ class Trainer:
             **self.bad_images.metrics(),
         }
         self.stopwatch.reset()
+        self._logged_at = time.monotonic()
         if self.monitor:
             step, plan = self.state.step, self.plan
             self.monitor.write(step, self.epoch, metrics)
@@ -320,6 +357,7 @@ class Trainer:
             )
         if not rates.finished:
             self._set_learning_rates(rates.lr)
+        self.stopwatch.resume()
 
     def _only_guesses(self) -> bool:
         """Whether the last validation was no better than chance."""
@@ -390,6 +428,8 @@ class Trainer:
 
     def _say_goodbye(self, number: int) -> None:
         """The last line; `number` is that of the signal that has stopped the run, or 0."""
+        if self.monitor:
+            self.monitor.close()
         step = self.state.step
         if number:
             saved = f"stopped by {signal.Signals(number).name} after step {step}, which is saved"
@@ -401,8 +441,6 @@ class Trainer:
             guess = ", but the network only guesses: try another --optim.lr in another --run.dir"
             what = guess if self._only_guesses() else ""
             self._say(f"finished at step {step}{what}; {report}results are in {self.folder}")
-        if self.monitor:
-            self.monitor.close()
 
     def _say(self, text: str) -> None:
         if self.ranks.is_main:

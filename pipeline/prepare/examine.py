@@ -8,8 +8,9 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -26,25 +27,15 @@ from pipeline.decode import (
     decode_together,
     look,
 )
-from pipeline.faults import MachineError, machine_error
+from pipeline.faults import MachineError, machine_error, the_files_own
 from pipeline.prepare import pillow
-from pipeline.prepare.ledger import Finding
+from pipeline.prepare.findings import Findings
 from pipeline.prepare.sources import Source
-from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid
+from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid, tar_entry, write_file
 from pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a run are decoded together up to this many pixels: 150 MB for each process."""
-_FILE_ERRORS = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ELOOP,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
-"""What may be wrong with one file alone."""
 
 _ROUNDING = 1
 """Levels by which two sound decoders may differ."""
@@ -54,25 +45,32 @@ _HARMLESS = re.compile(r"unknown JFIF revision")
 
 
 class Examined(NamedTuple):
-    """Of consecutive files: each one's finding, with the image to store, and pixel sums."""
+    """Of consecutive files: what was found, what is to be stored of usable ones, and pixel sums."""
 
-    found: list[tuple[Finding, bytes]]
+    found: Findings
+    stored: list[bytes]
     sums: PixelSums | None
 
     def merged_with(self, later: "Examined") -> "Examined":
         """The same of these files and of those that follow them."""
         if self.sums is not None and later.sums is not None:
             self.sums.merge(later.sums)
-        return Examined(self.found + later.found, self.sums)
+        found = self.found.followed_by(later.found)
+        return Examined(found, self.stored + later.stored, self.sums)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Consecutive files to examine, with their pixel sums or without, and how to store them."""
+    """Consecutive files to examine, with their pixel sums or without, and how to store them.
+
+    Stored images are written below `folder`, or come back where there is none: as entries of a tar
+    file where the store has shards.
+    """
 
     files: Source
     with_sums: bool
     store: StoreFormat | None
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.files.names)
@@ -87,42 +85,72 @@ class Task:
 
     def run(self) -> Examined:
         """Examine the files; MachineError or OSError where no file is to blame."""
-        found: list[tuple[Finding, bytes]] = []
+        found, stored = Findings.none(len(self)), []
         sums = PixelSums() if self.with_sums else None
-        stamps = [self.files.stamp(index) for index in range(len(self))]  # before they are read
+        for index in range(len(self)):  # before they are read
+            found.rows["stamp"][index] = self.files.stamp(index)
         ahead = _open_together(self.files)
         for index in range(len(self)):
-            name = self.files.listed_name(index)
             try:
                 _decoder_said()  # of the file before
-                if "\n" in name:
+                if "\n" in self.files.listed_name(index):
                     raise ValueError("its name holds a line break, which a file list can't")
                 opened = ahead[index] if ahead else _open_alone(self.files, index, self.store)
-                finding, pixels, image = _describe(name, opened, self.store)
+                self._check_was_there(found.rows[index])
+                pixels, image = _as_trained(opened.pixels, self.store)
             except (OSError, ValueError, RuntimeError, MemoryError) as error:
                 _raise_unless_the_file_is_at_fault(error, self.files, index)
-                finding = Finding(name, None, _reason(error), stamp=stamps[index])
-                found.append((finding, b""))
+                found.remarks[index] = _reason(error)
                 continue
-            found.append((finding._replace(stamp=stamps[index]), image))
+            found.rows["size"][index] = pixels.shape[:2]
+            found.rows["length"][index] = found.rows["stamp"][index, 0]
+            if self.store is not None:
+                if oddities := _oddities(self.files.names[index], opened.header):
+                    found.remarks[index] = oddities
+                stored += self._keep(index, image, found.rows[index])
             if sums is not None:
                 sums.add(_central_square(pixels))
-        return Examined(found, sums)
+        return Examined(found, stored, sums)
+
+    def _check_was_there(self, row: np.void) -> None:
+        """A list of files of their own needs the size of each."""
+        if self.files.places is None and row["stamp"][0] < 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _keep(self, index: int, image: bytes, row: np.void) -> list[bytes]:
+        """Store an image, or return what is to be stored of it; its row gets the place."""
+        assert self.store is not None
+        row["length"] = len(image)
+        name = self.files.names[index]
+        if self.store.shards:
+            entry, offset = tar_entry(name, self.files.labels[index], image)
+            row["span"] = offset, len(image)
+            return [entry]
+        if self.folder is None:
+            return [image]
+        write_file(self.folder, name, image)
+        return []
 
 
-def tasks(source: Source, with_sums: bool, store: StoreFormat | None) -> Iterator[Task]:
-    """The files in runs of up to 64, which are decoded together where that is possible."""
-    count = len(source.names)
-    for first in range(0, count, MOST_TOGETHER):
-        files = source.take(range(first, min(first + MOST_TOGETHER, count)))
-        yield Task(files, with_sums, store)
+def tasks(
+    source: Source,
+    order: Sequence[int] | NDArray[np.int64],
+    with_sums: bool = False,
+    store: StoreFormat | None = None,
+    folder: Path | None = None,
+) -> Iterator[Task]:
+    """The files in `order`, in runs of up to 64, which are decoded together where possible."""
+    for first in range(0, len(order), MOST_TOGETHER):
+        files = source.take(order[first : first + MOST_TOGETHER])
+        yield Task(files, with_sums, store, folder)
 
 
 def crashed(task: Task, how: str) -> Examined:
     """What is found of a task whose one file kills the decoder."""
-    reason = f"the decoder crashes on it ({how})"
-    finding = Finding(task.files.listed_name(0), None, reason, stamp=task.files.stamp(0))
-    return Examined([(finding, b"")], PixelSums() if task.with_sums else None)
+    found = Findings.none(1)
+    found.rows["stamp"] = task.files.stamp(0)
+    found.remarks[0] = f"the decoder crashes on it ({how})"
+    return Examined(found, [], PixelSums() if task.with_sums else None)
 
 
 class _Opened(NamedTuple):
@@ -188,15 +216,14 @@ def _check_alike(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
         raise ValueError("damaged, or of a rare kind: DALI and Pillow decode it to other pixels")
 
 
-def _describe(
-    name: str, opened: _Opened, store: StoreFormat | None
-) -> tuple[Finding, NDArray[np.uint8], bytes]:
-    """What the file is, its pixels as training will see them, and the image to store."""
+def _as_trained(
+    pixels: NDArray[np.uint8], store: StoreFormat | None
+) -> tuple[NDArray[np.uint8], bytes]:
+    """A file's pixels as training will see them, and the image to store."""
     if store is None:
-        return Finding(name, opened.pixels.shape[:2]), opened.pixels, b""
-    pixels = resize_on_the_grid(opened.pixels, store.resize)
-    finding = Finding(name, pixels.shape[:2], oddity=_oddities(name, opened.header))
-    return finding, pixels, encode(pixels, store.quality)
+        return pixels, b""
+    pixels = resize_on_the_grid(pixels, store.resize)
+    return pixels, encode(pixels, store.quality)
 
 
 _MODES = {
@@ -251,7 +278,7 @@ def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: 
         raise MachineError(
             f"{fault}. It happened at {path}; if it happens there again, remove the file"
         ) from error
-    if isinstance(error, OSError) and error.errno is not None and error.errno not in _FILE_ERRORS:
+    if isinstance(error, OSError) and error.errno is not None and not the_files_own(error):
         raise OSError(
             f"{path} can't be read now ({error.strerror}); rerun the command to resume, "
             "and if it ends here again, remove the file"

@@ -27,10 +27,6 @@ class Place(NamedTuple):
     packing: str = "stored"
     crc: int | None = None
 
-    def span(self) -> tuple[int, int, int]:
-        """See dataset.ImageList: bytes of the archive's name, offset, size."""
-        return len(os.fsencode(self.archive)), self.offset, self.size
-
     def content(self, root: str | os.PathLike[str]) -> NDArray[np.uint8]:
         """The file's bytes; OSError or ValueError where they can't be read or are damaged."""
         path = os.path.join(root, self.archive)

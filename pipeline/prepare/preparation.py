@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import DatasetError, ImageList, PreparedFiles
-from pipeline.files import writing_to
+from pipeline.files import sync_file_system, writing_to
 from pipeline.prepare.examine import tasks
-from pipeline.prepare.ledger import Finding, Ledger
+from pipeline.prepare.findings import Findings
+from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.sources import Source
-from pipeline.prepare.store import LooseFiles, Shards, Store, StoreFormat, stored_name
+from pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
 from pipeline.prepare.workers import Workers
 from pipeline.progress import progress
 from pipeline.stats import PixelSums
+
+_NO_STAMP = (-1, -1)
 
 
 class Preparation(NamedTuple):
@@ -33,12 +37,11 @@ class Preparation(NamedTuple):
         """Equal for the same files, labels and options."""
         digest = hashlib.sha256(repr((self.classes, self.store)).encode())
         for source in (self.train, self.val):
-            for archive in sorted({place.archive for place in source.places or ()}):
+            for archive in sorted(source.places.archives) if source.places else ():
                 about = os.stat(source.root / archive)
                 digest.update(repr((archive, about.st_size, about.st_mtime_ns)).encode())
-            digest.update(
-                repr((str(source.root), source.names, source.labels, source.places)).encode()
-            )
+            for part in source.parts():
+                digest.update(repr(part).encode() if isinstance(part, list) else part.tobytes())
         return digest.hexdigest()
 
     def run(self, folder: Path, notes: Path) -> PreparedFiles:
@@ -55,63 +58,78 @@ class Preparation(NamedTuple):
             train, sums = self._examine(pool, "train", self.train, folder, notes)
             _check_classes(self.train, self.classes, train)
         return PreparedFiles(
-            _usable(self.train, train, self._root("train", self.train)),
-            _usable(self.val, val, self._root("val", self.val)),
+            self._usable("train", self.train, train),
+            self._usable("val", self.val, val),
             self.classes,
             self.names,
             sums.stats(),
-            _remarks(self.train, [one.reason for one in train])
-            + _remarks(self.val, [one.reason for one in val]),
-            _remarks(self.train, [one.oddity for one in train])
-            + _remarks(self.val, [one.oddity for one in val]),
+            _paths(self.train, train.reasons()) + _paths(self.val, val.reasons()),
+            _paths(self.train, train.oddities()) + _paths(self.val, val.oddities()),
         )
 
     def _examine(
         self, pool: Workers, part: str, source: Source, folder: Path, notes: Path
-    ) -> tuple[list[Finding], PixelSums]:
+    ) -> tuple[Findings, PixelSums]:
         """Every file of a part, train or val; what `notes` tell of is not done again.
 
         Files are read as they lie in their archives, and found in the source's order.
         """
-        ledger = Ledger(notes / f"{part}.jsonl")
-        store = self._open_store(part, source, folder, ledger.position)
+        ledger = Ledger(notes / part)
         order = source.reading_order()
         _check_unchanged(source, order, ledger.findings())
-        remaining = source.take(order[ledger.done :])
+        shards = None
+        if self.store is not None and self.store.shards:
+            shards = Shards(folder / "shards", part, ledger.position)
+        remaining = tasks(
+            source, order[ledger.done :], part == "train", self.store, folder / "images" / part
+        )
         with progress(len(order), part, "images", done=ledger.done) as advance:
-            for found, sums in pool.results(tasks(remaining, part == "train", self.store)):
+            for found, stored, sums in pool.results(remaining):
                 with writing_to(folder):
-                    for finding, image in found:
-                        ledger.add(_placed(finding, image, source, order[ledger.done], store))
-                    if sums is not None:
-                        ledger.sums.merge(sums)
+                    if shards is not None:
+                        _place(found, shards.add(stored))
+                    ledger.add(found, sums)
                     if ledger.is_due():
-                        ledger.save(store.position() if store else (0, 0))
-                advance(len(found))
+                        ledger.save(self._safe_position(shards, folder))
+                advance(len(found.rows))
         with writing_to(folder):
-            if store:
-                store.close()
-            findings = ledger.findings()
-        return [findings[place] for place in np.argsort(order)], ledger.sums
+            if shards is not None:
+                shards.close()
+            return ledger.findings().in_order(order), ledger.sums
 
-    def _open_store(
-        self, part: str, source: Source, folder: Path, position: tuple[int, int]
-    ) -> Store | None:
-        if self.store is None:
-            return None
-        if self.store.shards:
-            return Shards(folder / "shards", part, position)
-        return LooseFiles(folder / "images" / part)
+    def _safe_position(self, shards: Shards | None, folder: Path) -> tuple[int, int]:
+        """How far the shards have come; all images that were stored are safe on disk."""
+        if shards is not None:
+            return shards.position()
+        if self.store is not None:
+            sync_file_system(folder)
+        return 0, 0
 
-    def _root(self, part: str, source: Source) -> str:
+    def _usable(self, part: str, source: Source, found: Findings) -> ImageList:
+        """The list of the files that can be used; each has a length, or a span of an archive."""
+        usable = np.flatnonzero(found.usable())
+        files, rows = source.take(usable), found.rows[usable]
+        about = files.labels, rows["size"]
         if self.store is None:
-            return str(source.root)
-        return "shards" if self.store.shards else f"images/{part}"
+            listed, root = map(files.listed_name, range(len(files))), str(source.root)
+            if files.places is not None:
+                return ImageList.of(root, listed, *about, spans=files.places.spans())
+            return ImageList.of(root, listed, *about, lengths=rows["length"])
+        stored = map(stored_name, files.names)
+        if not self.store.shards:
+            return ImageList.of(f"images/{part}", stored, *about, lengths=rows["length"])
+        shards = (f"{shard_name(part, shard)}/" for shard in rows["shard"])
+        return ImageList.of("shards", map(add, shards, stored), *about, _spans(part, rows))
 
 
 def _check_names(source: Source) -> None:
     """No file may take another's place in the store."""
-    names = sorted(stored_name(name) for name in source.names)
+    hashes = np.fromiter(
+        (hash(stored_name(name)) for name in source.names), np.int64, len(source.names)
+    )
+    ordered = np.sort(hashes)
+    suspects = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
+    names = sorted(stored_name(name) for name in source.names.take(suspects))
     twice = next((name for name, again in pairwise(names) if name == again), None)
     if twice is not None:
         raise DatasetError(
@@ -128,64 +146,48 @@ def _check_readable(source: Source) -> None:
         )
 
 
-def _check_unchanged(source: Source, order: NDArray[np.int64], found: list[Finding]) -> None:
+def _check_unchanged(source: Source, order: NDArray[np.int64], found: Findings) -> None:
     """What was found before an interruption must still be true."""
-    for index, finding in zip(order, found, strict=False):
-        if finding.stamp is not None and source.stamp(index) != finding.stamp:
+    for index, row in zip(order, found.rows, strict=False):
+        stamp = tuple(row["stamp"].tolist())
+        if stamp != _NO_STAMP and source.stamp(index) != stamp:
             raise DatasetError(
                 f"{source.root}/{source.listed_name(index)} has changed since this preparation "
                 "began, so what was done is given up; rerun the command to begin afresh"
             )
 
 
-def _placed(
-    finding: Finding, image: bytes, source: Source, index: int, store: Store | None
-) -> Finding:
-    """The finding, with the place where training will read the image; stores it where asked to."""
-    if store is None or finding.size is None:
-        span = source.places[index].span() if source.places else None
-        return finding._replace(span=span, length=finding.stamp[0] if finding.stamp else None)
-    name, span = store.add(source.names[index], source.labels[index], image)
-    return finding._replace(name=name, span=span, length=None if span else len(image))
+def _place(found: Findings, places: NDArray[np.int64]) -> None:
+    """Note where the entries of usable files are, [n, 2]: shard, and offset there."""
+    usable = found.usable()
+    found.rows["shard"][usable] = places[:, 0]
+    found.rows["span"][usable, 0] += places[:, 1]
 
 
-def _usable(source: Source, findings: list[Finding], root: str) -> ImageList:
-    """The list of the files that can be used."""
-    names, labels, sizes, spans, lengths = [], [], [], [], []
-    for finding, label in zip(findings, source.labels, strict=True):
-        if finding.size:
-            names.append(finding.name)
-            labels.append(label)
-            sizes.append(finding.size)
-            spans += [finding.span] if finding.span else []
-            lengths += [finding.length] if finding.length is not None else []
-    return ImageList.of(root, names, labels, sizes, spans, lengths)
+def _spans(part: str, rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """[n, 3], see dataset.ImageList."""
+    names = [len(shard_name(part, shard)) for shard in range(rows["shard"].max(initial=0) + 1)]
+    return np.column_stack([np.array(names)[rows["shard"]], rows["span"]])
 
 
-def _remarks(source: Source, remarks: list[str]) -> list[tuple[str, str]]:
+def _paths(source: Source, remarks: dict[int, str]) -> list[tuple[str, str]]:
     """(path, remark) of the files that have one."""
-    return [
-        (f"{source.root}/{source.listed_name(index)}", why)
-        for index, why in enumerate(remarks)
-        if why
-    ]
+    return [(f"{source.root}/{source.listed_name(place)}", why) for place, why in remarks.items()]
 
 
-def _check_classes(source: Source, classes: list[str], findings: list[Finding]) -> None:
+def _check_classes(source: Source, classes: list[str], found: Findings) -> None:
     """Every training class needs an image that can be used."""
-    lost = set(range(len(classes))) - {
-        label for finding, label in zip(findings, source.labels, strict=True) if finding.size
-    }
+    lost = set(range(len(classes))) - set(np.unique(source.labels[found.usable()]).tolist())
     if lost:
-        _complain(source, f"no usable image in class folder {classes[min(lost)]}", findings)
+        _complain(source, f"no usable image in class folder {classes[min(lost)]}", found)
 
 
-def _check_any(source: Source, findings: list[Finding]) -> None:
-    if not any(finding.size for finding in findings):
-        _complain(source, "no usable image at all", findings)
+def _check_any(source: Source, found: Findings) -> None:
+    if not found.usable().any():
+        _complain(source, "no usable image at all", found)
 
 
-def _complain(source: Source, what: str, findings: list[Finding]) -> None:
-    rejected = _remarks(source, [finding.reason for finding in findings])
-    reasons = "".join(f"\n  {path}: {reason}" for path, reason in rejected[:5])
+def _complain(source: Source, what: str, found: Findings) -> None:
+    rejected = _paths(source, dict(islice(found.reasons().items(), 5)))
+    reasons = "".join(f"\n  {path}: {reason}" for path, reason in rejected)
     raise DatasetError(f"{source.root}: {what}; add images, or remove the folder{reasons}")

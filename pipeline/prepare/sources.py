@@ -1,7 +1,7 @@
 """Images and their labels, from whatever holds them; docs/prepare.md lists the forms."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.archives import read
 from pipeline.dataset import DatasetError
 from pipeline.prepare import hub, webdataset
+from pipeline.prepare.columns import Indices, Names, Places
 from pipeline.prepare.label_file import read_labels
 from pipeline.prepare.labelled import Labelled
 from pipeline.prepare.names import same, some
@@ -33,10 +34,26 @@ class Source:
     """
 
     root: Path
-    names: list[str]
-    labels: list[int]
-    places: list[Place] | None = None
+    names: Names
+    labels: NDArray[np.int64]
+    places: Places | None = None
     inside: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        root: Path,
+        names: Iterable[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        places: Iterable[Place] | None = None,
+        inside: str = "",
+    ) -> "Source":
+        """From an entry for each file."""
+        columns = None if places is None else Places.of(places)
+        return cls(root, Names.of(names), np.asarray(labels, np.int64), columns, inside)
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def listed_name(self, index: int) -> str:
         """The file's name relative to `root`, with that of its archive before it."""
@@ -50,24 +67,23 @@ class Source:
             return read(os.path.join(self.root, self.names[index]))
         return self.places[index].content(self.root)
 
-    def stamp(self, index: int) -> list[int] | None:
-        """Size and time of change of a file of its own; None for others, and where it is gone."""
+    def stamp(self, index: int) -> tuple[int, int]:
+        """Size and time of change of a file of its own; -1 for others, and where it is gone."""
         if self.places is not None:
-            return None
+            return -1, -1
         try:
             about = os.stat(os.path.join(self.root, self.names[index]))
         except OSError:
-            return None
-        return [about.st_size, about.st_mtime_ns]
+            return -1, -1
+        return about.st_size, about.st_mtime_ns
 
-    def take(self, indices: "NDArray[np.int64] | Sequence[int]") -> "Source":
+    def take(self, indices: Indices) -> "Source":
         """Some of the files."""
-        return Source(
-            self.root,
-            [self.names[i] for i in indices],
-            [self.labels[i] for i in indices],
-            None if self.places is None else [self.places[i] for i in indices],
-            self.inside,
+        return replace(
+            self,
+            names=self.names.take(indices),
+            labels=self.labels[np.asarray(indices, np.int64)],
+            places=None if self.places is None else self.places.take(indices),
         )
 
     def reading_order(self) -> NDArray[np.int64]:
@@ -75,13 +91,18 @@ class Source:
 
         Shuffled shards and parquet files would otherwise be read all over.
         """
-        if self.places is None:
-            return np.arange(len(self.names))
-        return np.array(sorted(range(len(self.names)), key=self.places.__getitem__), np.int64)
+        return np.arange(len(self)) if self.places is None else self.places.reading_order()
 
     def must_be_stored(self) -> bool:
         """Whether training can't read the files where they are, as their archive packs them."""
-        return any(place.packing != "stored" for place in self.places or ())
+        return self.places is not None and self.places.must_be_unpacked()
+
+    def parts(self) -> Iterator[NDArray | list[str]]:
+        """Lists and arrays that are equal for the same files with the same labels."""
+        yield [str(self.root), self.inside]
+        yield from (*self.names.parts(), self.labels)
+        if self.places is not None:
+            yield from (self.places.archives, self.places.rows)
 
 
 class Found(NamedTuple):
@@ -135,12 +156,12 @@ def any_files(path: Path) -> tuple[Source, list[str]]:
     DatasetError or ValueError where they can't be found.
     """
     if path.is_file() and path.suffix.lower() not in CONTAINERS:
-        return Source(path.parent, [path.name], [0]), []
+        return Source.of(path.parent, [path.name], [0]), []
     found = _open(path)
-    labels = [0] * len(found.names)
     if isinstance(found, Labelled):
-        return Source(found.root, found.names, labels, found.places), []
-    return Source(found.root, found.names, labels, found.places, found.inside), found.remarks()
+        labels = np.zeros(len(found.names), np.int64)
+        return Source.of(found.root, found.names, labels, found.places), []
+    return _unlabelled(found), found.remarks()
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
@@ -149,7 +170,7 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source
     At least one image of each class goes to either side.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    labels = np.array(source.labels)
+    labels = source.labels
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -179,7 +200,7 @@ def _in_order(found: Labelled, classes: list[str]) -> Source:
         range(len(labels)),
         key=lambda i: (labels[i], found.names[i].rpartition("/")[2], found.names[i]),
     )
-    return Source(found.root, found.names, labels, found.places).take(order)
+    return Source.of(found.root, found.names, labels, found.places).take(order)
 
 
 def _class_names(tree: Tree) -> list[str]:
@@ -241,12 +262,16 @@ def _label_by_folder(tree: Tree, classes: list[str]) -> Source:
             f"{tree.path}: found no class folder with files in it; a flat folder of images takes "
             "its labels from --val-labels"
         )
-    labels = [index[same(tree.names[i].split("/")[0])] for i in inside]
-    # Sorting is stable: within a class, names keep their order.
-    order = sorted(range(len(inside)), key=labels.__getitem__)
-    source = Source(tree.root, tree.names, [0] * len(tree.names), tree.places, tree.inside)
-    ordered = source.take([inside[i] for i in order])
-    return replace(ordered, labels=[labels[i] for i in order])
+    labels = np.array([index[same(tree.names[i].split("/")[0])] for i in inside])
+    source = replace(_unlabelled(tree).take(inside), labels=labels)
+    # Within a class, names keep their order.
+    return source.take(np.argsort(labels, kind="stable"))
+
+
+def _unlabelled(tree: Tree) -> Source:
+    """All files, with label 0."""
+    labels = np.zeros(len(tree.names), np.int64)
+    return Source.of(tree.root, tree.names, labels, tree.places, tree.inside)
 
 
 def _case_differs(unknown: list[str], classes: list[str]) -> str:
@@ -257,7 +282,7 @@ def _case_differs(unknown: list[str], classes: list[str]) -> str:
 
 def _label_by_file(tree: Tree, path: Path, classes: list[str]) -> tuple[Source, list[str]]:
     """Each file labelled by the label file at `path`, which may lie among the files."""
-    source = Source(tree.root, tree.names, [0] * len(tree.names), tree.places, tree.inside)
+    source = _unlabelled(tree)
     own = os.path.abspath(path)
     taken = [
         i
@@ -267,7 +292,7 @@ def _label_by_file(tree: Tree, path: Path, classes: list[str]) -> tuple[Source, 
     if not taken:
         raise DatasetError(f"{tree.path}: expected images, found no file")
     labels = read_labels(path, tree.path, [tree.names[i] for i in taken], classes)
-    return replace(source.take(taken), labels=labels), tree.remarks()
+    return replace(source.take(taken), labels=np.array(labels)), tree.remarks()
 
 
 def _remarks(tree: Tree) -> list[str]:

@@ -11,15 +11,17 @@ import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.files import writing_to
+
 SHARD_BYTES = 256 << 20
 """A shard is closed when it has grown to this size."""
 
+_BUFFER = 1 << 20
 _MAX_SIDE = 65_500  # of a JPEG file
 _JPEG_SUFFIX = re.compile(r"\.jpe?g$", re.IGNORECASE)
 
@@ -78,103 +80,83 @@ def stored_name(name: str) -> str:
     return f"{folder}/" * bool(folder) + _JPEG_SUFFIX.sub("", file).replace(".", "_") + ".jpg"
 
 
-Span = tuple[int, int, int]
-"""See dataset.ImageList: bytes of the archive's name, offset, size."""
+def write_file(folder: Path, name: str, image: bytes) -> None:
+    """A stored image in a file of its own, in the same folders as the original.
 
-
-class Store(Protocol):
-    """Where stored images go, one after the other."""
-
-    def add(self, name: str, label: int, image: bytes) -> tuple[str, Span | None]:
-        """Store one image; returns its name in the list, and its place in an archive."""
-        ...
-
-    def position(self) -> tuple[int, int]:
-        """How far the store has come; everything before is safe on disk."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will come."""
-        ...
-
-
-class LooseFiles:
-    """One file for each image, in the same folders as the originals."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def add(self, name: str, label: int, image: bytes) -> tuple[str, Span | None]:
-        """See Store."""
-        path = self._folder / stored_name(name)
+    Every process may write files: what comes after the ledger's end is simply written again.
+    """
+    path = folder / stored_name(name)
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image)
-        return stored_name(name), None
 
-    def position(self) -> tuple[int, int]:
-        """See Store; what comes after it is simply written again."""
-        os.sync()
-        return 0, 0
 
-    def close(self) -> None:
-        """See Store."""
+def tar_entry(name: str, label: int, image: bytes) -> tuple[bytes, int]:
+    """What a shard holds of an image, `key.jpg` and its label `key.cls`; and the image's offset."""
+    member = stored_name(name)
+    header = _header(member, len(image))
+    text = str(label).encode()
+    about = _header(member.removesuffix("jpg") + "cls", len(text))
+    return b"".join([header, _filled_up(image), about, _filled_up(text)]), len(header)
+
+
+def _header(name: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _filled_up(data: bytes, block: int = tarfile.BLOCKSIZE) -> bytes:
+    return data + bytes(-len(data) % block)
+
+
+def shard_name(part: str, number: int) -> str:
+    """The file name of a shard of the list `part`."""
+    return f"{part}-{number:06d}.tar"
 
 
 class Shards:
-    """WebDataset shards: tar files in which each `key.jpg` is followed by its label, `key.cls`."""
+    """WebDataset shards, tar files, in which entries follow each other as they are added."""
 
-    def __init__(self, folder: Path, prefix: str, position: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, folder: Path, part: str, position: tuple[int, int] = (0, 0)) -> None:
         """Resume at `position`: the shard's number and its bytes; what lies beyond is removed."""
-        self._folder, self._prefix = folder, prefix
+        self._folder, self._part = folder, part
         folder.mkdir(parents=True, exist_ok=True)
-        self._number, size = position
-        for old in sorted(folder.glob(f"{prefix}-*.tar"))[self._number + bool(size) :]:
+        number, size = position
+        for old in sorted(folder.glob(f"{part}-*.tar"))[number + bool(size) :]:
             old.unlink()
-        self._open(size)
+        self._open(number, size)
 
-    def add(self, name: str, label: int, image: bytes) -> tuple[str, Span | None]:
-        """See Store."""
-        if self._tar.offset >= SHARD_BYTES:
-            self._close_shard()
-            self._number += 1
-            self._open(0)
-        member = stored_name(name)
-        self._append(member, image)
-        offset = self._tar.offset - -(-len(image) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self._append(member.removesuffix("jpg") + "cls", str(label).encode())
-        shard = self._path().name
-        return f"{shard}/{member}", (len(os.fsencode(shard)), offset, len(image))
+    def add(self, entries: list[bytes]) -> NDArray[np.int64]:
+        """Append what `tar_entry` made; [n, 2]: the shard of each, and where in it it begins."""
+        places = []
+        for entry in entries:
+            if self._size >= SHARD_BYTES:
+                self.close()
+                self._open(self._number + 1, 0)
+            places.append((self._number, self._size))
+            self._file.write(entry)
+            self._size += len(entry)
+        return np.array(places, np.int64).reshape(-1, 2)
 
     def position(self) -> tuple[int, int]:
-        """See Store."""
+        """How far the shards have come; everything before is safe on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._number, self._tar.offset
+        return self._number, self._size
 
     def close(self) -> None:
-        """See Store."""
-        self._close_shard()
-
-    def _append(self, name: str, data: bytes) -> None:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        self._tar.addfile(entry, io.BytesIO(data))
-
-    def _path(self) -> Path:
-        return self._folder / f"{self._prefix}-{self._number:06d}.tar"
-
-    def _open(self, size: int) -> None:
-        # Open over many calls of add.
-        self._file = open(self._path(), "r+b" if size else "wb")  # noqa: SIM115
-        self._file.truncate(size)
-        self._file.seek(size)
-        # Open over many calls of add.
-        self._tar = tarfile.open(  # noqa: SIM115
-            fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT
-        )
-
-    def _close_shard(self) -> None:
-        self._tar.close()
+        """End the last shard, as tar files end."""
+        end = bytes(2 * tarfile.BLOCKSIZE)
+        self._file.write(end + bytes(-(self._size + len(end)) % tarfile.RECORDSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def _open(self, number: int, size: int) -> None:
+        self._number, self._size = number, size
+        path = self._folder / shard_name(self._part, number)
+        # Open over many calls of add.
+        self._file = open(path, "r+b" if size else "wb", _BUFFER)  # noqa: SIM115
+        self._file.truncate(size)
+        self._file.seek(size)

@@ -6,10 +6,13 @@ import torch
 
 from model.alexnet import AlexNet
 from model.config import ModelConfig
+from model.response_norm import response_norm
 from pipeline.dataset import Dataset
+from tests.tape import TapeRecorder
 from tools.bench import __main__ as bench
+from tools.bench import steps
 from tools.bench.feeding import Feeding, contenders, stores
-from tools.bench.steps import Contender, plain_network
+from tools.bench.steps import Contender, Work, plain_network, step_contenders, train_contenders
 
 
 def test_the_plain_network_has_the_same_parameters_as_ours():
@@ -131,3 +134,24 @@ def test_a_dataset_of_resized_images_is_refused_before_any_work(dataset, monkeyp
     with pytest.raises(ValueError, match="expected one prepared from loose originals"):
         stores(tmp_path / "data", tmp_path, ["ours"])
     assert not any(tmp_path.iterdir())
+
+
+def test_a_captured_step_runs_and_is_replayed(monkeypatch):
+    """On few images, and on a tape for a graph."""
+    recorder = TapeRecorder({})
+    monkeypatch.setattr(steps, "CudaGraph", lambda device: recorder)
+    monkeypatch.setattr(steps, "compiled_response_norm", lambda device: response_norm)
+    measured = steps.ours(Work("fp32", "cpu", 2, 1, ""), captured=True)
+    assert measured["images_per_second"] > 0
+    assert (recorder.asides, recorder.records, recorder.replays) == (3, 1, 3)
+
+
+def test_an_old_gpu_is_measured_in_what_it_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, precisions in (((7, 5), {"fp32"}), ((8, 0), {"fp32", "tf32", "bf16"})):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, found=capability: found
+        )
+        for contenders_of in (step_contenders, train_contenders):
+            found = {contender.precision for contender in contenders_of(1).values()}
+            assert found == precisions - ({"tf32"} if contenders_of is train_contenders else set())

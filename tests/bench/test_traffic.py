@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
+from model import collectives
 from model.alexnet import AlexNet, Masks
 from model.config import ModelConfig
 from pipeline.feeder import Batch
@@ -24,7 +25,8 @@ def count(received):
 
     For an all-reduce, these are the fewest bytes with which it can be done.
     """
-    gather, scatter, reduce = dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce
+    gather, scatter = collectives.all_gather_single, collectives.reduce_scatter_single
+    reduce = dist.all_reduce
 
     def all_gather(output, own, **options):
         received["gathered"] += output.nbytes - own.nbytes
@@ -40,11 +42,8 @@ def count(received):
         received["reduced"] += 2 * others / (others + 1) * tensor.nbytes
         return reduce(tensor, *arguments, **options)
 
-    dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce = (
-        all_gather,
-        reduce_scatter,
-        all_reduce,
-    )
+    collectives.all_gather_single, collectives.reduce_scatter_single = all_gather, reduce_scatter
+    dist.all_reduce = all_reduce
 
 
 def step(folder, precision):
@@ -58,7 +57,7 @@ def step(folder, precision):
         (batch,) = ranks.exchange([own])
         inputs = received["gathered"]
         with autocast(precision, ranks.device):
-            logits = model(batch.images, Masks(0, 0, ranks.pair, ranks.num_pairs)).float()
+            logits = model(batch.images, Masks(0, 0, ranks.device, ranks.pair)).float()
         F.cross_entropy(logits, batch.labels).backward()
         averaging.wait()
         found = [inputs, received["gathered"] - inputs, received["reduced"]]

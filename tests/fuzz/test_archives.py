@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.prepare import webdataset
 from pipeline.prepare.sources import training_files, validation_files
-from pipeline.prepare.store import LooseFiles
+from pipeline.prepare.store import tar_entry, write_file
 from pipeline.prepare.tree import open_tree, step_inside
 from tests.fuzz.harness import NUMBERS, TEXTS, altered, damaged, listing, works_or_says, zipped
 
@@ -78,12 +78,12 @@ def use(path, out):
     """Whatever preparation would do with the archive, but for decoding."""
     source = training_files(path).source
     validation_files(path, None, ["a", "b"])
-    store = LooseFiles(out)
     for index in range(len(source.names)):
         content = []
         works_or_says(lambda index=index, content=content: content.append(source.content(index)))
         source.listed_name(index).encode(errors="surrogateescape")
-        store.add(source.names[index], source.labels[index], b"stored")
+        write_file(out, source.names[index], b"stored")
+        tar_entry(source.names[index], source.labels[index], b"stored")
 
 
 def used(path, data):

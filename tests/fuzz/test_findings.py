@@ -13,7 +13,8 @@ from pipeline.archives import read
 from pipeline.arrays import read_arrays
 from pipeline.dataset import DatasetError
 from pipeline.prepare import devkit
-from pipeline.prepare.ledger import Finding, Ledger
+from pipeline.prepare.findings import Findings
+from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.sources import training_files
 from pipeline.prepare.tree import open_tree
 from tests.fuzz.harness import bounded, huge_npy, zipped
@@ -86,20 +87,25 @@ def test_arrays_that_claim_more_than_their_file_are_refused(tmp_path):
 
 
 def test_a_changed_byte_in_the_ledger_is_no_other_finding(tmp_path):
-    """The line was JSON still, and another size or name went into the list."""
-    path = tmp_path / "val.jsonl"
-    ledger = Ledger(path)
-    ledger.add(Finding("a.jpg", (3, 4)))
+    """Another size or reason would go into the list."""
+    ledger = Ledger(tmp_path / "val")
+    found = Findings.none(2)
+    found.rows["size"][0] = 3, 4
+    found.remarks[1] = "damaged"
+    ledger.add(found, None)
     ledger.save((0, 0))
-    assert Ledger(path).findings()[0].name == "a.jpg"
-    path.write_bytes(path.read_bytes().replace(b"a.jpg", b"b.jpg"))
-    with pytest.raises(ValueError, match=r"val\.jsonl, .*its checksum differs.*begin afresh"):
-        Ledger(path)
+    for name, old, new in (("val.rows", b"\3", b"\5"), ("val.remarks", b"damaged", b"Damaged")):
+        content = (tmp_path / name).read_bytes()
+        assert Ledger(tmp_path / "val").findings().reasons() == {1: "damaged"}
+        (tmp_path / name).write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match=rf"{name}, .*its checksum differs.*begin afresh"):
+            Ledger(tmp_path / "val")
+        (tmp_path / name).write_bytes(content)
 
 
 def test_a_disk_that_fails_gives_up_no_ledger(tmp_path, monkeypatch):
     """A ValueError would delete what was done so far."""
-    ledger = Ledger(tmp_path / "val.jsonl")
+    ledger = Ledger(tmp_path / "val")
     ledger.save((0, 0))
 
     def fail(path):
@@ -107,7 +113,7 @@ def test_a_disk_that_fails_gives_up_no_ledger(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "load", fail)
     with pytest.raises(OSError, match=r"val\.npz can't be read now \(Input/output error\)"):
-        Ledger(tmp_path / "val.jsonl")
+        Ledger(tmp_path / "val")
 
 
 def test_lines_of_another_kind_do_not_stop_a_resume(tmp_path):

@@ -81,7 +81,10 @@ def test_preparation_outlives_every_file(seed, workers, tmp_path_factory):
     names = [f"{number}.jpg" for number in range(len(contents))]
     for name, content in zip(names, contents, strict=True):
         (folder / name).write_bytes(content)
-    results = list(workers.results(tasks(Source(folder, names, [0] * len(names)), True, None)))
-    found = [finding for result in results for finding, _ in result.found]
-    assert [finding.name for finding in found] == names
-    assert all(bool(finding.size) != bool(finding.reason) for finding in found)
+    source = Source.of(folder, names, [0] * len(names))
+    results = list(workers.results(tasks(source, range(len(names)), True)))
+    found = [result.found for result in results]
+    assert sum(len(one.rows) for one in found) == len(names)
+    for one in found:
+        reasons = one.reasons()
+        assert [not reasons.get(place) for place in range(len(one.rows))] == one.usable().tolist()

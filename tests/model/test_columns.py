@@ -84,9 +84,7 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
         images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
             optimizer.set_lr(lr)
-        loss = F.cross_entropy(
-            model(images, Masks(SEED, step, ranks.pair, ranks.num_pairs)), labels
-        )
+        loss = F.cross_entropy(model(images, Masks(SEED, step, ranks.device, ranks.pair)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         averaging.wait()
@@ -169,7 +167,7 @@ def average_twice(folder):
         def gradients(model, averaging):
             model.zero_grad(set_to_none=True)
             F.cross_entropy(
-                model(images, Masks(SEED, 7, ranks.pair, ranks.num_pairs)), labels
+                model(images, Masks(SEED, 7, ranks.device, ranks.pair)), labels
             ).backward()
             averaging.wait()
             return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

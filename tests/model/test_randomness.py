@@ -9,13 +9,18 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
+from model import randomness
 from model.alexnet import Masks
 from model.layers import Full
-from model.randomness import chances
+from model.randomness import key
 from tests.reference import mask, split_mix
 
 CPU = torch.device("cpu")
-WHOLE = (range(512), range(4096), 4096, CPU)
+WHOLE = (range(512), range(4096), 4096)
+
+
+def chances(share, rows, columns, width, *purpose):
+    return randomness.chances(share, rows, columns, width, torch.tensor(key(*purpose)))
 
 
 def test_the_reference_is_the_published_generator():
@@ -38,10 +43,23 @@ def test_masks_equal_the_reference_however_the_work_is_split(dropout):
             rows = 12 // num_parts
             neurons = range(5 * column, 5 * column + 5)
             own = [
-                Masks(3, 7, part, num_parts).kept(rows, neurons, 10, Full("fc6", 10, dropout), CPU)
+                Masks(3, 7, CPU, part).kept(rows, neurons, 10, Full("fc6", 10, dropout))
                 for part in range(num_parts)
             ]
             assert torch.equal(torch.cat(own), whole[:, neurons.start : neurons.stop])
+
+
+def test_masks_of_another_step_come_from_the_same_tensors():
+    """A captured step is replayed with other masks: nothing but the keys may change."""
+    layers = [Full("fc6", 10, 0.5), Full("fc7", 10, 0.5)]
+    masks = Masks(3, 0, CPU)
+    keys = {number: own.data_ptr() for number, own in masks.keys.items()}
+    for step in (1, 2**31, 10**12):
+        masks.set_step(step)
+        assert {number: own.data_ptr() for number, own in masks.keys.items()} == keys
+        for layer in layers:
+            expected = mask(12, 10, 0.5, 3, "dropout", step, layer.number).bool()
+            assert torch.equal(masks.kept(12, range(10), 10, layer), expected)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -93,7 +111,7 @@ def test_all_words_of_eight_neighbours_are_equally_frequent():
 
 def test_one_neuron_over_many_steps_is_a_fair_coin():
     steps = [
-        chances(0.5, range(3, 4), range(17, 18), 4096, CPU, 0, "dropout", step, 6).item()
+        chances(0.5, range(3, 4), range(17, 18), 4096, 0, "dropout", step, 6).item()
         for step in range(4000)
     ]
     runs = np.count_nonzero(np.diff(steps))

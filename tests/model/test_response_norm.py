@@ -1,7 +1,11 @@
+from collections import Counter
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from model import response_norm as module
 from model.response_norm import compiled_response_norm, response_norm, same_map_norm
 
 
@@ -104,3 +108,54 @@ def test_the_compiled_form_and_its_fallback_give_the_same_values(monkeypatch):
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.warns(UserWarning, match="runs uncompiled"):
         assert compiled_response_norm(x.device) is response_norm
+
+
+real_compile = torch.compile
+
+
+def compile_and_count(counts, function, **options):
+    """torch.compile, which counts what it compiles and how often that runs."""
+
+    def backend(graph, inputs):
+        counts["compiled"] += 1
+
+        def run(*arguments):
+            counts["run"] += 1
+            return graph(*arguments)
+
+        return run
+
+    return real_compile(function, backend=backend, **options)
+
+
+def train_and_evaluate_with_many_shapes(norm):
+    """More shapes than the compiler allows for a piece of code, each in the ways of a run."""
+    calls = 0
+    for rows in range(1, 11):
+        maps = torch.randn(rows, 6, 3, 3, requires_grad=True)
+        for _ in range(2):
+            norm(maps).sum().backward()
+            with torch.no_grad():
+                norm(maps)
+            calls += 3
+    return calls
+
+
+def test_every_shape_runs_compiled(monkeypatch):
+    """From the ninth on, the compiler by itself would run them uncompiled, and say nothing."""
+    counts = Counter()
+    monkeypatch.setattr(torch, "compile", partial(compile_and_count, counts))
+    norm = compiled_response_norm(torch.device("cpu"))
+    counts.clear()
+    calls = train_and_evaluate_with_many_shapes(norm)
+    assert counts["run"] == calls and 20 <= counts["compiled"] <= 30
+
+
+def test_shapes_that_run_uncompiled_are_detected(monkeypatch):
+    counts = Counter()
+    one_for_all = partial(compile_and_count, counts, dynamic=False)
+    monkeypatch.setattr(module, "_compiled", one_for_all)
+    norm = compiled_response_norm(torch.device("cpu"))
+    counts.clear()
+    calls = train_and_evaluate_with_many_shapes(norm)
+    assert counts["run"] < calls

@@ -66,7 +66,7 @@ def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
         optimizer = PaperSGD(model.named_parameters(), optim)
         losses.append([])
         for step, (images, labels) in enumerate(batches):
-            loss = F.cross_entropy(model(images / divisor, Masks(0, step)), labels)
+            loss = F.cross_entropy(model(images / divisor, Masks(0, step, images.device)), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

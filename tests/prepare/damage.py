@@ -117,12 +117,12 @@ def write_damaged_files(folder: Path, count: int) -> list[str]:
 
 def our_verdicts(folder: Path, names: list[str]) -> list[str]:
     """Why preparation rejects each file; empty where it accepts it for training in place."""
-    source = Source(folder, names, [0] * len(names))
+    source = Source.of(folder, names, [0] * len(names))
     with Workers() as workers:
         return [
-            finding.reason
-            for result in workers.results(tasks(source, False, None))
-            for finding, _ in result.found
+            result.found.reasons().get(place, "")
+            for result in workers.results(tasks(source, range(len(source))))
+            for place in range(len(result.found.rows))
         ]
 
 

@@ -19,7 +19,6 @@ from pipeline import decode
 from pipeline.dataset import Dataset
 from pipeline.prepare import examine
 from pipeline.prepare.examine import Task
-from pipeline.prepare.ledger import Finding
 from pipeline.prepare.sources import Source
 from tests.images import smooth_image, write_class_folders
 from tests.processes import running
@@ -46,7 +45,7 @@ def good(tmp_path):
 
 def source(folder):
     names = sorted(path.name for path in folder.iterdir())
-    return Source(folder, names, [0] * len(names))
+    return Source.of(folder, names, [0] * len(names))
 
 
 def test_files_opened_together_have_the_same_pixels_as_one_by_one(good, monkeypatch):
@@ -56,7 +55,7 @@ def test_files_opened_together_have_the_same_pixels_as_one_by_one(good, monkeypa
     for index, (header, pixels) in enumerate(together):
         assert header == decode.look(good.content(index))
         np.testing.assert_array_equal(pixels, decode.decode(good.content(index)))
-    assert together[good.names.index("turned.jpg")].pixels.shape == (90, 60, 3)
+    assert together[list(good.names).index("turned.jpg")].pixels.shape == (90, 60, 3)
 
 
 @pytest.mark.parametrize("odd", ["text", "gif", "cut", "many pixels", "a word"])
@@ -84,15 +83,30 @@ def test_a_failing_disk_stops_the_command_and_a_missing_file_is_rejected(monkeyp
     """Otherwise, a network that is down for a minute would have all remaining files rejected."""
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
     for failure in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN):
-        files = Broken(Path(str(failure)), ["a.jpg"], [0])
+        files = Broken.of(Path(str(failure)), ["a.jpg"], [0])
         with pytest.raises(
             OSError, match=r"a\.jpg can't be read now .*; rerun the command to resume"
         ):
             Task(files, False, None).run()
     for own in (errno.ENOENT, errno.EACCES):
-        files = Broken(Path(str(own)), ["a.jpg"], [0])
-        finding = Finding("a.jpg", None, os.strerror(own))
-        assert Task(files, False, None).run() == ([(finding, b"")], None)
+        files = Broken.of(Path(str(own)), ["a.jpg"], [0])
+        found, stored, sums = Task(files, False, None).run()
+        assert found.reasons() == {0: os.strerror(own)} and not found.usable().any()
+        assert stored == [] and sums is None
+
+
+class Late(Source):
+    """A file that was not there before it was read."""
+
+    def stamp(self, index):
+        return -1, -1
+
+
+def test_a_file_that_appears_late_is_rejected_and_the_list_keeps_its_lengths(good, monkeypatch):
+    """Its length is not known; a list of lengths with a gap would shift those of all others."""
+    monkeypatch.setattr(examine, "_decoder_said", lambda: "")
+    found, _, _ = Task(Late.of(good.root, ["colour.jpg"], [0]), False, None).run()
+    assert found.reasons() == {0: os.strerror(errno.ENOENT)}
 
 
 class Pause(Task):

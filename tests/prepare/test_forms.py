@@ -105,6 +105,9 @@ def test_archives_in_place_give_what_the_folder_gives(folders, tmp_path):
         dataset = prep(tmp_path, train, val / "ILSVRC/val")
         assert dataset.classes == CLASSES
         check_equal(dataset, reference)
+        for part in (dataset.train, dataset.val):
+            sizes = [part.content(index).size for index in range(len(part))]
+            assert part.spans is not None and part.spans[:, 2].tolist() == sizes
 
 
 def test_kaggles_zip_is_read_with_its_solution_and_names(folders, tmp_path):

@@ -187,7 +187,7 @@ def test_validation_folders_match_accents_and_say_where_case_differs(folders, tm
     classes = training_files(folders).classes
     write_class_folders(tmp_path / "val", {"e\u0301": 1, "n01": 1})
     source, _ = validation_files(tmp_path / "val", None, classes)
-    assert source.labels == [0, 3]
+    assert source.labels.tolist() == [0, 3]
     (tmp_path / "val/n01").rename(tmp_path / "val/N01")
     with pytest.raises(DatasetError, match="N01 and n01 differ in case only"):
         validation_files(tmp_path / "val", None, classes)
@@ -206,7 +206,7 @@ def test_a_label_file_among_the_images_is_no_image(folders, tmp_path):
         (tmp_path / "val/images" / name).touch()
     path = write(tmp_path / "val/annotations.txt", ROWS, "\t")
     source, _ = validation_files(tmp_path / "val", path, CLASSES)
-    assert source.labels == RIGHT and source.names[0] == "images/V0.JPEG"
+    assert source.labels.tolist() == RIGHT and source.names[0] == "images/V0.JPEG"
 
 
 def test_names_of_classes_come_from_files_in_either_form(folders, tmp_path):

@@ -1,7 +1,9 @@
 """Stored images, loose or in shards, against the originals and as other readers see them."""
 
-import json
+import errno
+import io
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from pipeline.dataset import Dataset, DatasetError
 from pipeline.loader import Loader
 from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, store
+from pipeline.prepare.findings import ROW
 from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.workers import Workers
 from pipeline.preprocessing import Preprocessing
@@ -233,8 +236,8 @@ def test_a_file_that_changed_since_an_interruption_is_not_taken_as_it_was(
     originals, tmp_path, monkeypatch
 ):
     interrupt(originals, tmp_path / "out", monkeypatch)
-    with open(tmp_path / ".out.unfinished/notes/val.jsonl") as notes:
-        first = originals / json.loads(notes.readline())[0]
+    _, time_of_change = np.fromfile(tmp_path / ".out.unfinished/notes/val.rows", ROW)["stamp"][0]
+    (first,) = (path for path in originals.glob("*/*") if path.stat().st_mtime_ns == time_of_change)
     content = first.read_bytes()
     try:
         first.write_bytes(content + b"more")
@@ -258,3 +261,72 @@ def interrupt(originals, out, monkeypatch):
 def fail_after_one(self, tasks):
     yield next(iter(tasks)).run()
     raise OSError("the disk is gone")
+
+
+def test_a_shard_is_what_tarfile_writes(tmp_path):
+    """With long names too, which take headers of their own, and labels of several digits."""
+    files = [
+        ("a/1.jpg", 3, b"x" * 512),
+        ("b" * 90 + "/" + "c" * 90 + ".png", 1234, b"yy"),
+        ("ü", 0, b""),
+    ]
+    shards = store.Shards(tmp_path, "train")
+    made = [store.tar_entry(*file) for file in files]
+    places = shards.add([entry for entry, _ in made])
+    shards.close()
+    with tarfile.open(tmp_path / "expected.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, label, image in files:
+            member = store.stored_name(name)
+            for kind, data in ((member, image), (member[:-3] + "cls", str(label).encode())):
+                entry = tarfile.TarInfo(kind)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    content = (tmp_path / "train-000000.tar").read_bytes()
+    assert content == (tmp_path / "expected.tar").read_bytes()
+    for (_, _, image), (_, offset), (_, start) in zip(files, made, places, strict=True):
+        assert content[start + offset :][: len(image)] == image
+
+
+def test_a_shard_is_closed_when_it_has_grown_and_work_resumes_in_its_middle(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 3 * 2048)
+    entries = [store.tar_entry(f"{number}.jpg", number, b"x" * 100)[0] for number in range(8)]
+    assert {len(entry) for entry in entries} == {2048}
+    whole, resumed = (
+        store.Shards(tmp_path / "whole", "val"),
+        store.Shards(tmp_path / "again", "val"),
+    )
+    places = whole.add(entries)
+    assert places.tolist() == [[n // 3, n % 3 * 2048] for n in range(8)]
+    whole.close()
+    resumed.add(entries[:4])
+    position = resumed.position()
+    resumed.add(entries[4:])  # lost in a kill
+    resumed = store.Shards(tmp_path / "again", "val", position)
+    assert resumed.add(entries[4:]).tolist() == places[4:].tolist()
+    resumed.close()
+    for shard in ("val-000000.tar", "val-000001.tar", "val-000002.tar"):
+        assert (tmp_path / "again" / shard).read_bytes() == (
+            tmp_path / "whole" / shard
+        ).read_bytes()
+
+
+def test_a_full_disk_is_named_by_the_worker_that_writes(tmp_path):
+    os.symlink("/dev/full", tmp_path / "x.jpg")
+    with pytest.raises(OSError) as caught:
+        store.write_file(tmp_path, "x.jpg", b"x" * 100)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x.jpg")
+    again = pickle.loads(pickle.dumps(caught.value))  # on its way to the process that tells it
+    assert (again.errno, again.filename) == (errno.ENOSPC, str(tmp_path / "x.jpg"))
+
+
+def test_every_list_says_how_long_its_files_are(prepared):
+    """Readers can then tell that a file was cut short without opening it in Python."""
+    for dataset in prepared.values():
+        for images in (dataset.train, dataset.val):
+            assert (images.spans is None) != (images.lengths is None)
+            for index in range(len(images)):
+                size = images.content(index).size
+                if images.spans is None:
+                    assert images.length(index) == size == os.path.getsize(images.path(index))
+                else:
+                    assert images.archive(index)[2] == size

@@ -5,14 +5,18 @@ ever, without a message. Here each rank runs alone. Its collectives are recorded
 all ranks had sent the same.
 """
 
+import os
 import signal
 from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model import collectives
+from model.columns import Columns
 from tests.recipes import TINY
 from train import distributed
 from train.config import load
@@ -25,12 +29,9 @@ class Notes:
 
     def __init__(self, monkeypatch, stop_after):
         self.calls, self._groups, self._meetings, self._stop_after = [], {}, 0, stop_after
-        for name in (
-            "all_gather_single",
-            "reduce_scatter_single",
-            "all_reduce",
-            "all_gather_object",
-        ):
+        for name in ("all_gather_single", "reduce_scatter_single"):
+            monkeypatch.setattr(collectives, name, getattr(self, name))
+        for name in ("all_reduce", "all_gather_object"):
             monkeypatch.setattr(dist, name, getattr(self, name))
 
     def know(self, ranks: Ranks):
@@ -61,6 +62,8 @@ class Notes:
             self._meetings += 1
             if len(tensor) > 1:
                 tensor[-1] = 1.0  # a step takes a second: the ranks meet after each
+            if len(tensor) == 4:
+                tensor[1] = self._meetings % 2  # as if the main rank's clock had asked for a line
             if self._stop_after and self._meetings >= self._stop_after:
                 tensor[0] = signal.SIGTERM  # as if some rank had been told to stop
         return _Done() if async_op else None
@@ -107,6 +110,8 @@ def options(prepared, tmp_path):
         "2",
         "--run.checkpoint_every",
         "1",
+        "--run.log_seconds",
+        "1000",
     ]
     return lambda rank: [
         str(tmp_path / "tiny.yaml"),
@@ -150,3 +155,30 @@ def test_a_rank_that_saves_before_it_evaluates_is_detected(options, monkeypatch)
         monkeypatch.setattr(Trainer, "_end_epoch", save_first)
         calls.append(run(rank, 2, options(rank), monkeypatch))
     assert sorted(map(str, calls[0])) == sorted(map(str, calls[1])) and calls[0] != calls[1]
+
+
+@pytest.mark.parametrize(
+    "device, own, expected", [("cuda", None, "1"), ("cuda", "0", "0"), ("cpu", None, None)]
+)
+def test_nccl_takes_the_order_of_the_host(device, own, expected, monkeypatch):
+    """It reads its environment when the first group is made; what the user has set there stays."""
+    name, found = "NCCL_LAUNCH_ORDER_IMPLICIT", []
+    if own is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, own)
+    monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    where = torch.device(device)
+    monkeypatch.setattr(distributed, "_device", lambda *arguments: where)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    met = iter([(HashStore(), 0, 2)])
+    monkeypatch.setattr(dist, "rendezvous", lambda *arguments, **options: met)
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *arguments, **options: found.append(os.environ.get(name))
+    )
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(
+        distributed, "_in_pairs", lambda *arguments: Ranks(*arguments, columns=Columns((0,)))
+    )
+    with distributed.join(device):
+        assert found == [expected]

@@ -19,6 +19,7 @@ from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import demo, gpu_check
 from tools.bench import __main__ as bench
+from tools.bench import host
 from tools.bench.feeding import NEEDS, contenders
 from tools.bench.steps import step_contenders, train_contenders
 from train import distributed, gpus
@@ -206,6 +207,9 @@ def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
         arguments, _ = command
         started.append((name, ranks_of(arguments), arguments))
         figures = {"images_per_second": 100.0, "cpu_ms_per_image": 1.0, "data_wait_fraction": 0.0}
+        if "host_driver" in arguments[0]:
+            figures |= {"main_ms": 1.0, "threads_ms": 2.0, "operations": 160}
+            figures["batch_size"] = int(arguments[-1])
         return {"gflops": 1000.0} if name.startswith("peak") else figures
 
     monkeypatch.setattr(bench, "_measure", measure)
@@ -213,32 +217,45 @@ def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
         bench, "stores", lambda data, folder, names: dict.fromkeys(names, str(data))
     )
     reports = {}
-    for name, (command, report) in gpu_check.commands(str(prepared), tmp_path).items():
+    commands = gpu_check.commands(gpu_check.PARTS, [str(prepared)], 1, tmp_path)
+    for name, (command, report) in commands.items():
         bench.main(command[2:])
         reports[name] = gpu_check.json.loads(report.read_text())
-        assert reports[name]["rows"] and reports[name]["device"] == "cuda"
-    assert {"step", "pipeline", "train"} == reports.keys()
+        assert reports[name]["rows"] and reports[name]["rounds"] == 1
+        assert reports[name]["device"] == ("cpu" if name == "host" else "cuda")
+    assert {"step", "pipeline", "train", "host"} == reports.keys()
     assert all(ranks <= num_gpus for _, ranks, _ in started), "ranks <= num_gpus"
-    assert all("cuda" in arguments for _, _, arguments in started)
+    assert all(
+        ("cuda" in arguments) != ("host_driver" in arguments[0]) for *_, arguments in started
+    )
     measured = {name for name, _, _ in started}
     precisions = {"fp32", "tf32", "bf16"}
-    assert measured >= {f"one-process-{precision}" for precision in precisions} | {
-        "ours-engine-65",
-        "ours-engine-100",
-    }
     assert measured >= {
-        f"{name}-data-{precision}" for name in ("with", "without") for precision in ("fp32", "bf16")
+        f"{name}{how}-{precision}"
+        for name in ("plain", "one-process")
+        for how in ("", "-captured")
+        for precision in precisions
     }
-    assert ("columns-bf16" in measured) == (num_gpus > 1)
+    assert measured >= {"ours-engine-65", "ours-engine-100"}
+    assert measured >= {
+        f"{name}-data{how}-{precision}"
+        for name in ("with", "without")
+        for how in ("", "-captured")
+        for precision in ("fp32", "bf16")
+    }
+    for name in ("columns-bf16", "columns-captured-bf16"):
+        assert (name in measured) == (num_gpus > 1)
     tests = [gpu_check.Test("a test", "passed", "")]
     page = gpu_check.summary(tests, reports, {})
     assert page.count("rehearsed GPU") >= 1 and "| a test | passed" in page
+    assert measured >= {"ours-cpu-decoder", "ours-cpu-decoder-store", "ours-cpu-decoder-shards"}
     expected = gpu_check.compare(reports)
     assert len(expected) == len(gpu_check.EXPECTATIONS) - (num_gpus == 1)
 
 
-def test_every_expectation_belongs_to_a_measured_figure():
+def test_every_expectation_belongs_to_a_measured_figure(prepared):
     names = {
+        "host": host.commands([str(prepared)], host.BATCH_SIZES),
         "step": step_contenders(8),
         "train": train_contenders(8),
         "pipeline": contenders("cuda"),
@@ -286,3 +303,20 @@ def test_only_the_listed_files_ask_pytorch_for_gpus():
         *("tools/bench/__main__.py", "tools/bench/machine.py", "tools/bench/steps.py"),
         *("tools/demo.py", "tools/gpu_check.py", "train/distributed.py", "train/gpus.py"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], ["tests", "step"]),
+        (["--data", "a", "b"], ["tests", "step", "pipeline", "train", "host"]),
+        (["--data", "a", "--parts", "host", "tests"], ["host", "tests"]),
+    ],
+)
+def test_gpu_check_does_what_its_data_allow_or_the_parts_that_are_asked_for(options, parts):
+    assert gpu_check._arguments(options).parts == parts
+
+
+def test_gpu_check_refuses_parts_that_lack_their_data():
+    with pytest.raises(ValueError, match="pipeline: expected --data FOLDER"):
+        gpu_check._arguments(["--parts", "step", "pipeline"])

@@ -30,9 +30,9 @@ def watches(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "_exit", ended.append)
     started = []
 
-    def start(seconds):
+    def start(seconds, device="cpu"):
         for rank in range(2):
-            ranks = Ranks(rank, 2, torch.device("cpu"), 1, Columns.whole(1), store=store)
+            ranks = Ranks(rank, 2, torch.device(device), 1, Columns.whole(1), store=store)
             progress = Progress()
             progress.at("forward", 7 + rank)
             watch = Watch(ranks, tmp_path, progress, seconds)
@@ -81,6 +81,77 @@ def test_ranks_that_get_on_are_left_alone_and_those_that_stand_still_are_listed(
     assert len(first._seen) == 2
 
 
+def test_on_gpus_a_rank_that_is_gone_ends_the_run_long_before_one_that_hangs(
+    watches, capsys, monkeypatch
+):
+    """NCCL never tells the main threads, which stand still here as in a collective."""
+    monkeypatch.setattr(alive, "_LOST_AFTER", 0.6)
+    start, ended = watches
+    (first, _), (second, _) = start(seconds=1000, device="cuda")
+    until(lambda: first._seen[1].step == 8 and second._seen[0].step == 7)
+    time.sleep(1)
+    assert not ended  # all live, and may take as long as they do
+    first.stop()
+    until(lambda: bool(ended))
+    said = capsys.readouterr().err
+    assert said.startswith("error: no progress for") and "rank 0 on" in said
+    assert "(last heard: forward, step 7) is silent" in said and "the run is ended; rerun" in said
+
+
+STUCK = """
+import sys, time, torch
+import torch.distributed as dist
+from pathlib import Path
+from model.columns import Columns
+from train import alive
+from train.distributed import Ranks
+
+alive._LOST_AFTER = 2.0
+rank, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+store = dist.TCPStore("127.0.0.1", port)
+ranks = Ranks(rank, 2, torch.device("cuda"), 1, Columns.whole(1), store=store)
+with alive.watching(ranks, folder, 1000) as progress:
+    progress.at("backward", 3)
+    store.set(f"stuck {rank}", "")
+    time.sleep(600)  # in a collective of NCCL
+"""
+
+
+def test_on_gpus_a_rank_that_is_stuck_ends_by_itself_once_its_partner_is_killed(tmp_path):
+    port = free_port()
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, timeout=timedelta(seconds=60))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", STUCK, str(rank), str(port), str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    store.wait(["stuck 0", "stuck 1", "alive/word of term 0"])
+    ranks[0].kill()
+    said = ranks[1].communicate(timeout=60)[1]
+    assert ranks[1].returncode == 1
+    (line,) = said.splitlines()
+    assert line.startswith("error: no progress for") and "rank 0 on" in line
+
+
+def test_on_gpus_a_rank_whose_store_is_gone_ends_too(watches, capsys, monkeypatch):
+    monkeypatch.setattr(alive, "_LOST_AFTER", 0.6)
+
+    def lost(*_):
+        raise dist.DistNetworkError("Broken pipe")
+
+    start, ended = watches
+    second = start(seconds=1000, device="cuda")[1][0]
+    until(lambda: second._seen[0].step == 7)
+    monkeypatch.setattr(second._signs, "leave", lost)
+    until(lambda: bool(ended))
+    said = capsys.readouterr().err
+    assert said.startswith("error: no progress for") and "rank 1 on" in said
+    assert "torchrun's store is gone" in said
+
+
 def test_patience_is_ten_times_the_longest_wait_so_far_and_longer_at_the_start(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -94,6 +165,99 @@ def test_patience_is_ten_times_the_longest_wait_so_far_and_longer_at_the_start(m
     assert progress.patience(60) == 200
     progress.at("saving", 1)
     assert progress.patience(60) == 600
+
+
+class FakeStore:
+    """A store in this process, which counts the calls of each of its clones."""
+
+    def __init__(self, kept=None):
+        self.kept = {} if kept is None else kept
+        self.calls = 0
+
+    def clone(self):
+        return FakeStore(self.kept)
+
+    def set(self, key, value):
+        self.calls += 1
+        self.kept[key] = value.encode()
+
+    def get(self, key):
+        self.calls += 1
+        return self.kept[key]
+
+    def multi_get(self, keys):
+        self.calls += 1
+        return [self.kept[key] for key in keys]
+
+    def check(self, keys):
+        self.calls += 1
+        return all(key in self.kept for key in keys)
+
+    def compare_set(self, key, expected, desired):
+        self.calls += 1
+        if self.kept.get(key, b"") == expected.encode():
+            self.kept[key] = desired.encode()
+        return self.kept[key]
+
+    def add(self, key, amount):
+        self.calls += 1
+        self.kept[key] = str(int(self.kept.get(key, b"0")) + amount).encode()
+        return int(self.kept[key])
+
+
+def watches_by_hand(tmp_path, world_size, watched, store):
+    """Watches whose rounds a test takes one by one."""
+    return {
+        rank: Watch(
+            Ranks(rank, world_size, torch.device("cpu"), 1, Columns.whole(1), store=store),
+            tmp_path,
+            Progress(),
+            60,
+        )
+        for rank in watched
+    }
+
+
+@pytest.mark.parametrize("world_size", [4, 64, 1000])
+def test_the_store_is_called_as_often_for_a_rank_however_many_there_are(world_size, tmp_path):
+    watches = watches_by_hand(tmp_path, world_size, (0, 1, world_size - 1), FakeStore())
+    stores = [watch._signs._store for watch in watches.values()]
+    for _ in range(10):
+        before = [store.calls for store in stores]
+        for watch in watches.values():
+            watch._look_around()
+    calls = [store.calls - earlier for store, earlier in zip(stores, before)]
+    assert calls == [4, 3, 3]
+    assert stores[0].calls == 40 + world_size  # once, a place for each sign
+
+
+def test_where_the_teller_is_gone_another_rank_takes_over_and_names_who_is_gone(
+    tmp_path, monkeypatch
+):
+    """Ranks 0 to 2 stop at once. No living rank is ever named; rank 0 follows when it is back."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watches = watches_by_hand(tmp_path, 8, range(8), FakeStore())
+
+    def take_rounds(count, living):
+        for _ in range(count):
+            now[0] += 1.0
+            for rank in living:
+                watches[rank]._look_around()
+                named = {one.rank for one in watches[rank].gone()}
+                assert named <= set(range(8)) - set(living)
+
+    take_rounds(20, range(8))
+    assert [rank for rank in range(8) if watches[rank].speaks()] == [0]
+    living = [7, 4, 3, 5, 6]
+    take_rounds(9, living)
+    assert [rank for rank in living if watches[rank].speaks()] == [7]
+    for rank in living:
+        assert [one.rank for one in watches[rank].gone()] == [0, 1, 2]
+    watches[0]._look_around()
+    assert not watches[0].speaks()
+    take_rounds(3, living[1:])  # and the second teller, too
+    assert [rank for rank in living[1:] if watches[rank].speaks()] == [4]
 
 
 def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared, tmp_path):

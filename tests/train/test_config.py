@@ -93,7 +93,7 @@ def test_only_differences_that_change_results_are_listed():
             str(CONFIGS / "small.yaml"),
             "--data.root",
             "x",
-            "--run.log_every",
+            "--run.log_seconds",
             "3",
             "--data.num_threads",
             "3",

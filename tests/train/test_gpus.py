@@ -11,7 +11,8 @@ from train import data, gpus
 from train.config import ConfigError, DataConfig
 from train.distributed import Ranks, join
 from train.gpus import runs_on
-from train.monitor import Stopwatch
+from train.precision import set_matmul_precision
+from train.stopwatch import Stopwatch
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12020). "
@@ -146,6 +147,9 @@ class Event:
         )  # a GPU can't reach an event before it is issued
         self.at = Event.device
 
+    def query(self):
+        return self.at <= Event.host
+
     def elapsed_time(self, other):
         return 1000 * (other.at - self.at)
 
@@ -168,3 +172,74 @@ def test_a_gpu_waits_for_data_only_while_it_is_idle(host_waits, fraction, monkey
     found = stopwatch.metrics(batch_size=128)
     assert found["throughput/data_wait_fraction"] == pytest.approx(fraction)
     assert found["throughput/step_ms"] == pytest.approx(1000 * max(2.0, host_waits))
+
+
+@pytest.mark.parametrize(
+    "issuing, computing, waiting, ahead, busy",
+    [
+        (1.0, 0.6, 0.0, 1000.0, 0.6),  # the host issues too slowly: gaps between all kernels
+        (0.3, 0.6, 0.0, 1000.0, 1.0),
+        (0.3, 0.6, 0.0, 5.0, 1.0),  # never gaps, though never a whole step ahead
+        (0.3, 0.6, 18.0, 1000.0, 0.5),  # 20 kernels take 12 ms, and the host 18 + 6
+        (1.0, 0.6, 10.0, 1000.0, 0.4),  # both
+    ],
+)
+def test_the_share_of_time_in_which_a_gpu_computes(
+    issuing, computing, waiting, ahead, busy, monkeypatch
+):
+    """Steps of 20 kernels; milliseconds of host and GPU for each, and of waiting for data a step.
+
+    The host is never more than `ahead` in front of the GPU when it begins a step.
+    """
+
+    def hold(cycles):
+        Event.device = max(Event.device, Event.host) + cycles / 2e9
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", hold)
+    monkeypatch.setattr("train.stopwatch.time.monotonic", lambda: Event.host)
+    Event.host = Event.device = 0.0
+    stopwatch = Stopwatch(torch.device("cuda"), holds=True)
+    for step in range(1, 451):
+        Event.host = max(Event.host + waiting / 1000, Event.device - ahead / 1000)
+        stopwatch.got_batch()
+        for _ in range(20):
+            Event.host += issuing / 1000
+            Event.device = max(Event.device, Event.host) + computing / 1000
+        stopwatch.end_step()
+        if step % 150 == 0:
+            Event.host = max(Event.host, Event.device)
+            found = stopwatch.metrics(batch_size=128)
+            stopwatch.reset()
+        stopwatch.end_turn()
+    assert found["throughput/gpu_busy_fraction"] == pytest.approx(busy, abs=0.02)
+
+
+def test_what_the_loop_does_between_steps_counts_but_not_as_waiting(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    Event.host = Event.device = 0.0
+    stopwatch = Stopwatch(torch.device("cuda"))
+    for _ in range(11):
+        Event.host += 1.0
+        stopwatch.got_batch()
+        Event.host += 2.0
+        stopwatch.end_step()
+        Event.host += 1.0  # a line
+        stopwatch.end_turn()
+        Event.host += 5.0  # a checkpoint
+        stopwatch.resume()
+    found = stopwatch.metrics(batch_size=128)
+    assert found["throughput/data_wait_fraction"] == pytest.approx(0.25, abs=0.01)
+    assert found["throughput/step_ms"] == pytest.approx(4000, rel=0.03)
+    assert "throughput/gpu_busy_fraction" not in found
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_a_precision_is_refused(precision, cuda):
+    """The rehearsed GPU is a V100. torch itself would say nothing."""
+    with pytest.raises(ConfigError, match=r"V100.* capability 7\.0; .*8\.0 or more: expected fp32"):
+        set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))
+    cuda.setattr(torch.cuda, "get_device_capability", lambda number: (8, 0))
+    set_matmul_precision(precision, torch.device("cuda", 0))
+    set_matmul_precision("fp32", torch.device("cuda", 0))

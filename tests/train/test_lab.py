@@ -42,7 +42,7 @@ def watch(folder):
         losses = []
         for step in range(2):
             with lab.watching(step == 0):
-                masks = Masks(1, step, ranks.pair, ranks.num_pairs)
+                masks = Masks(1, step, ranks.device, ranks.pair)
                 loss = F.cross_entropy(model(images[rows], masks), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from train import optim
 from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
 
 
@@ -40,6 +42,45 @@ def test_a_restored_optimizer_continues_exactly(layout):
     assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(
         layers[0].bias, layers[1].bias
     )
+
+
+def test_no_tensor_is_replaced_whatever_changes():
+    """A captured step reads and writes the same addresses in every replay."""
+    layer = torch.nn.Linear(3, 2)
+    optimizer = PaperSGD(layer.named_parameters(), OptimConfig(bias_lr=0.02))
+
+    def addresses():
+        rates = [group["lr"].data_ptr() for group in optimizer.param_groups]
+        return rates + [buffer.data_ptr() for buffer in optimizer.momentum(layer).values()]
+
+    before = addresses()
+    for lr in (0.01, 0.001, 0.1):
+        optimizer.set_lr(lr)
+        optimizer.zero_grad()
+        layer(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    optimizer.restore(layer, {name: torch.ones_like(p) for name, p in layer.named_parameters()}, 1)
+    assert addresses() == before and len(set(before)) == 4
+    assert [group["lr"].item() for group in optimizer.param_groups] == [1, 0.02]
+
+
+def test_rates_rounded_to_float32_keep_the_rule(monkeypatch):
+    """As GPUs have them: velocity is preserved for the rates that the update really uses."""
+    monkeypatch.setattr(optim, "_new_rate", lambda device: torch.zeros((), dtype=torch.float32))
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+    w, v = parameter.detach().clone(), torch.zeros(7, dtype=torch.float64)
+    optimizer = PaperSGD([("fc6.weight", parameter)], OptimConfig())
+    for asked in (0.01, 0.001, 0.02):
+        optimizer.set_lr(asked)
+        lr = float(np.float32(asked))
+        for _ in range(2):
+            optimizer.zero_grad()
+            (parameter.sin() * torch.arange(7)).sum().backward()
+            gradient = w.cos() * torch.arange(7)
+            optimizer.step()
+            v = 0.9 * v - 0.0005 * lr * w - lr * gradient
+            w = w + v
+            torch.testing.assert_close(parameter.detach(), w, rtol=0, atol=1e-14)
 
 
 def step(optimizer, layer):

@@ -32,7 +32,10 @@ from train.stop import StopRequest
     "more, message",
     [
         (["--optim.lr", "0.5"], "optim.lr: 0.02 and 0.5"),
-        (["--run.log_every", "3", "--model.cross_talk", "[conv4]"], "run.log_every: 2 and 3"),
+        (
+            ["--run.log_seconds", "3", "--model.cross_talk", "[conv4]"],
+            "run.log_seconds: 0.0 and 3.0",
+        ),
     ],
 )
 def test_ranks_with_different_options_say_which_differ(more, message, prepared, tmp_path):

@@ -51,7 +51,7 @@ def run(recipe, prepared, tmp_path, monkeypatch):
             }
             groups = trainer.state.optimizer.param_groups
             rates.append(
-                {names[id(one)]: group["lr"] for group in groups for one in group["params"]}
+                {names[id(one)]: float(group["lr"]) for group in groups for one in group["params"]}
             )
             images.append(batch.images.clone())
             step(trainer, batch)

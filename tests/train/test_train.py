@@ -113,7 +113,7 @@ def test_a_run_from_start_to_end(train, tmp_path, prepared, capsys):
     lines = metrics(folder)
     training = [line for line in lines if "train/loss" in line]
     validation = [line for line in lines if "val/top1_error" in line]
-    assert [line["step"] for line in training] == list(range(2, STEPS + 1, 2))
+    assert [line["step"] for line in training] == list(range(1, STEPS + 1))
     assert [(line["step"], line["epoch"]) for line in validation] == [
         (3, 1),
         (6, 2),
@@ -147,11 +147,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, tmp_path, capsys):
 
     The pieces end inside and at the end of epochs and of log intervals.
     """
-    assert train(tmp_path / "whole", "--run.pictures", "false") == 0
+    epochs_alone = ("--run.log_seconds", "inf")
+    assert train(tmp_path / "whole", *epochs_alone, "--run.pictures", "false") == 0
     assert not EventAccumulator(str(tmp_path / "whole")).Reload().Tags()["images"]
     for stop in (1, 5, 6, 9, STEPS):
         pictures = ("--run.pictures", "true", "--run.max_steps", str(stop))
-        assert train(tmp_path / "pieces", *pictures) == 0
+        assert train(tmp_path / "pieces", *epochs_alone, *pictures) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")
     assert EventAccumulator(str(tmp_path / "pieces")).Reload().Tags()["images"]
     assert "resuming from step 9" in capsys.readouterr().out
@@ -173,9 +174,7 @@ def started(arguments, step):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_resumes(number, train, recipe, prepared, tmp_path):
-    arguments = command(
-        recipe, prepared, tmp_path / "run", "--train.epochs", "300", "--run.log_every", "1"
-    )
+    arguments = command(recipe, prepared, tmp_path / "run", "--train.epochs", "300")
     process = started(arguments, step=4)
     process.send_signal(number)
     rest = process.stdout.read()
@@ -186,7 +185,7 @@ def test_a_signal_saves_and_the_same_command_resumes(number, train, recipe, prep
         and step >= 4
         and "Traceback" not in rest
     )
-    options = ["--train.epochs", "300", "--run.log_every", "1", "--run.max_steps", str(step + 2)]
+    options = ["--train.epochs", "300", "--run.max_steps", str(step + 2)]
     assert train(tmp_path / "run", *options) == 0
     assert train(tmp_path / "whole", *options) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -258,12 +257,13 @@ def test_metrics_after_the_checkpoint_are_removed_on_resuming(train, tmp_path):
 
 
 def test_a_log_line_is_the_mean_over_its_steps_wherever_the_run_was_interrupted(train, tmp_path):
-    assert train(tmp_path / "each", "--run.log_every", "1", "--run.max_steps", "7") == 0
-    assert train(tmp_path / "cut", "--run.log_every", "4", "--run.max_steps", "6") == 0
-    assert train(tmp_path / "cut", "--run.log_every", "7", "--run.max_steps", "7") == 0
+    assert train(tmp_path / "each", "--run.max_steps", "6") == 0
+    for stop in ("2", "4", "6"):
+        options = ("--run.log_seconds", "inf", "--run.max_steps", stop)
+        assert train(tmp_path / "cut", *options) == 0
     losses = [line["train/loss"] for line in metrics(tmp_path / "each") if "train/loss" in line]
     cut = [line["train/loss"] for line in metrics(tmp_path / "cut") if "train/loss" in line]
-    assert cut == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:7]) / 3], rel=1e-12)
+    assert cut == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:6]) / 3], rel=1e-12)
 
 
 def test_a_run_folder_is_used_by_one_training_at_a_time(train, tmp_path, capsys):
@@ -369,26 +369,27 @@ def test_an_odd_number_of_ranks_or_an_indivisible_batch_is_refused(
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(train, tmp_path, capsys):
-    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "1"))
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30"))
     assert "the loss is no longer a number at step" in message and "smaller --optim.lr" in message
 
 
 def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, capsys):
-    """Before the epoch ends, no line is logged.
+    """Within the first epoch, no line is logged.
 
     So the divergence must be noticed when the checkpoint is saved.
     """
-    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", "--run.log_every", "100"))
-    assert "at step 3" in message and not (tmp_path / "run/checkpoints").exists()
+    within = ("--run.log_seconds", "inf", "--run.max_steps", "2")
+    message = fails(capsys, train(tmp_path / "run", "--optim.lr", "1e30", *within))
+    assert "at step 2" in message and not (tmp_path / "run/checkpoints").exists()
 
 
 def test_the_stopwatch_separates_waiting_from_computing(monkeypatch):
     """Two steps wait 0.3 s and compute 0.7 s, after a first one that does not count."""
-    from train import monitor
+    from train.stopwatch import Stopwatch
 
     clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    stopwatch = monitor.Stopwatch(torch.device("cpu"))
+    stopwatch = Stopwatch(torch.device("cpu"))
     for _ in range(3):
         stopwatch.got_batch()
         stopwatch.end_step()

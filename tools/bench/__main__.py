@@ -4,15 +4,21 @@ python -m tools.bench pipeline --data prepared/imagenet    feeding a network
 python -m tools.bench scale --data prepared/imagenet       a list as long as ImageNet's
 python -m tools.bench step                                 a training step on random input
 python -m tools.bench train --data prepared/imagenet       training, with data and without
+python -m tools.bench host --data prepared/imagenet        what Python costs, without any decoding
+
+With --against CHECKOUT, pipeline, train and host measure this project's contenders on another
+checkout of it, too, and give ratios.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +29,8 @@ from tabulate import tabulate
 
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from tools.bench import feeding
+from tools.bench import against, feeding, host
+from tools.bench.against import Command, Other, Rounds
 from tools.bench.feeding import NEEDS, stores
 from tools.bench.machine import machine
 from tools.bench.steps import flops_per_image, step_contenders, train_contenders
@@ -32,27 +39,24 @@ from tools.launch import launcher
 from tools.paper.drawing import check_name, write_figure
 
 _BUSY = 0.7
-_DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5}
+_DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5, "host": 0}
 
 
 def main(argv: list[str]) -> None:
     """Run a benchmark and print its table; JSON and a plot where asked for."""
     args = _arguments(argv)
-    if args.device == "auto":
+    if args.what == "host":
+        args.device = "cpu"
+    elif args.device == "auto":
         args.device = "cuda" if torch.cuda.device_count() else "cpu"
+    other = Other.at(args.against) if args.against else None
     with tempfile.TemporaryDirectory() as folder:
         commands = _commands(args, Path(folder))
-        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-        for number in range(args.rounds):
-            for name, command in list(commands.items()):
-                print(f"round {number + 1}/{args.rounds}: {name}", file=sys.stderr, flush=True)
-                try:
-                    rounds[name].append(_measure(name, command))
-                except ValueError as error:
-                    if name not in NEEDS:
-                        raise
-                    print(f"{name} is left out: {error}", file=sys.stderr)
-                    del commands[name], rounds[name]
+        if other:
+            commands = _with_other(commands, other, args)
+        rounds = _run(commands, args.rounds, in_turns=other is not None)
+    if args.what == "host":
+        rounds = host.with_slopes(rounds)
     report = {
         "benchmark": args.what,
         "rows": [{"name": name, **_medians(measured)} for name, measured in rounds.items()],
@@ -61,15 +65,11 @@ def main(argv: list[str]) -> None:
         "device": args.device,
         "machine": machine(),
     }
-    if args.what == "pipeline" and args.device == "cuda" and args.recipe == "alexnet":
-        _compare_with_decoding_on_a_gpu(report)
-    elif args.what == "pipeline" and args.device == "cpu":
-        _compare_with_decoding(report)
-    if args.what == "step":
-        _compare_with_peak(report)
-    print(tabulate(report["rows"], headers="keys", floatfmt=".4g", tablefmt="github"))
-    print(report.get("verdict", ""))
-    print(json.dumps(report["machine"]))
+    if other:
+        report["ratios"] = against.ratios(rounds, other)
+    else:
+        _judge(report, args.recipe)
+    _print(report)
     if args.json:
         with atomic_write(Path(args.json)) as file:
             file.write(json.dumps(report, indent=2).encode())
@@ -77,11 +77,63 @@ def main(argv: list[str]) -> None:
         _plot(report, Path(args.plot))
 
 
-Command = tuple[list[str], dict[str, str]]
-"""What to run, and the environment that it needs beyond ours."""
+def _run(commands: dict[str, Command], count: int, in_turns: bool) -> Rounds:
+    """What each contender has measured in each round; those that lack something are left out.
+
+    With `in_turns`, every other round goes backwards: neither of a pair is always the first.
+    """
+    rounds: Rounds = {name: [] for name in commands}
+    for number in range(count):
+        order = list(commands.items())
+        for name, command in reversed(order) if in_turns and number % 2 else order:
+            print(f"round {number + 1}/{count}: {name}", file=sys.stderr, flush=True)
+            try:
+                rounds[name].append(_measure(name, command))
+            except ValueError as error:
+                if name not in NEEDS:
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                del commands[name], rounds[name]
+    return rounds
+
+
+def _judge(report: dict[str, Any], recipe: str) -> None:
+    """Compare rows with each other, and say what limits ours."""
+    benchmark, device = report["benchmark"], report["device"]
+    if benchmark == "pipeline" and device == "cuda" and recipe == "alexnet":
+        _compare_with_decoding_on_a_gpu(report)
+    elif benchmark == "pipeline" and device == "cpu":
+        _compare_with_decoding(report)
+    elif benchmark == "step":
+        _compare_with_peak(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    """A table for each kind of row, then the verdict and the machine."""
+    for _, rows in itertools.groupby([*report["rows"], *report.get("ratios", [])], key=tuple):
+        print(tabulate(list(rows), headers="keys", floatfmt=".4g", tablefmt="github"), "\n")
+    print(report.get("verdict", ""))
+    print(json.dumps(report["machine"]))
+
+
+def _with_other(
+    commands: dict[str, Command], other: Other, args: argparse.Namespace
+) -> dict[str, Command]:
+    """What both checkouts have of our own contenders."""
+    if args.what == "host":  # whose driver is this checkout's
+        return against.both(commands, other, commands)
+    if args.what == "train":
+        num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
+        names = other.contenders("tools.bench.steps", "train_contenders", num_gpus)
+        return against.both(commands, other, names)
+    commands = {name: command for name, command in commands.items() if name.startswith("ours")}
+    names = other.contenders("tools.bench.feeding", "contenders", args.device, args.recipe)
+    return against.both(commands, other, names)
 
 
 def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
+    if args.what == "host":
+        return host.commands(args.data, args.batch_size)
     if args.data:
         # An error in it is better reported here than by each contender's process
         Dataset.open(Path(args.data))
@@ -132,7 +184,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
     return commands
 
 
-def _measure(name: str, command: Command) -> dict[str, float]:
+def _measure(name: str, command: Command) -> dict[str, Any]:
     """One round of one contender, in processes of its own."""
     arguments, environment = command
     result = subprocess.run(
@@ -174,15 +226,17 @@ def _compare_with_decoding_on_a_gpu(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         row["share_of_decode"] = row["images_per_second"] / rows["decode"]["images_per_second"]
     ours, busy = rows["ours"], _busy(rows["ours"], report["machine"]["cores"])
-    store, engine = (
-        rows[name]["images_per_second"] / ours["images_per_second"]
-        for name in ("ours-store", "ours-engine-100")
-    )
+
+    def times(name: str, other: str) -> float:
+        return rows[name]["images_per_second"] / rows[other]["images_per_second"]
+
     report["verdict"] = (
         f"Ours feeds {ours['images_per_second']:.0f} images/s, {ours['share_of_decode']:.0%} of "
         f"what decoding whole images alone does on this GPU, and keeps the CPU's cores {busy:.0%} "
-        f"busy. Preparing with --resize 256 makes it {store:.1f} times as fast, the GPU's JPEG "
-        f"engine for all files {engine:.1f} times."
+        f"busy. Preparing with --resize 256 makes it {times('ours-store', 'ours'):.1f} times as "
+        f"fast, the GPU's JPEG engine for all files {times('ours-engine-100', 'ours'):.1f} times. "
+        f"Decoded on the CPU, originals are {times('ours-cpu-decoder', 'ours'):.2f} times as fast, "
+        f"a store {times('ours-cpu-decoder-store', 'ours-store'):.2f} times."
     )
 
 
@@ -206,8 +260,13 @@ def _compare_with_peak(report: dict[str, Any]) -> None:
         report["verdict"] += " This processor has no instructions for bf16, which is left out."
 
 
-def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+def _medians(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of each figure over the rounds; None where there is none."""
+    figures = {key: [one[key] for one in measured] for key in measured[0]}
+    return {
+        key: None if None in values else statistics.median(values)
+        for key, values in figures.items()
+    }
 
 
 def _plot(report: dict[str, Any], path: Path) -> None:
@@ -230,7 +289,12 @@ def _plot(report: dict[str, Any], path: Path) -> None:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = command_line("tools.bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
-    parser.add_argument("--data", metavar="DIR", help="prepared folder (all but step)")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIR",
+        help="prepared folder (all but step); host takes several",
+    )
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
@@ -244,7 +308,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="of pipeline: the paper's crops, or RandomResizedCrop and flip (alexnet)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="rounds over all contenders (3)"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"rounds over all contenders (3; with --against {against.ENOUGH})",
     )
     parser.add_argument(
         "--steps",
@@ -255,9 +322,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size",
         type=int,
-        default=128,
+        nargs="+",
         metavar="N",
-        help="images a step over all ranks (128)",
+        help="images a step over all ranks (128); host takes several (128 256)",
+    )
+    parser.add_argument(
+        "--against", metavar="CHECKOUT", help="another checkout of this project to measure, too"
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the rows and the machine's description"
@@ -270,10 +340,29 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(
             f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py"
         )
-    if args.what == "scale" and args.plot:
-        raise ValueError("--plot draws images per second, which scale does not measure")
+    if args.what in ("scale", "host") and args.plot:
+        raise ValueError(f"--plot draws images per second of whole work, which {args.what} has not")
+    if args.against and args.what not in ("pipeline", "train", "host"):
+        raise ValueError(f"--against compares pipeline, train and host, not {args.what}")
+    if args.what == "host" and args.steps:
+        raise ValueError("host times as many batches as an epoch's end takes; leave --steps out")
+    _take_one_value(args)
     args.steps = args.steps or _DEFAULT_STEPS[args.what]
+    args.rounds = args.rounds or (against.ENOUGH if args.against else 3)
     return args
+
+
+def _take_one_value(args: argparse.Namespace) -> None:
+    """What only host may have several of becomes a value for the others."""
+    args.batch_size = args.batch_size or (host.BATCH_SIZES if args.what == "host" else [128])
+    if args.what == "host":
+        return
+    for name in ("data", "batch_size"):
+        values = getattr(args, name) or [None]
+        if len(values) > 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} has {len(values)} values; {args.what} takes one")
+        setattr(args, name, values[0])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
     python -m tools.bench.cost_model
 
 It prints the tables of DESIGN.md. The bytes are exact: tests/bench/test_traffic.py counts them. The
-times rest on the assumptions below.
+times rest on the assumptions below, and on what `tools.bench` measured of hosts. Left out are
+decoding on GPUs, reading from disks, the time that Python's other threads keep the main thread from
+its lock, issuing collectives, validation, checkpoints, and an epoch's first batch.
 """
 
 from typing import NamedTuple
@@ -17,7 +19,8 @@ from tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
 from tools.cli import command_line, run
 
 NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
-PAIR_BATCH = 128
+RUNS = ((2, 128), (8, 128), (8, 512), (64, 4096))
+"""GPUs, and images of a step over all of them. The recipe's are 128; more is another recipe."""
 GATHERS = 9
 """Collectives between columns in a step: four forward and back, the logits forward."""
 GPU_FLOPS = 0.2 * 312e12
@@ -26,10 +29,19 @@ GPU_FLOPS = 0.2 * 312e12
 Small convolutions, pooling and response norm are far from a matrix product.
 """
 DECODE_MS = {"originals": 1.9, "a 256 store": 0.58}
-"""Processor milliseconds for an image.
+"""Processor milliseconds for an image that CPUs decode.
 
 `tools.bench pipeline` measured them on one core of an AMD EPYC.
 """
+FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 3.1, 11.6, 10.0, 160
+"""The main thread's time for a batch of 128, for each image beyond, and around a step's operations.
+
+`tools.bench host` measured them on a store at commit 3bfae7e: main_ms and own_ms, the least of
+several rounds, on two cores of an Intel Xeon that were busy with other work. Its step has both
+columns in one process; a rank with one column does less.
+"""
+LAUNCH = 5e-6
+"""Seconds to dispatch an operation and launch its kernel: an assumption."""
 
 
 class Link(NamedTuple):
@@ -50,40 +62,50 @@ LINKS = (
 class Prediction(NamedTuple):
     """Seconds of a step, by part.
 
-    What is hidden under computing counts 0.
+    What is hidden under computing counts 0. The host issues a step while GPUs are at the one
+    before.
     """
 
     compute: float
     columns: float
     inputs: float
     gradients: float
+    host: float
 
     @property
     def seconds(self) -> float:
         """All of the step."""
-        return sum(self)
+        return max(sum(self) - self.host, self.host)
 
     @property
     def limit(self) -> str:
         """The part that takes longest."""
-        return max(self._fields, key=lambda field: getattr(self, field))
+        if self.seconds == self.host:
+            return "host"
+        return max(self._fields[:-1], key=lambda field: getattr(self, field))
 
 
-def predict(num_gpus: int, link: Link) -> Prediction:
-    """A step of `PAIR_BATCH` images on each pair, in bf16.
+def predict(num_gpus: int, batch_size: int, link: Link) -> Prediction:
+    """A step of `batch_size` images over all pairs, in bf16.
 
     Gathers between columns can't overlap with anything; inputs travel under the whole step before,
     gradients under the backward pass, which is two thirds of computing.
     """
-    pairs = num_gpus // 2
-    traffic = bytes_per_step(NETWORK, CLASSES, CROP, PAIR_BATCH * pairs, pairs, "bf16")
-    compute = PAIR_BATCH / 2 * flops_per_image() / GPU_FLOPS
+    traffic = bytes_per_step(NETWORK, CLASSES, CROP, batch_size, num_gpus // 2, "bf16")
+    compute = batch_size / num_gpus * flops_per_image() / GPU_FLOPS
     return Prediction(
         compute,
         traffic.columns / link.bandwidth + GATHERS * link.latency,
         max(0.0, traffic.inputs / link.bandwidth - compute),
         max(0.0, traffic.gradients / link.bandwidth - compute * 2 / 3),
+        host_seconds(batch_size // num_gpus),
     )
+
+
+def host_seconds(images: int) -> float:
+    """What a rank's main thread takes to feed and to issue a step of that many images."""
+    feed = FEED_MS / 1e3 + (images - 128) * FURTHER_IMAGE_US / 1e6
+    return feed + STEP_MS / 1e3 + OPERATIONS * LAUNCH
 
 
 def one_weird_trick_break_even(num_gpus: int) -> float:
@@ -112,30 +134,25 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
 
 
 def tables() -> str:
-    """Both tables, as they stand in DESIGN.md."""
+    """The first table, as it stands in DESIGN.md."""
     rows = []
-    for num_gpus in (2, 8, 64):
+    for num_gpus, batch_size in RUNS:
         for link in LINKS:
-            step = predict(num_gpus, link)
-            speed = PAIR_BATCH * num_gpus / 2 / step.seconds
+            step = predict(num_gpus, batch_size, link)
+            speed = batch_size / step.seconds
             cores = [f"{speed / num_gpus * cost / 1000:.0f}" for cost in DECODE_MS.values()]
             hidden = [
                 "hidden" if part == 0 else f"{1000 * part:.1f}"
                 for part in (step.inputs, step.gradients)
             ]
             times = [f"{1000 * step.compute:.1f}", f"{1000 * step.columns:.1f}", *hidden]
-            rows.append([num_gpus, link.name, *times, f"{speed:,.0f}", step.limit, *cores])
-    headings = [
-        "GPUs",
-        "link",
-        "compute ms",
-        "columns ms",
-        "inputs ms",
-        "gradients ms",
-        "images/s",
-        "limit",
-    ]
-    headings += [f"cores a GPU for {source}" for source in DECODE_MS]
+            times.append(f"{1000 * step.host:.1f}")
+            sizes = [num_gpus, batch_size, batch_size // num_gpus]
+            rows.append([*sizes, link.name, *times, f"{speed:,.0f}", step.limit, *cores])
+    headings = ["GPUs", "batch", "images a GPU", "link"]
+    headings += [f"{part} ms" for part in Prediction._fields]
+    headings += ["images/s", "limit"]
+    headings += [f"cores a GPU to decode {source}" for source in DECODE_MS]
     return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")
 
 

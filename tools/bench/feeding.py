@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from pipeline import DataLoader, RandomResizedCrop, graph
+from pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
 from pipeline.geometry import on_the_grid
@@ -70,6 +71,21 @@ def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]
     return feed
 
 
+def ours_with_cpu_decoder(work: Feeding) -> Iterator[object]:
+    """Ours, decoded by the CPU's threads; all that follows is done on the GPU."""
+    options: dict[str, Any] = {"decoder": "cpu"}
+    loader = DataLoader(
+        work.dataset,
+        global_batch_size=work.batch_size,
+        crops=RandomCrop(CROP, RESIZE),
+        pixels=Pixels(mean="image", std=(1.0, 1.0, 1.0), lighting_std=0.1),
+        device=work.device,
+        num_threads=work.num_threads,
+        **options,
+    )
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
 Contender = Callable[[Feeding], Iterator[object]]
 
 
@@ -89,12 +105,17 @@ def contenders(device: str, recipe: str = "alexnet") -> dict[str, Contender]:
             "ffcv": rivals.ffcv,
             "ffcv-store": rivals.ffcv,
         }
-    engine = {f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)}
+    alternatives = {
+        **{f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)},
+        "ours-cpu-decoder": ours_with_cpu_decoder,
+        "ours-cpu-decoder-store": ours_with_cpu_decoder,
+        "ours-cpu-decoder-shards": ours_with_cpu_decoder,
+    }
     return {
         "decode": rivals.decode,
         "naive": rivals.naive,
         "ours": ours,
-        **(engine if device == "cuda" else {}),
+        **(alternatives if device == "cuda" else {}),
         "ours-store": ours,
         "ours-shards": ours,
         "torchvision-pil": rivals.torchvision_pil,
@@ -140,7 +161,7 @@ def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def _source(images: ImageList) -> Source:
     names = [images.name(index) for index in range(len(images))]
-    return Source(Path(images.root), names, images.labels.tolist())
+    return Source.of(Path(images.root), names, images.labels)
 
 
 def _processes() -> list[psutil.Process]:

@@ -57,7 +57,7 @@ def train(data: str, compiled: bool) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         options = [str(ROOT / "configs/small.yaml"), "--data.root", data, "--optim.lr", str(LR)]
         options += ["--train.compile", str(compiled).lower(), "--run.dir", folder]
-        options += ["--run.log_every", "1", "--run.max_steps", str(NUM_STEPS)]
+        options += ["--run.log_seconds", "0", "--run.max_steps", str(NUM_STEPS)]
         train_on_ranks([*options, "--run.device", "cpu"], num_ranks=2)
         return list(read_metrics(Path(folder), "train/loss").values())
 

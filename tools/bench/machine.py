@@ -10,10 +10,7 @@ import torch
 
 from train.gpus import driver
 
-_PACKAGES = (
-    *("torch", "nvidia-dali-cuda120", "numpy"),
-    *("pillow", "torchvision", "opencv-python-headless"),
-)
+_PACKAGES = ("nvidia-dali-cuda120", "numpy", "pillow", "torchvision", "opencv-python-headless")
 
 
 def machine() -> dict[str, Any]:
@@ -29,6 +26,7 @@ def machine() -> dict[str, Any]:
         "driver": driver() if torch.cuda.device_count() else "none",
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
+        "torch": str(torch.__version__),  # the installed package's version may lack "+cu130"
         **{package: version(package) for package in _PACKAGES if _is_installed(package)},
     }
 

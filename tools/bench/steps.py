@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +29,16 @@ from model.response_norm import compiled_response_norm
 from pipeline.feeder import Batch
 from pipeline.memory import keep_freed_memory
 from tools import ROOT
+from train.capture import READY, CapturedStep, CudaGraph
 from train.config import load
 from train.distributed import Ranks, join
 from train.optim import OptimConfig, PaperSGD
-from train.precision import autocast, set_matmul_precision
+from train.precision import autocast, has_tf32_and_bf16, set_matmul_precision
 from train.trainer import Trainer
 
 RECIPE = ROOT / "configs/alexnet.yaml"
 Measured = dict[str, float]
-WARM_UP = 4
+WARM_UP = READY
 """Steps that are not timed: compilation, first use of memory, and the pipeline's start."""
 
 
@@ -91,23 +92,24 @@ def plain_network() -> nn.Module:
     return nn.Sequential(*features, nn.Flatten(), *hidden, nn.Linear(4096, 1000))
 
 
-def plain(work: Work) -> Measured:
+def plain(work: Work, captured: bool = False) -> Measured:
     """`plain_network` with torch's SGD."""
     device = torch.device(work.device)
     network = plain_network().to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
     set_matmul_precision(work.precision, device)
     forward_in = autocast(work.precision, device)
-    images, labels = _random_batch(work.batch_size, device)
 
-    def step(number: int) -> None:
+    def step(batch: Batch) -> None:
         with forward_in:
-            logits = network(images).float()
+            logits = network(batch.images).float()
         optimizer.zero_grad()
-        F.cross_entropy(logits, labels).backward()
+        F.cross_entropy(logits, batch.labels).backward()
         optimizer.step()
 
-    return _timed(step, work)
+    batch = _random_batch(work.batch_size, device)
+    take = _replayed(step, network) if captured else step
+    return _timed(lambda number: take(batch), work)
 
 
 def plain_that_keeps_memory(work: Work) -> Measured:
@@ -116,10 +118,10 @@ def plain_that_keeps_memory(work: Work) -> Measured:
     return plain(work)
 
 
-def ours(work: Work) -> Measured:
+def ours(work: Work, captured: bool = False) -> Measured:
     """Our step: both columns in one process, or one on each of two ranks."""
     with join(work.device) as ranks:
-        return _our_step(ranks, ranks.columns, work.batch_size, work)
+        return _our_step(ranks, ranks.columns, work.batch_size, work, captured)
 
 
 def data_parallel(work: Work) -> Measured:
@@ -128,7 +130,9 @@ def data_parallel(work: Work) -> Measured:
         return _our_step(ranks, Columns.whole(2), work.batch_size // ranks.world_size, work)
 
 
-def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured:
+def _our_step(
+    ranks: Ranks, columns: Columns, rows: int, work: Work, captured: bool = False
+) -> Measured:
     model = AlexNet(
         ModelConfig(), 1000, 224, columns, norm=compiled_response_norm(ranks.device)
     ).to(ranks.device)
@@ -136,24 +140,38 @@ def _our_step(ranks: Ranks, columns: Columns, rows: int, work: Work) -> Measured
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     set_matmul_precision(work.precision, ranks.device)
     forward_in = autocast(work.precision, ranks.device)
-    images, labels = _random_batch(rows, ranks.device)
+    masks = Masks(0, 0, ranks.device)
 
-    def step(number: int) -> None:
+    def step(batch: Batch) -> None:
         with forward_in:
-            logits = network(images, Masks(0, number)).float()
+            logits = network(batch.images, masks).float()
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits, labels).backward()
+        F.cross_entropy(logits, batch.labels).backward()
         optimizer.step()
 
-    return _timed(step, work)
+    batch = _random_batch(rows, ranks.device)
+    take = _replayed(step, model) if captured else step
+
+    def numbered(number: int) -> None:
+        masks.set_step(number)
+        take(batch)
+
+    return _timed(numbered, work)
 
 
-def training(with_data: bool) -> Callable[[Work], Measured]:
+def _replayed(step: Callable[[Batch], None], network: nn.Module) -> Callable[[Batch], None]:
+    """`step`, captured as the trainer captures its own."""
+    parameters = list(network.parameters())
+    captured = CapturedStep(parameters, CudaGraph(parameters[0].device))
+    return lambda batch: captured.take(step, batch)
+
+
+def training(with_data: bool, captured: bool = False) -> Callable[[Work], Measured]:
     """The trainer's own step, on batches from `data`, or on its first batch again and again."""
 
     def measure(work: Work) -> Measured:
         options = ["--data.root", work.data, "--train.batch_size", str(work.batch_size)]
-        options += ["--train.precision", work.precision]
+        options += ["--train.precision", work.precision, "--train.cuda_graph", str(captured)]
         with join(work.device) as ranks, tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(load([str(RECIPE), *options, "--run.dir", folder]), ranks)
             batches: Iterator[Batch] = trainer.batches()
@@ -242,10 +260,18 @@ def _timed(step: Callable[[int], None], work: Work) -> Measured:
     }
 
 
-def _random_batch(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _random_batch(rows: int, device: torch.device) -> Batch:
     draw = torch.Generator().manual_seed(0)
     images = 50 * torch.randn(rows, 3, 224, 224, generator=draw)
-    return images.to(device), torch.randint(1000, (rows,), generator=draw).to(device)
+    return Batch(images.to(device), torch.randint(1000, (rows,), generator=draw).to(device))
+
+
+def _precisions(num_gpus: int) -> list[str]:
+    """What the machine computes in."""
+    if not num_gpus:
+        return ["fp32", *_bf16_of_the_cpu()]
+    old = torch.cuda.is_available() and not has_tf32_and_bf16(torch.device("cuda"))
+    return ["fp32"] if old else ["fp32", "tf32", "bf16"]
 
 
 def _bf16_of_the_cpu() -> list[str]:
@@ -256,19 +282,24 @@ def _bf16_of_the_cpu() -> list[str]:
 
 def step_contenders(num_gpus: int) -> dict[str, Contender]:
     """The contenders for a step, on this number of GPUs or on the CPU; peaks come last."""
-    precisions = ["fp32", "tf32", "bf16"] if num_gpus else ["fp32", *_bf16_of_the_cpu()]
+    precisions = _precisions(num_gpus)
     found: dict[str, Contender] = {}
 
     def add(name: str, num_ranks: int, measure: Callable[[Work], Measured]) -> None:
         for precision in precisions:
             found[f"{name}-{precision}"] = Contender(num_ranks, measure, precision)
 
-    add("plain", 1, plain)
+    def add_both(name: str, num_ranks: int, measure: Callable[..., Measured]) -> None:
+        add(name, num_ranks, measure)
+        if num_gpus:
+            add(f"{name}-captured", num_ranks, partial(measure, captured=True))
+
+    add_both("plain", 1, plain)
     if not num_gpus:
         found["plain-kept-memory-fp32"] = Contender(1, plain_that_keeps_memory, "fp32")
-    add("one-process", 1, ours)
+    add_both("one-process", 1, ours)
     if num_gpus != 1:
-        add("columns", 2, ours)
+        add_both("columns", 2, ours)
         add("ddp", 2, data_parallel)
     add("peak", 1, peak)
     return found
@@ -278,9 +309,13 @@ def train_contenders(num_gpus: int) -> dict[str, Contender]:
     """Training with data and without, on two ranks, or on one where there is one GPU."""
     num_ranks = 1 if num_gpus == 1 else 2
     return {
-        f"{name}-{precision}": Contender(num_ranks, training(with_data), precision)
-        for precision in (["fp32", "bf16"] if num_gpus else ["fp32"])
+        f"{name}{'-captured' if captured else ''}-{precision}": Contender(
+            num_ranks, training(with_data, captured), precision
+        )
+        for precision in _precisions(num_gpus)
+        if precision in (("fp32", "bf16") if num_gpus else ("fp32",))
         for name, with_data in (("with-data", True), ("without-data", False))
+        for captured in ((False, True) if num_gpus else (False,))
     }
 
 

@@ -179,15 +179,16 @@ def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
 
 
 def _train_error(one: Run, dataset: Dataset) -> float:
-    """Mean of the training errors that were logged over the last epoch."""
+    """Mean training error of the last epoch: each line is a mean over the steps since the last."""
     errors = read_metrics(one.folder, "train/top1_error")
     if not errors:
         raise ValueError(
             f"{one.folder} has logged no training error; train for longer, or with a smaller "
-            "--run.log_every"
+            "--run.log_seconds"
         )
     epoch_began = max(errors) - len(dataset.train) // load(one.options).train.batch_size
-    return float(np.mean([error for step, error in errors.items() if step > epoch_began]))
+    weights = np.minimum(np.diff([0, *errors]), np.array(list(errors)) - epoch_began).clip(min=0)
+    return float(np.average(list(errors.values()), weights=weights))
 
 
 def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float]) -> list[Row]:

@@ -39,7 +39,7 @@ OWN_OPTIONS = (
         "--data.root",
         "--run.dir",
         "--run.max_steps",
-        "--run.log_every",
+        "--run.log_seconds",
         "--train.seed",
         "--train.epochs",
     ),
@@ -153,7 +153,7 @@ def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -
         errors = training_errors(folder)
         if len(errors) >= epoch or min(errors, default=1) <= TARGET:
             continue
-        run = replace(config.run, max_steps=epoch * steps, log_every=steps)
+        run = replace(config.run, max_steps=epoch * steps, log_seconds=math.inf)
         try:
             runs.train(replace(config, run=run))
         except TrainingError:
@@ -178,7 +178,7 @@ def _weights(curve: Curve) -> list[str]:
 
 
 def training_errors(folder: Path) -> list[float]:
-    """The mean training error of each epoch of a run that logs once an epoch."""
+    """The mean training error of each epoch of a run that logs at the ends of epochs alone."""
     return list(read_metrics(folder, "train/top1_error").values())
 
 

@@ -11,9 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.dataset import ImageList
 from pipeline.prepare.examine import tasks
-from pipeline.prepare.ledger import Finding
+from pipeline.prepare.findings import Findings
 from pipeline.prepare.names import same
 from pipeline.prepare.sources import Source, any_files
 from pipeline.prepare.store import StoreFormat
@@ -67,9 +70,9 @@ def find(
         except (OSError, ValueError) as error:
             passed_over.append((path, str(error).removeprefix(f"{path}: ")))
             continue
-        if not source.names:
+        if not len(source):
             passed_over.append((path, "it holds no file"))
-        known = [_picture(source, index, labels) for index in range(len(source.names))]
+        known = [_picture(source, index, labels) for index in range(len(source))]
         found.append(Pictures(source, known))
         remarks += more
     return list(_merged(found)), passed_over, remarks
@@ -100,7 +103,7 @@ def _merged(found: list[Pictures]) -> Iterator[Pictures]:
             for name in one.source.names
         ]
         known = [picture for one in parts for picture in one.known]
-        yield Pictures(Source(Path("/"), names, [0] * len(names)), known)
+        yield Pictures(Source.of(Path("/"), names, [0] * len(names)), known)
 
 
 class Opened(NamedTuple):
@@ -115,38 +118,35 @@ class Opened(NamedTuple):
 
 def open_pictures(source: Source, resize: int, pool: Workers, folder: Path) -> Opened:
     """Decode every file once; those that have to be converted are written into `folder`."""
-    count = len(source.names)
-    sound: dict[int, Finding] = {}
+    lists, sound = [], np.empty(0, np.int64)
     if not source.must_be_stored():
-        findings = _examine(source, None, pool)
-        sound = {place: finding for place, (finding, _) in enumerate(findings) if finding.size}
-    rest = [place for place in range(count) if place not in sound]
-    store = StoreFormat(resize, QUALITY, shards=False)
-    converted, odd = {}, {}
-    for place, (finding, image) in zip(rest, _examine(source.take(rest), store, pool), strict=True):
-        if finding.size is None:
-            odd[place] = finding.reason
-            continue
-        name = f"{place}.jpg"
+        found, _ = _examine(pool, source, np.arange(len(source)), None)
+        sound = np.flatnonzero(found.usable())
+        lists.append(_in_place(source.take(sound), sound, found.rows[sound]))
+    rest = np.setdiff1d(np.arange(len(source)), sound)
+    found, images = _examine(pool, source, rest, StoreFormat(resize, QUALITY, shards=False))
+    odd = {int(rest[place]): reason for place, reason in found.reasons().items()}
+    converted, rows = rest[found.usable()], found.rows[found.usable()]
+    names = [f"{place}.jpg" for place in converted]
+    for name, image in zip(names, images, strict=True):
         (folder / name).write_bytes(image)
-        converted[place] = finding._replace(name=name)
-    lists = [_list(str(source.root), sound, source), _list(str(folder), converted, None)]
-    return Opened([images for images in lists if len(images)], odd)
+    lists.append(ImageList.of(str(folder), names, converted, rows["size"], None, rows["length"]))
+    return Opened([some for some in lists if len(some)], odd)
 
 
 def _examine(
-    source: Source, store: StoreFormat | None, pool: Workers
-) -> Iterator[tuple[Finding, bytes]]:
-    for examined in pool.results(tasks(source, False, store)):
-        yield from examined.found
+    pool: Workers, source: Source, order: NDArray[np.int64], store: StoreFormat | None
+) -> tuple[Findings, list[bytes]]:
+    """What was found of the files, and the images to store of those that can be used."""
+    found, stored = Findings.none(0), []
+    for examined in pool.results(tasks(source, order, store=store)):
+        found = found.followed_by(examined.found)
+        stored += examined.stored
+    return found, stored
 
 
-def _list(root: str, findings: dict[int, Finding], source: Source | None) -> ImageList:
-    places = list(findings)
-    return ImageList.of(
-        root,
-        [finding.name for finding in findings.values()],
-        places,
-        [finding.size for finding in findings.values() if finding.size],
-        [source.places[place].span() for place in places] if source and source.places else [],
-    )
+def _in_place(files: Source, labels: NDArray[np.int64], rows: NDArray[np.void]) -> ImageList:
+    names = map(files.listed_name, range(len(files)))
+    spans = None if files.places is None else files.places.spans()
+    lengths = rows["length"] if spans is None else None
+    return ImageList.of(str(files.root), names, labels, rows["size"], spans, lengths)

@@ -127,5 +127,6 @@ def _speed(folder: Path) -> Speed | None:
     )
     if not rates:
         return None
-    waited = np.average(list(waits.values()), weights=list(durations.values()))
+    seconds = np.diff([0, *durations]) * list(durations.values())  # a line is of the steps since
+    waited = np.average(list(waits.values()), weights=seconds)
     return Speed(rates, waits, float(np.median(list(rates.values()))), float(waited))

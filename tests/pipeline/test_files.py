@@ -1,0 +1,61 @@
+"""What survives a crash can not be tested; what the kernel is asked for can."""
+
+import ctypes
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.files import resumable_folder, sync_file_system
+
+
+def plant(monkeypatch, syncfs):
+    """A C library whose syncfs is the function given."""
+    library = SimpleNamespace(syncfs=syncfs) if syncfs else SimpleNamespace()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: library)
+    monkeypatch.setattr(os, "sync", lambda: pytest.fail("everybody's disks were flushed"))
+
+
+def test_only_the_file_system_of_the_folder_is_flushed(tmp_path, monkeypatch):
+    seen = []
+
+    def syncfs(descriptor):
+        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), descriptor))
+        return 0
+
+    plant(monkeypatch, syncfs)
+    sync_file_system(tmp_path)
+    ((path, descriptor),) = seen
+    assert path == str(tmp_path)
+    with pytest.raises(OSError):  # it was closed
+        os.fstat(descriptor)
+
+
+def test_a_write_that_failed_surfaces_and_the_folder_does_not_appear(tmp_path, monkeypatch):
+    def syncfs(descriptor):
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    plant(monkeypatch, syncfs)
+    with pytest.raises(OSError) as caught, resumable_folder(tmp_path / "out", "same"):
+        pass
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == str(tmp_path / ".out.unfinished")
+    assert not (tmp_path / "out").exists() and (tmp_path / ".out.unfinished/folder").is_dir()
+
+
+def test_the_kernels_own_error_has_its_number(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "open", lambda path, flags: 1_000_000)
+    monkeypatch.setattr(os, "close", lambda descriptor: None)
+    with pytest.raises(OSError) as caught:
+        sync_file_system(tmp_path)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_without_syncfs_everything_is_flushed(tmp_path, monkeypatch):
+    called = []
+    plant(monkeypatch, None)
+    monkeypatch.setattr(os, "sync", lambda: called.append(True))
+    sync_file_system(tmp_path)
+    assert called
