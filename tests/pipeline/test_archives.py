@@ -8,6 +8,7 @@ import pytest
 from pipeline.archives import read
 from pipeline.dataset import ImageList
 from pipeline.reader import Archives
+from tests.processes import running
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def archive(tmp_path):
 def test_bytes_are_those_of_the_file_and_what_is_missing_is_not_made_up(archive):
     path, data, images = archive
     archives = Archives(images)
-    rows, filled = archives.read(np.array([2, 0, 1, 2]))
-    assert rows.shape == (4, 5000) and filled.tolist() == [5000, 10, 2, 5000]
-    for row, count, index in zip(rows, filled, [2, 0, 1, 2]):
-        _, offset, size = images.spans[index]
-        np.testing.assert_array_equal(row[:count], data[offset : offset + size])
-        assert not row[count:].any()
+    for indices in ([2, 0, 1, 2], [0], [1, 2] * 20):
+        rows, filled = archives.read(np.array(indices))
+        assert len(rows) == len(indices) and filled.tolist() == images.spans[indices, 2].tolist()
+        for row, count, index in zip(rows, filled, indices):
+            _, offset, size = images.spans[index]
+            np.testing.assert_array_equal(row[:count], data[offset : offset + size])
     with open(path, "r+b") as file:
         file.truncate(6000)  # while it is open
     rows, filled = archives.read(np.array([2, 0]))
@@ -38,15 +39,24 @@ def test_bytes_are_those_of_the_file_and_what_is_missing_is_not_made_up(archive)
     archives.close()
 
 
-def test_archives_are_opened_once_and_closed(archive):
-    _, _, images = archive
-    before = os.listdir("/proc/self/fd")
+def test_an_archive_that_is_gone_gives_no_bytes(archive):
+    path, _, images = archive
+    path.unlink()
     archives = Archives(images)
-    for _ in range(5):
-        archives.read(np.array([0, 1, 2] * 10))
-    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    assert archives.read(np.array([0, 2]))[1].tolist() == [0, 0]
     archives.close()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_the_process_and_its_memory_go_when_archives_are_closed_or_let_go_of(archive):
+    _, _, images = archive
+    before = len(os.listdir("/proc/self/fd"))
+    archives = Archives(images)
+    process = archives._process.pid
+    archives.read(np.array([0, 1, 2] * 10))
+    assert running(process)
+    archives.close()
+    archives.close()
+    assert not running(process) and len(os.listdir("/proc/self/fd")) == before
 
 
 def test_bytes_of_a_span_end_where_the_file_does(archive):
