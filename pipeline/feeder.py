@@ -15,6 +15,7 @@ from pipeline.dataset import ImageList
 from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error
 from pipeline.geometry import are_cuts
+from pipeline.parent import check_process
 from pipeline.plan import Plan
 from pipeline.replacements import OnBadImage, stop
 from pipeline.requests import MustResample, Requests, Step
@@ -23,6 +24,10 @@ from pipeline.transform import Transform
 _CPU = torch.device("cpu")
 IGNORE_INDEX = -1
 """The label of rows that only fill up a batch of an evaluation."""
+
+
+_LEFT_ALONE: list[object] = []
+"""Feeders of a process that this one was forked from. DALI crashes where it frees their threads."""
 
 
 class Batch(NamedTuple):
@@ -95,12 +100,7 @@ class Feeder:
 
     def next(self) -> Batch:
         """The next batch, if the plan has one."""
-        if os.getpid() != self._process:
-            raise ValueError(
-                "this process was forked while the loader was in use, and the loader's threads did "
-                "not come along; make a loader in the new process, and start that by spawn or "
-                "forkserver"
-            )
+        check_process(self._process)
         output, step = self._run()
         self.step += 1
         for bad in step.bad:
@@ -118,7 +118,9 @@ class Feeder:
 
     def close(self) -> None:
         """Free threads and memory; no batch comes any more."""
-        if self._pipeline is not None:
+        if os.getpid() != self._process:
+            _LEFT_ALONE.append(self)
+        elif self._pipeline is not None:
             self._stop()
             self._requests.close()
 

@@ -1,7 +1,16 @@
-"""Worker processes and the process that started them."""
+"""Processes and the process that started them."""
 
 import os
 from multiprocessing import parent_process
+
+
+def check_process(made_in: int) -> None:
+    """ValueError in another process than the one that made a loader: it has none of its threads."""
+    if os.getpid() != made_in:
+        raise ValueError(
+            "this process was forked from the one that made the loader, whose threads did not come "
+            "along; make a loader in the new process, and start that by spawn or forkserver"
+        )
 
 
 def end_with_the_parent() -> None:

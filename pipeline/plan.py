@@ -1,5 +1,6 @@
 """What every step shows: a function of (seed, step), with nothing to save."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -14,6 +15,7 @@ from pipeline.augmentations import Augmentation
 from pipeline.crops import Crops
 from pipeline.dataset import ImageList
 from pipeline.draws import Draws
+from pipeline.parent import check_process
 
 
 class Samples(NamedTuple):
@@ -180,11 +182,13 @@ class _Orders:
         self._labels, self._order, self._seed = labels.view(), order, seed
         self._labels.flags.writeable = False
         self._thread = ThreadPoolExecutor(1, "order")
+        self._process = os.getpid()
         self._lock, self._drawn = Lock(), dict[int, Future[NDArray[np.int64]]]()
         self._length: int | None = None
 
     def of(self, epoch: int) -> NDArray[np.int64]:
         """The indices that an epoch shows; ValueError where the order gives no such."""
+        check_process(self._process)
         with self._lock:  # loops that share a plan may be in different epochs
             for wanted in (epoch, epoch + 1):
                 if wanted not in self._drawn:

@@ -163,11 +163,12 @@ class Archives:
 
     def close(self) -> None:
         """End the process; nothing can be read any more."""
+        if self._descriptor < 0:
+            return
         self._process.kill()
         self._process.communicate()
         self._memory = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        os.close(self._descriptor)
         self._descriptor = -1
 
     def _table(self, num_rows: int, longest: int) -> NDArray[np.uint8]:

@@ -1,21 +1,68 @@
 """Archives that training reads in place."""
 
+import os
+
 import numpy as np
 import pytest
 
-from pipeline.archives import Archives
+from pipeline.archives import read
+from pipeline.dataset import ImageList
+from pipeline.reader import Archives
+from tests.processes import running
 
 
-def test_bytes_are_those_of_the_file_and_an_archive_that_was_cut_is_named(tmp_path):
+@pytest.fixture
+def archive(tmp_path):
+    """A file of 10,000 bytes, and three images in it."""
     path = tmp_path / "some.tar"
     data = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
     path.write_bytes(data.tobytes())
-    archives = Archives()
-    for offset, size in ((0, 10), (4095, 2), (5000, 5000)):
-        found = archives.read(str(path), offset, size)
-        np.testing.assert_array_equal(found, data[offset : offset + size])
+    spans = [(8, 0, 10), (8, 4095, 2), (8, 5000, 5000)]
+    names = [f"some.tar/{number}.jpg" for number in range(3)]
+    return path, data, ImageList.of(str(tmp_path), names, [0] * 3, [(1, 1)] * 3, spans)
+
+
+def test_bytes_are_those_of_the_file_and_what_is_missing_is_not_made_up(archive):
+    path, data, images = archive
+    archives = Archives(images)
+    for indices in ([2, 0, 1, 2], [0], [1, 2] * 20):
+        rows, filled = archives.read(np.array(indices))
+        assert len(rows) == len(indices) and filled.tolist() == images.spans[indices, 2].tolist()
+        for row, count, index in zip(rows, filled, indices):
+            _, offset, size = images.spans[index]
+            np.testing.assert_array_equal(row[:count], data[offset : offset + size])
     with open(path, "r+b") as file:
         file.truncate(6000)  # while it is open
-    np.testing.assert_array_equal(archives.read(str(path), 5000, 1000), data[5000:6000])
-    with pytest.raises(ValueError, match=r"some\.tar ends at byte 6000; the image needs 5000"):
-        archives.read(str(path), 5000, 5000)
+    rows, filled = archives.read(np.array([2, 0]))
+    assert filled.tolist() == [1000, 10]
+    np.testing.assert_array_equal(rows[0, :1000], data[5000:6000])
+    archives.close()
+
+
+def test_an_archive_that_is_gone_gives_no_bytes(archive):
+    path, _, images = archive
+    path.unlink()
+    archives = Archives(images)
+    assert archives.read(np.array([0, 2]))[1].tolist() == [0, 0]
+    archives.close()
+
+
+def test_the_process_and_its_memory_go_when_archives_are_closed_or_let_go_of(archive):
+    _, _, images = archive
+    before = len(os.listdir("/proc/self/fd"))
+    archives = Archives(images)
+    process = archives._process.pid
+    archives.read(np.array([0, 1, 2] * 10))
+    assert running(process)
+    archives.close()
+    archives.close()
+    assert not running(process) and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_bytes_of_a_span_end_where_the_file_does(archive):
+    path, data, _ = archive
+    for offset, size in ((0, 10), (4095, 2), (5000, 5000), (9000, 5000)):
+        expected = data[offset : offset + size]
+        np.testing.assert_array_equal(read(str(path), offset, size), expected)
+    with pytest.raises(ValueError, match="empty"):
+        read(str(path), 10_000, 5)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import graph, verify
+from pipeline import archive_process, graph, verify
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError
 from pipeline.feeder import IGNORE_INDEX, Feeder
-from pipeline.reader import Reader
+from pipeline.reader import Archives, Reader
 from pipeline.replacements import replacement, stop
 from tests.damage import DAMAGE, damage, reason
 from tests.feeding import OneStep, evaluation_plan, plain, training_plan
@@ -289,23 +289,46 @@ def test_a_file_that_changes_once_it_is_read_changes_no_pixels(images, kind, mon
 MACHINE = [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM]
 
 
-@pytest.mark.parametrize("call", ["open", "preadv"])
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
-def test_a_fault_of_the_machine_blames_no_image_of_an_archive(archived, number, call, monkeypatch):
+def test_a_fault_of_the_machine_blames_no_image_of_an_archive(archived, number, monkeypatch):
+    """The process that reads archives has it at one image of a batch."""
     seen = []
     feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
     feeder.next()
-    feeder._requests._reader._archives._open_files.clear()
+    ask = Archives._ask
 
-    def fail(*arguments):
-        raise OSError(number, os.strerror(number))
+    def fail(self, request, size):
+        counts = np.frombuffer(ask(self, request, size), np.int64).copy()
+        counts[5] = -number
+        return counts.tobytes()
 
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(Archives, "_ask", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
         list(feeder)
-    monkeypatch.undo()
     assert not seen and not feeder._requests.faults
-    feeder.close()
+
+
+def test_a_reader_of_archives_that_is_killed_blames_no_image(archived):
+    seen = []
+    feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
+    feeder.next()
+    feeder._requests._reader._archives._process.kill()
+    with pytest.raises(MachineError, match="the process that reads archives has ended"):
+        list(feeder)
+    assert not seen and not feeder._requests.faults
+
+
+@pytest.mark.parametrize("call", ["open", "preadv"])
+def test_the_process_that_reads_archives_tells_what_the_system_says(archived, call, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.EMFILE, "too many")
+
+    name, row = archived.archive(0)[0].encode(), bytearray(10)
+    with monkeypatch.context() as planted:
+        planted.setattr(os, call, fail)
+        found = archive_process._Archives().read([name], [memoryview(row)], [0])
+    assert list(found) == [-errno.EMFILE]
+    assert list(archive_process._Archives().read([name], [memoryview(row)], [0])) == [10]
 
 
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
@@ -342,11 +365,11 @@ def test_a_reader_that_fails_for_some_time_blames_no_image(images, times, monkey
     """Too many files are open for a moment: DALI says so, and then all is well again."""
     left, read = [times], graph.read
 
-    def fail_at_first(reader, files):
+    def fail_at_first(reader, *files):
         if left[0]:
             left[0] -= 1
             raise RuntimeError(TOO_MANY)
-        return read(reader, files)
+        return read(reader, *files)
 
     feeder = Feeder(images, plan(images), PLAIN)
     feeder.next()

@@ -1,5 +1,12 @@
 """The pipeline as other training loops use it: epochs, states, and images with their own labels."""
 
+import gc
+import os
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +22,8 @@ from pipeline import (
     RandomResizedCrop,
     TenCrops,
 )
-from pipeline.plan import TrainingPlan
+from pipeline.draws import Draws
+from pipeline.feeder import IGNORE_INDEX
 from tests.images import prepare
 
 RAW = Pixels(dtype="uint8")
@@ -38,9 +46,13 @@ def reference(dataset, index, box, mirrored, size):
     return pixels[:, :, ::-1] if mirrored else pixels
 
 
-def loader(folder, part="train", **options):
+def loader(folder, split="train", **options):
     options = {"global_batch_size": 8, "crops": CentreCrop(32, 40), "pixels": RAW} | options
-    return DataLoader(folder, part, **options)
+    return DataLoader(folder, split, **options)
+
+
+def draws(count, seed=0, epoch=0):
+    return Draws(seed, epoch, np.arange(count))
 
 
 def digest(images):
@@ -78,7 +90,7 @@ def check_own_labels(batches, shown):
 
 def centre_mean(batches, index):
     sizes = batches.dataset.sizes[index : index + 1]
-    (box,), _ = CentreCrop(32, 40).draw(np.random.default_rng(), sizes)
+    (box,), _ = CentreCrop(32, 40).draw(draws(1), sizes)
     return reference(batches.dataset, index, box, False, 32).mean()
 
 
@@ -132,7 +144,7 @@ def test_a_state_resumes_exactly_also_on_another_number_of_ranks(folder, step):
 
 def test_wrong_arguments_say_what_was_expected(folder):
     for options, message in [
-        ({"part": "test"}, 'expected "train" or "val"'),
+        ({"split": "test"}, 'split is .test.; expected "train" or "val"'),
         ({"global_batch_size": 7, "rank": 0, "world_size": 2}, "of all 2 ranks together"),
         ({"global_batch_size": 100}, "an epoch has 42 images"),
         ({"rank": 2, "world_size": 2}, "expected 0 to 1"),
@@ -142,6 +154,7 @@ def test_wrong_arguments_say_what_was_expected(folder):
         ({"crops": 48}, "crops is 48; expected one such as"),
         ({"crops": RandomResizedCrop}, "expected one such as"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"decoder": "tpu"}, 'decoder is .tpu.; expected "gpu" or "cpu"'),
         ({"order": lambda rng, labels: labels == 1}, "the order gives bool"),
         ({"order": lambda rng, labels: labels + 41}, "indices of images, 0 to 41"),
         ({"order": lambda rng, labels: labels[:3]}, "an epoch has 3 images"),
@@ -178,8 +191,7 @@ CROPS = [RandomResizedCrop(32), RandomCrop(32, 40), CentreCrop(32, 40), TenCrops
 @pytest.mark.parametrize("crops", CROPS, ids=[type(crop).__name__ for crop in CROPS])
 def test_pixels_of_every_crop_are_pillows(folder, crops):
     batches = loader(folder, crops=crops, order=lambda rng, labels: np.arange(40))
-    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
-    boxes, mirrored = crops.draw(rng, batches.dataset.sizes[:40])
+    boxes, mirrored = crops.draw(draws(40), batches.dataset.sizes[:40])
     images = torch.cat([images for images, _ in batches]).numpy()
     assert len(images) == 40 * crops.views
     for row, image in enumerate(images):
@@ -212,7 +224,7 @@ def test_random_resized_crops_are_distributed_as_torchvisions(size):
     rng = np.random.default_rng(1)
     expected = np.array([torchvisions(*size, rng) for _ in range(10_000)])
     sizes = np.tile(np.array(size, np.int32), (10_000, 1))
-    boxes, mirrored = RandomResizedCrop().draw(np.random.default_rng(2), sizes)
+    boxes, mirrored = RandomResizedCrop().draw(draws(10_000, seed=2), sizes)
     start, shape = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     found = np.concatenate([start, shape], axis=1)
     for name, measure in {
@@ -229,7 +241,7 @@ def test_random_resized_crops_are_distributed_as_torchvisions(size):
 
 def test_an_image_too_long_for_any_shape_is_shown_by_its_centre():
     sizes = np.tile(np.array((20, 2000), np.int32), (100, 1))
-    boxes, _ = RandomResizedCrop(scale=(0.9, 1.0)).draw(np.random.default_rng(0), sizes)
+    boxes, _ = RandomResizedCrop(scale=(0.9, 1.0)).draw(draws(100), sizes)
     assert (boxes == [0, 986, 20, 1013]).all()
 
 
@@ -298,16 +310,170 @@ def test_an_order_must_be_as_long_in_every_epoch_and_can_not_change_labels(folde
         loader(folder, order=spoiling)
 
 
-def test_a_plan_of_ones_own_ends_and_has_its_own_batch_size(folder, dataset):
-    plan = TrainingPlan(42, batch_size=8, margin=8, seed=0, num_steps=7)
-    batches = loader(folder, plan=plan, crops=RandomCrop(32, 40))
-    assert [len(list(batches)) for _ in range(2)] == [5, 2] and batches.step == 7
-    with pytest.raises(ValueError, match="the plan has 7 steps, which are all done"):
+@dataclass(frozen=True)
+class Growing:
+    """Crops of one's own: squares of the middle, half of it at first, the whole from epoch 4 on."""
+
+    size: int = 32
+    resize: int = 32
+    views: int = 1
+
+    def draw(self, draws, sizes):
+        side = sizes.min(axis=1, keepdims=True) * min(1, 0.5 + draws.epoch / 8)
+        boxes = np.concatenate([(sizes - side) / 2, (sizes + side) / 2], axis=1)
+        return boxes, draws.uniform("mine", 1)[:, 0] < 0.5
+
+
+def test_crops_of_ones_own_know_their_epoch(folder):
+    batches = loader(folder, crops=Growing(), order=lambda rng, labels: np.arange(8))
+    for epoch in range(6):
+        ((images, _),) = batches
+        flips = draws(8, epoch=epoch).uniform("mine", 1)[:, 0] < 0.5
+        for index, image in enumerate(images.numpy()):
+            height, width = batches.dataset.sizes[index]
+            half = min(height, width) * min(1, 0.5 + epoch / 8) / 2
+            middle = np.array([height, width, height, width]) / 2
+            box = middle + half * np.array([-1, -1, 1, 1])
+            expected = reference(batches.dataset, index, box, flips[index], 32)
+            assert np.abs(image - expected).max() <= 4
+    state = batches.state_dict()
+    with pytest.raises(ValueError, match="crops was 'Growing"):
+        loader(folder).load_state_dict(state)
+
+
+def test_an_order_that_fails_later_ends_the_loop_in_its_epoch(folder):
+    """It is drawn in the background, while the epoch before is shown."""
+    epochs = iter(range(10))
+
+    def order(rng, labels):
+        if next(epochs) == 2:
+            raise KeyError("no weights any more")
+        return rng.permutation(len(labels))
+
+    batches = loader(folder, order=order)
+    assert [len(list(batches)) for _ in range(2)] == [5, 5]
+    with pytest.raises(KeyError, match="no weights any more"):
         list(batches)
-    with pytest.raises(ValueError, match="global_batch_size is 4, but the plan's batches have 8"):
-        loader(folder, plan=plan, global_batch_size=4)
-    with pytest.raises(ValueError, match="plan was 'TrainingPlan', is 'EpochPlan'"):
-        loader(folder, crops=RandomCrop(32, 40)).load_state_dict(batches.state_dict())
+    assert batches.step == 10
+
+
+def test_lighting_ends_after_its_epochs(folder):
+    lit = Pixels((0, 0, 0), (1, 1, 1), lighting_std=0.1)
+    options = {"order": lambda rng, labels: np.arange(8), "crops": CentreCrop(32, 32)}
+    batches = loader(folder, pixels=lit, lighting_epochs=1, **options)
+    plain = loader(folder, pixels=Pixels((0, 0, 0), (1, 1, 1)), **options)
+    offsets = [one - other for (one, _), (other, _) in zip(batches, plain)]
+    offsets += [one - other for (one, _), (other, _) in zip(batches, plain)]
+    noise = draws(8).normal("lighting", 3) @ (0.1 * lighting_directions(folder)).T
+    expected = torch.from_numpy(noise)[:, :, None, None].expand(-1, -1, 32, 32)
+    torch.testing.assert_close(offsets[0].double(), expected, atol=1e-4, rtol=0)
+    assert not offsets[1].any()
+
+
+def lighting_directions(folder):
+    """[3, 3]: principal components times deviations along them, from the saved statistics."""
+    saved = Dataset.open(folder).stats
+    return saved.eigenvectors * np.sqrt(saved.eigenvalues)
+
+
+def test_validation_is_never_lit(folder):
+    """Whatever its pixels are: they are often those of training."""
+    lit = Pixels((0, 0, 0), (1, 1, 1), lighting_std=0.1)
+    plain = Pixels((0, 0, 0), (1, 1, 1))
+    for one, other in zip(loader(folder, "val", pixels=lit), loader(folder, "val", pixels=plain)):
+        assert torch.equal(one.images, other.images)
+
+
+def test_padding_fills_up_the_last_batch_with_rows_that_do_not_count(folder):
+    padded = list(loader(folder, "val", global_batch_size=4, pad=True))
+    plain = list(loader(folder, "val", global_batch_size=4))
+    assert [len(images) for images, _ in padded] == [4, 4]
+    assert padded[1].labels.tolist() == [1, 1, 1, IGNORE_INDEX]
+    assert torch.equal(padded[1].images[:3], plain[1].images)
+    for rank, counts in ((0, [2, 2]), (1, [2, 1])):
+        half = loader(folder, "val", global_batch_size=4, rank=rank, world_size=2)
+        assert [len(labels) for _, labels in half] == counts
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def resident():
+    """MiB of memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.parametrize("what", ["left", "finished", "validation"])
+def test_iterators_free_their_threads_and_memory_at_once(folder, what):
+    """Without Python's collector of cycles, which may come late."""
+    split = "val" if what == "validation" else "train"
+
+    def use(batches):
+        if what == "left":
+            next(iter(batches))
+        else:
+            list(batches)
+
+    gc.collect()
+    gc.disable()
+    try:
+        batches = loader(folder, split, global_batch_size=4)
+        for _ in range(3):
+            use(batches)
+        before, memory = threads(), resident()
+        for _ in range(40 if what == "left" else 20):
+            use(batches)
+        assert threads() <= before and resident() < memory + 60
+        batches.close()
+        for _ in range(10):
+            use(loader(folder, split, global_batch_size=4))
+        assert threads() <= before + 2 and resident() < memory + 90
+    finally:
+        gc.enable()
+
+
+def in_a_child(work):
+    """What `work` says, or how it fails, in a process that is forked from this one."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], 30)
+    said = os.read(reader, 10_000).decode() if ready else "nothing came"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(reader)
+    return said
+
+
+WHY_NOT = "ValueError: this process was forked from the one that made the loader"
+
+
+@pytest.mark.parametrize("way", ["a used iterator", "the next epoch", "a new loop"])
+def test_a_loader_that_was_used_before_a_fork_says_why_not_in_the_child(folder, way):
+    batches = loader(folder)
+    iterator = iter(batches)
+    next(iterator)
+    if way == "the next epoch":
+        list(iterator)
+    elif way != "a used iterator":
+        iterator.close()
+
+    def use():
+        if way == "a used iterator":
+            return next(iterator)
+        return [len(list(batches)) for _ in range(4)]
+
+    said = in_a_child(use)
+    assert said.startswith(WHY_NOT), said
+    assert len(list(batches)) == 5  # the parent goes on
 
 
 def test_a_state_that_is_loaded_inside_a_loop_stands(folder):
