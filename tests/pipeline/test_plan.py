@@ -20,7 +20,7 @@ def plan(num_images=103, crops=CROPS, **options):
 
 def whole(plan, step, num_shards=1):
     """All rows of a step, read by `num_shards` ranks."""
-    shards = [plan.samples(step, shard, num_shards) for shard in range(num_shards)]
+    shards = [plan.samples(step, shard, num_shards)[:5] for shard in range(num_shards)]
     return [np.concatenate(fields) for fields in zip(*shards)]
 
 

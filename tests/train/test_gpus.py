@@ -125,11 +125,15 @@ def test_the_drivers_version_is_read_from_the_kernels_file(monkeypatch, tmp_path
 def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, monkeypatch):
     """DALI reserves GPU memory for each thread."""
     taken = []
-    monkeypatch.setattr(
-        data, "Loader", lambda *arguments, num_threads, **options: taken.append(num_threads) or []
-    )
+
+    def loader(*arguments, num_threads, **options):
+        taken.append(num_threads)
+        raise InterruptedError
+
+    monkeypatch.setattr(data, "DataLoader", loader)
     ranks = Ranks(0, 1, torch.device(device), cores, Columns.whole(2))
-    list(data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5))
+    with pytest.raises(InterruptedError):
+        data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5)
     assert taken == [threads]
 
 
