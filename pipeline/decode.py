@@ -32,9 +32,13 @@ Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26  # a sound picture may come with megabytes of text
 _ORIENTATION = 274  # EXIF
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_VERDICT = re.compile(r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type")
+_VERDICT = re.compile(
+    r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type"
+    r"|NVJPEG_STATUS_(INVALID_PARAMETER|BAD_JPEG|JPEG_NOT_SUPPORTED|INCOMPLETE_BITSTREAM)"
+    r"|nvJPEG error \(([234]|10)\)"
+)
 """What DALI says of an image: damaged, or of a kind that it does not know (nvImageCodec's statuses
-3 and 4).
+3 and 4, and those of nvJPEG).
 """
 
 

@@ -1,12 +1,19 @@
 """The examples run as they are written, and the network resumes as promised."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from examples.own_crops import Growing
+from pipeline.draws import Draws
+from tests.images import prepare
 
 ROOT = Path(__file__).parents[2]
 TORCHVISION = """
@@ -79,14 +86,26 @@ def test_a_network_of_torchvision_resumes_with_the_same_losses(prepared, tmp_pat
     assert resumed == whole
 
 
-def test_a_plan_of_ones_own_balances_the_classes(prepared, environment):
+def test_crops_of_ones_own_balance_the_classes(tmp_path, environment):
+    """Of 40 images, 32 are of one class. The chance of fewer than 8 in 32 draws is 0.1%."""
+    folder = prepare(tmp_path, {"a": 32, "b": 8}, {"a": 2, "b": 2})
     result = subprocess.run(
-        [sys.executable, "examples/own_plan.py", str(prepared)],
+        [sys.executable, "examples/own_crops.py", str(folder)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    counts = [int(word) for word in result.stdout.split("[")[2].rstrip("]\n").split()]
-    assert sum(counts) == 64 and min(counts) > 10
+    shape, counts = map(json.loads, re.findall(r"\[.*?\]", result.stdout))
+    assert shape == [32, 3, 224, 224] and sum(counts) == 32 and min(counts) >= 8
+
+
+def test_its_crops_grow_stay_inside_and_are_drawn_anew():
+    sizes = np.array([[300, 500], [400, 200]] * 50, np.int32)
+    for epoch, share in ((0, 0.5), (5, 0.75), (10, 1), (30, 1)):
+        boxes, mirrored = Growing().draw(Draws(0, epoch, np.arange(100)), sizes)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        np.testing.assert_allclose(sides, share * sizes.min(axis=1)[:, None] * [[1, 1]])
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= sizes).all()
+        assert 30 < mirrored.sum() < 70 and len(np.unique(boxes[::2], axis=0)) > 10

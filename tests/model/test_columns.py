@@ -9,18 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from pipeline.stand_ins import stop
 from torch.nn import functional as F
 
 from model import columns as columns_module
 from model.alexnet import AlexNet, Masks
 from model.config import PerLayer
 from pipeline.dataset import Dataset
-from pipeline.plan import TrainingPlan
+from pipeline.replacements import stop
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from train.config import Config, DataConfig
+from train.config import Config, DataConfig, RunConfig, TrainConfig
 from train.data import training_batches
 from train.distributed import Averaging, Ranks, join
 from train.optim import OptimConfig, PaperSGD
@@ -96,9 +95,12 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
 
 def read(ranks: Ranks, dataset: Dataset):
     """The first batches of a training run, as this rank receives them."""
-    plan = TrainingPlan(len(dataset.train), 12, margin=8, seed=1, num_steps=4)
-    config = Config(data=DataConfig(root="", resize=64, crop=56))
-    batches = training_batches(dataset, plan, config, ranks, 1, stop)
+    config = Config(
+        data=DataConfig(root="", resize=64, crop=56),
+        train=TrainConfig(batch_size=12, seed=1),
+        run=RunConfig(max_steps=4),
+    )
+    batches = training_batches(dataset, config, ranks, 1, stop)
     return [(batch.images.clone(), batch.labels.clone()) for batch in batches]
 
 

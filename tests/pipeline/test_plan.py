@@ -143,7 +143,7 @@ def test_rows_that_are_replaced_are_drawn_for_the_image_that_is_shown():
 
     after = draws.samples(0, 0, 1, replaced)
     left = np.arange(12) != row
-    for one, two in zip(before, after, strict=True):
+    for one, two in zip(before[:5], after[:5], strict=True):
         np.testing.assert_array_equal(one[left], two[left])
     assert after.indices[row] == other and after.mirrored[row] == before.mirrored[row]
     np.testing.assert_array_equal(after.lighting[row], before.lighting[row])

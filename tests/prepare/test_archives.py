@@ -10,8 +10,8 @@ from scipy.io import savemat
 
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.prepare.tar import tar_entries
+from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
-from tests.pipeline.test_loader import load, training_plan
 from tools import prep_imagenet
 
 SYNSETS = ["n01", "n02", "n03"]
@@ -94,8 +94,9 @@ def test_archives_and_devkit_give_the_same_data_as_class_folders(imagenet, packe
         store.train.name(0) == "n01/000.jpg" and store.val.name(0) == "ILSVRC2012_val_00000001.jpg"
     )
     np.testing.assert_array_equal(archive.stats.mean_image, whole.stats.mean_image)
-    plan = training_plan(archive)
-    for one, other in zip(load(archive.train, plan), load(whole.train, plan), strict=True):
+    plan = training_plan(archive.train)
+    batches = [shown(prepared.train, plan, plain(80)) for prepared in (archive, whole)]
+    for one, other in zip(*batches, strict=True):
         assert one.images.equal(other.images) and one.labels.equal(other.labels)
 
 

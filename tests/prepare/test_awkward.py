@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from pipeline.loader import NOT_COUNTED, Loader
-from pipeline.preprocessing import Preprocessing
 
 from pipeline.dataset import Dataset
-from pipeline.plan import EvaluationPlan
+from pipeline.feeder import IGNORE_INDEX
 from pipeline.prepare.store import stored_name
+from tests.feeding import evaluation_plan, plain, shown
 from tests.images import smooth_image, write_class_folders
 from tools import prep_imagenet
 
@@ -97,8 +96,8 @@ def told(path):
 
 
 def central_squares(images):
-    batches = Loader(images, EvaluationPlan(len(images), 5), Preprocessing.nothing(SIDE))
-    return torch.cat([batch.images[batch.labels != NOT_COUNTED] for batch in batches]).numpy()
+    batches = shown(images, evaluation_plan(images, SIDE, 5), plain(SIDE))
+    return torch.cat([batch.images[batch.labels != IGNORE_INDEX] for batch in batches]).numpy()
 
 
 def pillows(path):

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow
 import pytest
 import webdataset
-from pipeline.loader import Loader
-from pipeline.preprocessing import Preprocessing
 from pyarrow import parquet
 
+from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.plan import TrainingPlan
+from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
 from tools import prep_imagenet
 
@@ -50,11 +49,10 @@ def prep(tmp_path, train, val, *more):
 
 def epoch(dataset):
     """Pixels and labels of an epoch in a training order, and of the validation images."""
-    plan = TrainingPlan(len(dataset.train), 6, margin=16, seed=3, num_steps=COUNT // 2)
-    kept = Preprocessing.nothing(SIDE, SIDE - 16)
-    parts = [*Loader(dataset.train, plan, kept)]
-    plan = TrainingPlan(len(dataset.val), 6, margin=16, seed=3, num_steps=1)
-    parts += Loader(dataset.val, plan, kept)
+    crops, parts = RandomCrop(SIDE - 16, SIDE), []
+    for images, num_steps in ((dataset.train, COUNT // 2), (dataset.val, 1)):
+        plan = training_plan(images, crops, batch_size=6, num_steps=num_steps)
+        parts += shown(images, plan, plain(SIDE - 16))
     return [np.concatenate([np.asarray(array) for array in arrays]) for arrays in zip(*parts)]
 
 

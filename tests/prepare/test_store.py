@@ -18,16 +18,15 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
-from pipeline.loader import Loader
-from pipeline.preprocessing import Preprocessing
 
-from pipeline import geometry, loader
+from pipeline import geometry
+from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset, DatasetError
-from pipeline.plan import TrainingPlan
 from pipeline.prepare import examine, store
 from pipeline.prepare.findings import ROW
 from pipeline.prepare.ledger import Ledger
 from pipeline.prepare.workers import Workers
+from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
 from tools import prep_imagenet
 
@@ -60,10 +59,13 @@ def prepared(originals, tmp_path_factory):
     }
 
 
-def load(images, first_step=0, part=0, num_parts=1):
-    plan = TrainingPlan(len(images), batch_size=4, margin=SIDE - CROP, seed=1, num_steps=12)
-    parts = {"part": part, "num_parts": num_parts, "first_step": first_step}
-    return list(Loader(images, plan, Preprocessing.nothing(SIDE, CROP), **parts))
+def plan_for(images):
+    return training_plan(images, RandomCrop(CROP, SIDE), batch_size=4, seed=1)
+
+
+def load(images, first_step=0, shard=0, num_shards=1):
+    options = {"shard": shard, "num_shards": num_shards, "first_step": first_step}
+    return shown(images, plan_for(images), plain(CROP), **options)
 
 
 def test_the_store_keeps_the_order_and_nearly_the_pixels_of_the_originals(prepared):
@@ -94,18 +96,19 @@ def test_stored_pixels_match_pillows_resize_of_the_same_region(originals, tmp_pa
 
 
 def test_crops_of_stored_images_need_no_resampling(prepared, monkeypatch):
-    assert geometry.on_the_grid(prepared["loose"].train.sizes, SIDE)
-    assert not geometry.on_the_grid(prepared["originals"].train.sizes, SIDE)
+    for form, are_cuts in (("loose", True), ("shards", True), ("originals", False)):
+        samples = plan_for(prepared[form].train).samples(0, 0, 1)
+        assert geometry.are_cuts(samples.boxes, CROP) == are_cuts
     cut = load(prepared["shards"].train)
-    monkeypatch.setattr(loader, "on_the_grid", lambda sizes, resize: False)
+    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
     for one, other in zip(cut, load(prepared["shards"].train), strict=True):
         assert torch.equal(one.images, other.images)  # resampling at scale 1 is the identity
 
 
-@pytest.mark.parametrize("num_parts", [2, 4])
-def test_shards_give_the_same_batches_from_any_step_on_any_number_of_ranks(prepared, num_parts):
+@pytest.mark.parametrize("num_shards", [2, 4])
+def test_shards_give_the_same_batches_from_any_step_on_any_number_of_ranks(prepared, num_shards):
     whole = load(prepared["shards"].train)
-    parts = [load(prepared["shards"].train, 5, part, num_parts) for part in range(num_parts)]
+    parts = [load(prepared["shards"].train, 5, shard, num_shards) for shard in range(num_shards)]
     for step, batch in enumerate(whole[5:]):
         assert torch.equal(batch.images, torch.cat([part[step].images for part in parts]))
 

@@ -9,14 +9,16 @@ import re
 
 import pytest
 import torch
-from pipeline.loader import Loader
-from pipeline.preprocessing import Preprocessing
+from nvidia.dali.pipeline import Pipeline
 
 from pipeline import decode
+from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError, machine_error
-from pipeline.plan import TrainingPlan
+from pipeline.feeder import Feeder
 from pipeline.prepare import examine, preparation
+from pipeline.transform import Pixels
+from tests.feeding import training_plan
 from tests.images import write_class_folders
 from tests.recipes import TINY
 from tools import prep_imagenet
@@ -133,21 +135,23 @@ def test_an_error_of_the_decoder_still_rejects_the_image(monkeypatch, tmp_path):
     assert "a/001.jpg" in (tmp_path / "out/rejected.txt").read_text()
 
 
-def loader(dataset):
-    plan = TrainingPlan(len(dataset.train), 12, margin=16, seed=3, num_steps=2)
-    preprocessing = Preprocessing.of(dataset.stats, 96, 80, "image", 0.1)
-    return Loader(dataset.train, plan, preprocessing, num_threads=1)
+def begun(dataset):
+    """A feeder whose first batch has come."""
+    transform = Pixels("image", lighting_std=0.1).transform(dataset.stats, RandomCrop(80, 96))
+    feeder = Feeder(dataset.train, training_plan(dataset.train), transform)
+    feeder.next()
+    return feeder
 
 
 @pytest.mark.parametrize(
     "error, message", [fault for fault in FAULTS.values() if isinstance(fault[0], RuntimeError)]
 )
 def test_a_fault_in_the_loader_blames_no_image(error, message, dataset, monkeypatch):
-    feed = loader(dataset)
-    monkeypatch.setattr(feed, "_pipeline", Failing(error))
+    feeder = begun(dataset)
+    monkeypatch.setattr(feeder, "_pipeline", Failing(error))
     with pytest.raises(MachineError, match=f"(?s){message}") as caught:
-        next(iter(feed))
-    assert ".jpg" not in str(caught.value)
+        feeder.next()
+    assert ".jpg" not in str(caught.value) and not feeder._requests.faults
 
 
 OF_A_FILE = [
@@ -175,24 +179,56 @@ def test_what_is_said_of_a_file_is_no_fault_of_the_machine(said):
 @pytest.mark.parametrize("said", OF_A_FILE)
 def test_the_loader_blames_no_image_if_each_decodes_alone(said, dataset, monkeypatch):
     """A GPU's decoder may fail for a reason of its own."""
-    feed = loader(dataset)
+    feeder = begun(dataset)
     monkeypatch.setattr(
-        feed, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}"))
+        feeder, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}"))
     )
     with pytest.raises(
         MachineError, match=f"12 images, each of which can be decoded alone .*{re.escape(said)}"
     ):
-        next(iter(feed))
+        feeder.next()
+    assert not feeder._requests.faults
 
 
 def test_running_out_of_memory_while_looking_for_the_bad_image_blames_none(dataset, monkeypatch):
-    feed = loader(dataset)
-    monkeypatch.setattr(feed, "_pipeline", Failing(RuntimeError("Failed to decode sample #3 :")))
-    failing = lambda: Failing(RuntimeError("std::bad_alloc"))  # noqa: E731 - with an attribute
-    failing.cache_clear = lambda: None
-    monkeypatch.setattr(decode, "_pipeline", failing)
+    feeder = begun(dataset)
+    monkeypatch.setattr(feeder, "_pipeline", Failing(RuntimeError("Failed to decode sample #3 :")))
+    alone = Failing(RuntimeError("std::bad_alloc"))
+    monkeypatch.setattr(feeder, "_graph", lambda requests: alone)
     with pytest.raises(MachineError, match="out of memory"):
-        next(iter(feed))
+        feeder.next()
+    assert not feeder._requests.faults
+
+
+@pytest.mark.parametrize("said", OF_A_FILE)
+def test_an_image_is_blamed_where_it_alone_fails_with_what_is_said_of_files(
+    said, dataset, monkeypatch
+):
+    """Anything new is the machine's, or DALI's: images are not replaced for it."""
+    feeder, seen = begun(dataset), []
+    feeder._on_bad_image = seen.append
+    error = RuntimeError(f"Critical error\nencountered:\n\n{said}")
+    graphs = iter([Failing(error)])
+    right = feeder._graph
+    monkeypatch.setattr(feeder, "_pipeline", Failing(error))
+    monkeypatch.setattr(feeder, "_graph", lambda asked: next(graphs, None) or right(asked))
+    if said == "something new":
+        with pytest.raises(MachineError, match="DALI's decoder failed"):
+            feeder.next()
+        assert not feeder._requests.faults
+    else:
+        feeder.next()
+        (bad,) = seen
+        assert "it can't be decoded" in bad.why
+
+
+def test_a_graph_for_which_there_is_no_room_blames_no_image(dataset, monkeypatch):
+    def fail(self):
+        raise RuntimeError("Critical error\nencountered:\n\nnvImageCodec failure: '#8'")
+
+    monkeypatch.setattr(Pipeline, "build", fail)
+    with pytest.raises(MachineError, match="DALI can't start"):
+        begun(dataset)
 
 
 @pytest.mark.parametrize(

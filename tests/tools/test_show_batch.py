@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pipeline.preprocessing import Preprocessing
 
-from pipeline.plan import TrainingPlan
+from pipeline.crops import RandomCrop
+from pipeline.transform import Pixels
+from tests.feeding import training_plan as plan_of
 from tests.images import prepare
 from tests.recipes import TINY
 from tools import show_batch
@@ -20,15 +21,20 @@ from train.trainer import Trainer
 
 
 def test_each_row_adds_only_its_stage_to_the_row_before(dataset):
-    views = TrainingPlan(len(dataset.train), 6, 16, seed=0, num_steps=1).views(0, 0, 1)
-    assert views.mirrored.any() and not views.mirrored.all()
+    crops = RandomCrop(80, 96)
+    samples = plan_of(dataset.train, crops, batch_size=6).samples(0, 0, 1)
+    assert samples.mirrored.any() and not samples.mirrored.all()
+    pixels = Pixels("image", (1.0, 1.0, 1.0), lighting_std=0.1)
     resized, cropped, flipped, lit, final = show_batch.stages(
-        dataset, views, Preprocessing.of(dataset.stats, 96, 80)
+        dataset, samples, pixels.transform(dataset.stats, crops), 96
     ).values()
-    for n, (top, left) in enumerate(views.corners):
+    shorter = dataset.train.sizes[samples.indices].min(axis=1, keepdims=True)
+    offsets = (dataset.train.sizes[samples.indices] - shorter) / 2
+    corners = np.rint((samples.boxes[:, :2] - offsets) * 96 / shorter).astype(int)
+    for n, (top, left) in enumerate(corners):
         cut = resized[n, top : top + 80, left : left + 80]
         assert np.abs(cut - cropped[n]).max() <= 1
-        mirror = cropped[n, :, ::-1] if views.mirrored[n] else cropped[n]
+        mirror = cropped[n, :, ::-1] if samples.mirrored[n] else cropped[n]
         assert np.abs(flipped[n] - mirror).max() <= 1
     offset = lit - flipped
     np.testing.assert_allclose(offset, np.broadcast_to(offset[:, :1, :1], offset.shape), atol=1e-4)
@@ -75,7 +81,7 @@ def test_a_replayed_step_is_the_batch_that_the_run_was_given(prepared, dataset, 
         trainer.fit()
     saved = read_config(run)
     plan = training_plan(saved, dataset)
-    images, labels = next(iter(training_loader(dataset, plan, saved.data, 2)))
+    images, labels = next(iter(training_loader(dataset, saved, 2)))
     assert torch.equal(images, recorded[2].images) and torch.equal(labels, recorded[2].labels)
     for what in (["--step", "3", "--images", "4"], ["--worst", "3", "--device", "cpu"]):
         show_batch.main([str(run), *what, "--out", str(tmp_path / "step.png")])
