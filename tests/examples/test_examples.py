@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.own_crops import Growing
 from pipeline.draws import Draws
 from tests.images import prepare
 
@@ -102,9 +102,10 @@ def test_crops_of_ones_own_balance_the_classes(tmp_path, environment):
 
 
 def test_its_crops_grow_stay_inside_and_are_drawn_anew():
+    growing = runpy.run_path(str(ROOT / "examples/own_crops.py"))["Growing"]()
     sizes = np.array([[300, 500], [400, 200]] * 50, np.int32)
     for epoch, share in ((0, 0.5), (5, 0.75), (10, 1), (30, 1)):
-        boxes, mirrored = Growing().draw(Draws(0, epoch, np.arange(100)), sizes)
+        boxes, mirrored = growing.draw(Draws(0, epoch, np.arange(100)), sizes)
         sides = boxes[:, 2:] - boxes[:, :2]
         np.testing.assert_allclose(sides, share * sizes.min(axis=1)[:, None] * [[1, 1]])
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= sizes).all()
