@@ -34,8 +34,8 @@ class Draws:
     def uniform(self, purpose: str, count: int) -> NDArray[np.float64]:
         """[n, count] numbers, uniform in [0, 1)."""
         key = hashlib.blake2b(repr((self._seed, self.epoch, purpose)).encode(), digest_size=8)
-        counters = (self._places[:, None] * count + np.arange(1, count + 1)).astype(np.uint64)
-        z = counters * _GOLDEN
+        counters = self._places[:, None] * count + np.arange(1, count + 1)
+        z = counters.view(np.uint64) * _GOLDEN
         z += np.uint64(int.from_bytes(key.digest(), "little"))
         z ^= z >> np.uint64(30)
         z *= _FIRST
@@ -46,5 +46,6 @@ class Draws:
 
     def normal(self, purpose: str, count: int) -> NDArray[np.float64]:
         """[n, count] standard normal numbers (Box and Muller, 1958)."""
-        first, second = np.split(self.uniform(purpose, 2 * count), 2, axis=1)
+        drawn = self.uniform(purpose, 2 * count)
+        first, second = drawn[:, :count], drawn[:, count:]
         return np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from pipeline.crops import RandomCrop, squares
 from pipeline.dataset import Dataset, short
 from pipeline.decode import decode
-from pipeline.crops import RandomCrop, squares
 from pipeline.feeder import Feeder
 from pipeline.plan import EpochPlan, Replaced, Samples, shuffled
 from pipeline.transform import Pixels, Transform

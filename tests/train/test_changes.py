@@ -27,8 +27,8 @@ def test_a_run_changed_midway_and_killed_is_the_run_that_knew_it_from_the_start(
     """Changed after four steps, inside the second epoch of three steps; stopped twice since."""
     assert train(tmp_path / "whole", *change) == 0
     rates = [line["train/lr"] for line in metrics(tmp_path / "whole") if "train/lr" in line]
-    assert rates[:4] == [0.02] * 4 and rates[4:] == pytest.approx(
-        [0.001 if change == BY_HAND else 0.002] * 2
+    assert rates[:9] == [0.02] * 9 and rates[9:] == pytest.approx(
+        [0.001 if change == BY_HAND else 0.002] * 3
     )
     assert train(tmp_path / "run", *PLATEAU, "--run.max_steps", "4") == 0
     for stop in ("5", "10", "12"):

@@ -67,6 +67,7 @@ def test_a_folder_that_is_removed_ends_the_run(train, tmp_path, capsys, monkeypa
     run, end_epoch = tmp_path / "run", trainer.Trainer._end_epoch
 
     def remove_then(self):
+        self.monitor.flush()  # nothing is being written there
         shutil.rmtree(run)
         end_epoch(self)
 

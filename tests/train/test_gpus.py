@@ -119,31 +119,21 @@ def test_the_drivers_version_is_read_from_the_kernels_file(monkeypatch, tmp_path
     assert gpus.driver() == "unknown"
 
 
-class Nothing:
-    """A loader without batches."""
-
-    step = 0
-
-    def __len__(self):
-        return 0
-
-    def close(self):
-        pass
-
-
 @pytest.mark.parametrize(
     "device, cores, threads", [("cpu", 64, 64), ("cuda", 64, 16), ("cuda", 4, 4)]
 )
 def test_a_gpus_decoding_threads_are_capped(device, cores, threads, dataset, monkeypatch):
     """DALI reserves GPU memory for each thread."""
     taken = []
-    monkeypatch.setattr(
-        data,
-        "DataLoader",
-        lambda *arguments, num_threads, **options: taken.append(num_threads) or Nothing(),
-    )
+
+    def loader(*arguments, num_threads, **options):
+        taken.append(num_threads)
+        raise InterruptedError
+
+    monkeypatch.setattr(data, "DataLoader", loader)
     ranks = Ranks(0, 1, torch.device(device), cores, Columns.whole(2))
-    list(data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5))
+    with pytest.raises(InterruptedError):
+        data.evaluation_batches(dataset.val, DataConfig(resize=64, crop=56), ranks, 5)
     assert taken == [threads]
 
 

@@ -286,7 +286,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
     write_figure(figure, path, dpi=150)
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = command_line("tools.bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
     parser.add_argument(
@@ -333,7 +333,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--json", metavar="FILE", help="write the rows and the machine's description"
     )
     parser.add_argument("--plot", metavar="FILE.png", help="draw the rows")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    """The options, which fit together, with their defaults; ValueError where they do not."""
+    args = _parser().parse_args(argv)
     if args.plot:
         check_name(Path(args.plot), "--plot")
     if args.what != "step" and not args.data:

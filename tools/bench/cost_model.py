@@ -37,7 +37,7 @@ FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 3.1, 11.6, 10.0, 160
 """The main thread's time for a batch of 128, for each image beyond, and around a step's operations.
 
 `tools.bench host` measured them on a store at commit 3bfae7e: main_ms and own_ms, the least of
-several rounds, on two cores of an Intel Xeon that were busy with other work. Its step has both
+three rounds, on two cores of an Intel Xeon that were busy with other work. Its step has both
 columns in one process; a rank with one column does less.
 """
 LAUNCH = 5e-6

@@ -16,37 +16,37 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
+from pipeline.cores import MOST_THREADS_A_GPU
 from pipeline.dataset import Dataset, ImageList
 from pipeline.files import resumable_folder
-from pipeline.geometry import on_the_grid
-from pipeline.loader import Loader
 from pipeline.memory import keep_freed_memory
-from pipeline.plan import TrainingPlan
 from pipeline.prepare.preparation import Preparation
 from pipeline.prepare.sources import Source
 from pipeline.prepare.store import StoreFormat
-from pipeline.preprocessing import Preprocessing
 from tools.bench import rivals
 from tools.bench.rivals import CROP, RESIZE, Feeding
-from train.data import MOST_THREADS_A_GPU
 
 WARM_UP = 10
 """Batches that are not timed."""
 
 
-def ours(work: Feeding) -> Iterator[object]:
-    """The loader that training uses."""
-    images = work.dataset.train
-    plan = TrainingPlan(len(images), work.batch_size, RESIZE - CROP, seed=0, num_steps=sys.maxsize)
-    preprocessing = Preprocessing.of(work.dataset.stats, RESIZE, CROP, "image", lighting_std=0.1)
-    threads = work.num_threads
-    return iter(Loader(images, plan, preprocessing, device=work.device, num_threads=threads))
+def ours(work: Feeding, decoder: str = "gpu") -> Iterator[object]:
+    """The paper's recipe, as training has it."""
+    loader = DataLoader(
+        work.dataset,
+        global_batch_size=work.batch_size,
+        crops=RandomCrop(CROP, RESIZE),
+        pixels=Pixels(mean="image", std=(1.0, 1.0, 1.0), lighting_std=0.1),
+        device=work.device,
+        decoder=decoder,
+        num_threads=work.num_threads,
+    )
+    return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def ours_resnet(work: Feeding) -> Iterator[object]:
@@ -73,17 +73,7 @@ def ours_with_jpeg_engine(share: float) -> Callable[[Feeding], Iterator[object]]
 
 def ours_with_cpu_decoder(work: Feeding) -> Iterator[object]:
     """Ours, decoded by the CPU's threads; all that follows is done on the GPU."""
-    options: dict[str, Any] = {"decoder": "cpu"}
-    loader = DataLoader(
-        work.dataset,
-        global_batch_size=work.batch_size,
-        crops=RandomCrop(CROP, RESIZE),
-        pixels=Pixels(mean="image", std=(1.0, 1.0, 1.0), lighting_std=0.1),
-        device=work.device,
-        num_threads=work.num_threads,
-        **options,
-    )
-    return itertools.chain.from_iterable(itertools.repeat(loader))
+    return ours(work, decoder="cpu")
 
 
 Contender = Callable[[Feeding], Iterator[object]]
@@ -139,7 +129,8 @@ NEEDS = {
 def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Make the stores that some contenders read; returns the folder that each reads."""
     dataset = Dataset.open(data)
-    if dataset.train.spans is not None or on_the_grid(dataset.train.sizes, RESIZE):
+    shorter = dataset.train.sizes.min(axis=1)
+    if dataset.train.spans is not None or (shorter == RESIZE).all():
         raise ValueError(
             f"{data} holds archives or resized images; expected one prepared from loose originals"
         )

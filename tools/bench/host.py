@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset import Dataset
-from pipeline.geometry import on_the_grid
 from tools import ROOT
 from tools.bench.against import Command, Rounds, packages_of
 from tools.bench.rivals import RESIZE
@@ -53,7 +52,7 @@ def _command(what: str, folder: str, batch_size: int) -> Command:
 
 
 def _kind(dataset: Dataset) -> str:
-    stored = on_the_grid(dataset.train.sizes, RESIZE)
+    stored = (dataset.train.sizes.min(axis=1) == RESIZE).all()
     if dataset.train.spans is not None:
         return "shards" if stored else "archives"
     return "store" if stored else "originals"

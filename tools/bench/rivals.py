@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipeline.crops import RandomResizedCrop
 from pipeline.dataset import Dataset
+from pipeline.draws import Draws
 
 RESIZE, CROP = 256, 224
 
@@ -202,14 +203,15 @@ def spdl(work: Feeding) -> Iterator[object]:
     import spdl.io
     from spdl.pipeline import PipelineBuilder
 
-    stats, rng = work.dataset.stats, np.random.Generator(np.random.Philox(key=[0, 0]))
+    stats, places = work.dataset.stats, itertools.count()
     mean = torch.from_numpy(stats.channel_mean.astype(np.float32))[:, None, None]
     std = torch.from_numpy(stats.channel_std().astype(np.float32))[:, None, None]
     crops = RandomResizedCrop(CROP)
 
     def load(path: str) -> Any:
         packets = spdl.io.demux_image(path)
-        boxes, mirrored = crops.draw(rng, np.array([[packets.height, packets.width]], np.int32))
+        draws = Draws(0, 0, np.array([next(places)]))
+        boxes, mirrored = crops.draw(draws, np.array([[packets.height, packets.width]], np.int32))
         top, left, bottom, right = boxes[0].astype(int).tolist()
         steps = [
             f"crop={right - left}:{bottom - top}:{left}:{top}",

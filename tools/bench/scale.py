@@ -9,9 +9,11 @@ import gc
 import itertools
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,8 @@ import numpy as np
 import psutil
 import yaml
 
+from pipeline import DataLoader, Pixels, RandomCrop
 from pipeline.dataset import Dataset, fingerprint
-from pipeline.loader import Loader
-from pipeline.plan import TrainingPlan
-from pipeline.preprocessing import Preprocessing
 
 NUM_IMAGES = 1_281_167
 """ImageNet's training images of 2012."""
@@ -37,8 +37,9 @@ def repeat(data: Path, out: Path) -> None:
     arrays: dict[str, Any] = {"train": dataset.train.sizes[indices], "val": dataset.val.sizes}
     arrays |= {"train_labels": dataset.train.labels[indices], "val_labels": dataset.val.labels}
     for part, images in (("train", dataset.train), ("val", dataset.val)):
-        if images.spans is not None:
-            arrays[f"{part}_spans"] = images.spans[indices] if part == "train" else images.spans
+        for name, rows in (("spans", images.spans), ("lengths", images.lengths)):
+            if rows is not None:
+                arrays[f"{part}_{name}"] = rows[indices] if part == "train" else rows
     np.savez(out / "sizes.npz", **arrays)
     for name in ("val.txt", "classes.txt", "stats.npz"):
         (out / name).write_bytes((data / name).read_bytes())
@@ -53,32 +54,35 @@ def repeat(data: Path, out: Path) -> None:
 
 
 def measure(folder: Path, batch_size: int, num_batches: int) -> dict[str, float]:
-    """What a list costs: seconds and memory up to the first batch, and Python's time later."""
+    """Seconds and memory up to the first batch, and how long a batch takes at an epoch's border."""
     process = psutil.Process()
     gc.collect()
     before, start = process.memory_info().rss, time.perf_counter()
     dataset = Dataset.open(folder)
-    plan = TrainingPlan(len(dataset.train), batch_size, 32, seed=0, num_steps=10 * num_batches)
-    preprocessing = Preprocessing.of(dataset.stats, 256, 224, "image", 0.1)
-    loader = Loader(dataset.train, plan, preprocessing)
+    loader = DataLoader(
+        dataset, global_batch_size=batch_size, crops=RandomCrop(224, 256), pixels=Pixels("image")
+    )
     next(iter(loader))
     seconds, grown = time.perf_counter() - start, process.memory_info().rss - before
-    start = time.perf_counter()
-    np.random.Generator(np.random.Philox(key=[0, 1])).permutation(NUM_IMAGES)
-    permutation = time.perf_counter() - start
-    start = time.perf_counter()
-    plan.views(plan.steps_per_epoch, 0, 1)
-    epoch = time.perf_counter() - start
-    start = time.perf_counter()
-    for step in range(num_batches):
-        loader.request(step)
+    border = len(loader)
+    loader.load_state_dict(loader.state_dict() | {"step": border - num_batches // 2})
+    waits = [wait for _ in range(2) for wait in _waits(loader, border + num_batches // 2)]
     return {
         "first_batch_s": seconds,
         "memory_mb": grown / 2**20,
-        "permutation_s": permutation,
-        "epoch_draws_s": epoch,
-        "python_ms_per_batch": 1000 * (time.perf_counter() - start) / num_batches,
+        "median_wait_ms": 1000 * statistics.median(waits),
+        "longest_wait_at_border_ms": 1000 * max(waits[1:]),
     }
+
+
+def _waits(loader: DataLoader, end: int) -> Iterator[float]:
+    """Seconds until each batch of an epoch was there, as far as step `end`."""
+    asked = time.perf_counter()
+    for _ in loader:
+        yield time.perf_counter() - asked
+        if loader.step == end:
+            return
+        asked = time.perf_counter()
 
 
 def main(batch_size: str, num_batches: str, data: str) -> None:

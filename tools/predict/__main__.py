@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.dataset import ImageList, one_line
-from pipeline.files import atomic_write
 from pipeline.feeder import IGNORE_INDEX
+from pipeline.files import atomic_write
 from pipeline.prepare.workers import Workers
 from pipeline.progress import progress
 from tools.cli import command_line, run
