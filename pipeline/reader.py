@@ -88,10 +88,11 @@ class Reader:
         )
 
     def _faults_alone(self, indices: NDArray[np.int64], error: RuntimeError) -> dict[int, str]:
-        """Why some of a batch's files can't be read; MachineError where none is to blame."""
+        """Why some of a batch's files can't be read; OSError where none is to blame."""
         fault = machine_error(error)
         if fault is not None:
             raise fault from error
+        os.stat(self._images.root)  # where all of it is gone, no image is to blame
         each = set(indices.tolist())
         faults = {index: why for index in each if (why := why_bad(self._images, index))}
         self._graph = self._new_graph()  # one that has failed does not run again

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_crops_of_ones_own_balance_the_classes(tmp_path, environment):
 
 
 def test_its_crops_grow_stay_inside_and_are_drawn_anew():
+    growing = runpy.run_path(str(ROOT / "examples/own_crops.py"))["Growing"]()
     sizes = np.array([[300, 500], [400, 200]] * 50, np.int32)
     growing = run_path(str(ROOT / "examples/own_crops.py"))["Growing"]()
     for epoch, share in ((0, 0.5), (5, 0.75), (10, 1), (30, 1)):

@@ -207,6 +207,22 @@ def test_where_no_image_is_left_one_message_says_so(images):
         shown(images, [].append)
 
 
+@pytest.mark.parametrize("form", ["images", "archived"])
+def test_where_their_folder_is_gone_no_image_is_blamed(form, request):
+    """A disk was unmounted, or its server is gone. To try a million images would take hours."""
+    images, seen = request.getfixturevalue(form), []
+    feeder = Feeder(images, plan(images), PLAIN, on_bad_image=seen.append)
+    feeder.next()
+    root = Path(images.root)
+    root.rename(root.with_name("away"))
+    if form == "archived":
+        feeder.close()  # what is open can still be read
+        feeder = Feeder(images, plan(images), PLAIN, on_bad_image=seen.append)
+    with pytest.raises(FileNotFoundError, match=images.root):
+        list(feeder)
+    assert not seen and not feeder._requests.faults
+
+
 def test_images_of_shards_that_are_cut_while_they_are_read_are_named_with_the_shard(archived):
     shard = Path(archived.archive(0)[0])
     whole, seen = shown(archived, stop), []

@@ -19,9 +19,22 @@ def plan(num_images=103, crops=CROPS, **options):
 
 
 def whole(plan, step, num_shards=1):
-    """All rows of a step, read by `num_shards` ranks."""
-    shards = [plan.samples(step, shard, num_shards)[:5] for shard in range(num_shards)]
-    return [np.concatenate(fields) for fields in zip(*shards)]
+    """All rows of a step, read by `num_shards` ranks; what is drawn for augmentations last."""
+    shards = [plan.samples(step, shard, num_shards) for shard in range(num_shards)]
+    fields = [(*samples[:5], *samples.drawn.values()) for samples in shards]
+    return [np.concatenate(parts) for parts in zip(*fields)]
+
+
+class Noise:
+    """An augmentation that draws two numbers for each row."""
+
+    name = "noise"
+
+    def draw(self, draws):
+        return draws.normal("noise", 2).astype(np.float32)
+
+    def apply(self, pixels, drawn):
+        return pixels
 
 
 def test_an_epoch_shows_no_image_twice_and_drops_the_partial_batch():
@@ -38,10 +51,17 @@ def test_an_epoch_shows_every_image_once_if_the_batch_divides_their_number():
 @pytest.mark.parametrize("num_shards", [2, 3, 4])
 @pytest.mark.parametrize("crops", [CROPS, RandomResizedCrop(224), TenCrops(224, 256)])
 def test_the_batch_is_the_same_for_any_number_of_ranks(crops, num_shards):
+    options = {"crops": crops, "augmentations": (Noise(),)}
     for step in (0, 7, 8, 31):
-        many = whole(plan(crops=crops), step, num_shards)
-        for one, other in zip(whole(plan(crops=crops), step), many, strict=True):
-            np.testing.assert_array_equal(one, other)
+        one, many = whole(plan(**options), step), whole(plan(**options), step, num_shards)
+        assert len(one) == 6 and one[5].shape == (12 * crops.views, 2)
+        for field, other in zip(one, many, strict=True):
+            np.testing.assert_array_equal(field, other)
+
+
+def test_an_augmentation_changes_nothing_that_is_drawn_for_others():
+    for one, other in zip(whole(plan(), 5), whole(plan(augmentations=(Noise(),)), 5)):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_step_does_not_depend_on_which_steps_were_asked_for_before():
