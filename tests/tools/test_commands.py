@@ -41,6 +41,7 @@ def test_the_commands_have_the_names_that_users_know():
         "paper.figures",
         "bench.cost_model",
         "bench.golden",
+        "bench.loop",
     )
     assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
 
