@@ -84,7 +84,7 @@ class Header(NamedTuple):
 
     def is_plain_jpeg(self) -> bool:
         """Whether it is of the kind that nearly all photographs are."""
-        return self.format == "JPEG" and self.mode in ("L", "RGB")
+        return self.format == "JPEG" and self.mode in ("L", "RGB") and not self.unlike
 
 
 def look(data: NDArray[np.uint8]) -> Header:
@@ -171,6 +171,8 @@ def _unlike(image: ImageFile.ImageFile, kind: str) -> str:
         return a_file(kind) + (f" in mode {image.mode}" if kind in _ALIKE else "")
     if kind == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         return "a CMYK file without Adobe's marker"
+    if kind == "JPEG" and _num_exif(image) > 1:
+        return "a JPEG file with more than one EXIF block, of which decoders take different ones"
     if kind == "BMP" and raw_mode.startswith("BGR;"):
         return "a BMP file of 16 bits a pixel"
     if kind == "PPM" and codec != "raw":
@@ -190,6 +192,11 @@ def _coding(image: ImageFile.ImageFile) -> tuple[str, str]:
     codec, _, _, details = image.tile[0]
     raw_mode = details[0] if isinstance(details, tuple) and details else details
     return codec, raw_mode if isinstance(raw_mode, str) else ""
+
+
+def _num_exif(image: ImageFile.ImageFile) -> int:
+    segments = getattr(image, "applist", [])
+    return sum(kind == "APP1" and data[:6] == b"Exif\0\0" for kind, data in segments)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -34,6 +34,12 @@ def awkward_images(folder):
     for kind in ("PNG", "WEBP", "BMP", "TIFF"):
         picture.save(folder / f"{kind.lower()}.JPEG", kind)
     picture.save(folder / "turned.JPEG", exif=_EXIF_TURNED, quality=95)
+    upright = (folder / "progressive.JPEG").read_bytes()
+    blocks = [
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + turn for turn in (b"\1", b"\6")
+    ]
+    segments = [b"\xff\xe1\0" + bytes([len(block) + 8]) + block + bytes(6) for block in blocks]
+    (folder / "twice.JPEG").write_bytes(upright[:2] + b"".join(segments) + upright[2:])
     picture.crop((0, 0, 1, 1)).save(folder / "one pixel.JPEG")
     picture.resize((60_000, 2)).save(folder / "flat.JPEG", quality=95)
     for name in (
@@ -118,10 +124,12 @@ def test_read_in_place_each_file_is_right_or_rejected_with_its_reason(pack, tmp_
     folder, reasons = pack
     dataset = prep(folder, tmp_path / "out")
     rejected = told(tmp_path / "out/rejected.txt")
-    assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | {"gif.JPEG"}
+    converted = {"gif.JPEG", "twice.JPEG"}
+    assert rejected.keys() == {name.replace("\n", "\\n") for name in reasons} | converted
     for name, reason in reasons.items():
         assert reason in rejected[name.replace("\n", "\\n")]
     assert "--resize" in rejected["gif.JPEG"]
+    assert "more than one EXIF block" in rejected["twice.JPEG"]
     for index, square in enumerate(central_squares(dataset.val)):
         difference = np.abs(square - pillows(dataset.val.path(index)))
         assert difference.max() <= 4 and difference.mean() < 0.5, dataset.val.path(index)
@@ -142,6 +150,7 @@ def test_the_store_converts_unusual_files_and_lists_them(pack, tmp_path, form):
         converted["gif.JPEG"] == "a GIF file, palette"
         and converted["turned.JPEG"] == "turned by EXIF"
     )
+    assert "more than one EXIF block" in converted["twice.JPEG"]
     assert converted["sixteen.png"] == "16 bits" and "progressive.JPEG" not in converted
     originals = {stored_name(path.name): path for path in (folder / "a").iterdir()}
     for index, square in enumerate(central_squares(dataset.val)):
