@@ -132,6 +132,7 @@ def augment(
     options: GraphOptions,
 ) -> DataNode:
     """From decoded regions to what the network sees."""
+    mirror: DataNode | int = 0
     if options.resample:
         # One pass resizes, crops, and flips where the region's ends are swapped.
         pixels = fn.resize(
@@ -142,6 +143,10 @@ def augment(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
+    elif options.augmentations:  # they see flipped pixels, as where crops are resized
+        pixels = fn.flip(pixels, horizontal=asked["mirrored"])
+    else:
+        mirror = asked["mirrored"]
     for one in options.augmentations:
         pixels = one.apply(pixels, asked[one.name])
     # Subtracting a mean of its own from each row adds its lighting at no cost.
@@ -149,7 +154,7 @@ def augment(
         pixels,
         mean=asked["mean"],
         std=list(options.std),
-        mirror=0 if options.resample else asked["mirrored"],
+        mirror=mirror,
         dtype=_DTYPES[options.dtype],
         output_layout=options.layout,
     )
