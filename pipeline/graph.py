@@ -155,7 +155,7 @@ def augment(
         mean=asked["mean"],
         std=list(options.std),
         mirror=mirror,
-        dtype=_DTYPES[options.dtype],
+        dtype=types.FLOAT if options.has_gain else _DTYPES[options.dtype],
         output_layout=options.layout,
     )
     on_gpu = options.device_id is not None
@@ -163,7 +163,8 @@ def augment(
         images = images - types.Constant(mean_image, device="gpu" if on_gpu else "cpu")
     if not options.has_gain:
         return images
-    return images * (asked["gain"].gpu() if on_gpu else asked["gain"])
+    images = images * (asked["gain"].gpu() if on_gpu else asked["gain"])
+    return images if options.dtype == "float32" else fn.cast(images, dtype=_DTYPES[options.dtype])
 
 
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}

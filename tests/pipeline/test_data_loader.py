@@ -370,6 +370,22 @@ def test_lighting_ends_after_its_epochs(folder):
     assert not offsets[1].any()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_that_are_rescaled_keep_their_type(folder, dtype, split):
+    light = 0.1 if dtype == "float16" else 0.0
+    pixels = {
+        kind: Pixels(dtype=kind, lighting_std=light, lit_gain=0.5) for kind in (dtype, "float32")
+    }
+    if dtype == "uint8":
+        pixels["float32"] = Pixels((0, 0, 0), (1, 1, 1))
+    (one, _), (other, _) = (
+        next(iter(loader(folder, split, pixels=pixels[kind]))) for kind in pixels
+    )
+    assert one.dtype == getattr(torch, dtype)
+    torch.testing.assert_close(one.float(), other, atol=0.6 if dtype == "uint8" else 2e-3, rtol=0)
+
+
 def lighting_directions(folder):
     """[3, 3]: principal components times deviations along them, from the saved statistics."""
     saved = Dataset.open(folder).stats
