@@ -13,6 +13,7 @@ from pipeline.cores import threads_of_a_rank
 from pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from pipeline.dataset import Dataset, ImageList
 from pipeline.feeder import Batch, Feeder
+from pipeline.graph import check_names
 from pipeline.plan import EpochPlan, Order, in_order, shuffled
 from pipeline.replacements import OnBadImage, stop, warn
 from pipeline.transform import Pixels
@@ -71,6 +72,7 @@ class DataLoader:
         self.classes, self.class_names = dataset.classes, dataset.names
         rank, world_size = _ranks(rank, world_size)
         _check_batch(global_batch_size, world_size)
+        check_names(augmentations)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()
         lit = training and pixels.lighting_std > 0

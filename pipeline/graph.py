@@ -3,7 +3,7 @@
 They are the same for GPU and CPU; nothing else knows DALI's operators.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,19 @@ def inputs(options: GraphOptions) -> list[str]:
     names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
     names += ["gain"] if options.has_gain else []
     return names + [one.name for one in options.augmentations]
+
+
+def check_names(augmentations: Sequence[Augmentation]) -> None:
+    """ValueError where two inputs would have one name: the graph would get one for the other."""
+    taken = {"encoded", "decode_start", "decode_end", "mean", "roi_start", "roi_end"}
+    taken |= {"mirrored", "gain"}
+    for one in augmentations:
+        if one.name in taken:
+            raise ValueError(
+                f"an augmentation is named {one.name!r}, as another of the graph's inputs is; "
+                f"expected a name of its own, none of {', '.join(sorted(taken))}"
+            )
+        taken.add(one.name)
 
 
 def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 from PIL import Image
 from scipy import stats
 
@@ -384,6 +385,25 @@ def test_images_that_are_rescaled_keep_their_type(folder, dtype, split):
     )
     assert one.dtype == getattr(torch, dtype)
     torch.testing.assert_close(one.float(), other, atol=0.6 if dtype == "uint8" else 2e-3, rtol=0)
+
+
+class Brighter:
+    """An augmentation with the `repr` that Python gives it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def draw(self, draws):
+        return np.full(len(draws), 1.5, np.float32)
+
+    def apply(self, pixels, drawn):
+        return fn.brightness(pixels, brightness=drawn)
+
+
+@pytest.mark.parametrize("names", [["mean"], ["gain"], ["mine", "mine"]])
+def test_augmentations_have_names_of_their_own(folder, names):
+    with pytest.raises(ValueError, match=f"an augmentation is named '{names[-1]}', as another"):
+        loader(folder, augmentations=[Brighter(name) for name in names])
 
 
 def lighting_directions(folder):
