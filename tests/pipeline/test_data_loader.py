@@ -1,5 +1,6 @@
 """The pipeline as other training loops use it: epochs, states, and images with their own labels."""
 
+import functools
 import gc
 import os
 import select
@@ -404,6 +405,18 @@ class Brighter:
 def test_augmentations_have_names_of_their_own(folder, names):
     with pytest.raises(ValueError, match=f"an augmentation is named '{names[-1]}', as another"):
         loader(folder, augmentations=[Brighter(name) for name in names])
+
+
+def test_a_state_fits_options_that_are_made_again(folder):
+    def options():
+        by_class = functools.partial(lambda kind, rng, labels: np.argsort(labels), None)
+        return {"augmentations": [Brighter("mine")], "order": by_class}
+
+    one, other = options(), options()
+    state = loader(folder, **one).state_dict()
+    loader(folder, **other).load_state_dict(state)
+    with pytest.raises(ValueError, match="augmentations was"):
+        loader(folder, order=one["order"]).load_state_dict(state)
 
 
 def lighting_directions(folder):
