@@ -546,3 +546,27 @@ def test_ranks_of_torchrun_must_join_before_a_loader_is_made(folder, monkeypatch
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
     with pytest.raises(ValueError, match=r"call torch\.distributed\.init_process_group first"):
         loader(folder)
+
+
+def test_a_loop_that_fails_leaves_no_threads_behind(folder):
+    class Fails(CentreCrop):
+        def draw(self, draws, sizes):
+            if draws.epoch:
+                raise KeyError("a mistake")
+            return super().draw(draws, sizes)
+
+    def failing():
+        batches = loader(folder, crops=Fails(32, 40))
+        with pytest.raises(KeyError, match="a mistake"):
+            for _ in range(2):
+                list(batches)
+
+    failing()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        failing()
+        assert len(os.listdir("/proc/self/task")) <= before
+    finally:
+        gc.enable()
