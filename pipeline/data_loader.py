@@ -1,6 +1,7 @@
 """The pipeline for any training loop: `for images, labels in loader` is an epoch."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.cores import threads_of_a_rank
 from pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from pipeline.dataset import Dataset, ImageList
 from pipeline.feeder import Batch, Feeder
+from pipeline.graph import check_names
 from pipeline.plan import EpochPlan, Order, in_order, shuffled
 from pipeline.replacements import OnBadImage, stop, warn
 from pipeline.transform import Pixels
@@ -71,6 +73,7 @@ class DataLoader:
         self.classes, self.class_names = dataset.classes, dataset.names
         rank, world_size = _ranks(rank, world_size)
         _check_batch(global_batch_size, world_size)
+        check_names(augmentations)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()
         lit = training and pixels.lighting_std > 0
@@ -104,9 +107,9 @@ class DataLoader:
             "split": split,
             "global_batch_size": global_batch_size,
             "seed": seed,
-            "crops": repr(crops),
-            "augmentations": repr(tuple(augmentations)),
-            "order": getattr(order, "__qualname__", repr(order)),
+            "crops": _spelt(crops),
+            "augmentations": _spelt(tuple(augmentations)),
+            "order": getattr(order, "__qualname__", _spelt(order)),
         }
         self._next_step = 0
         self._resuming = False
@@ -187,6 +190,11 @@ class DataLoader:
                 return idle
             idle.close()
         return Feeder(self.dataset, self.plan, self.transform, first_step=step, **self._options)
+
+
+def _spelt(option: object) -> str:
+    """Its `repr`, without places in memory: they are others in the process that resumes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(option))
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -135,8 +135,11 @@ class Feeder:
                 (output,) = self._pipeline.run()
             except StopIteration:  # its request has failed
                 failed = self._asked.popleft()
-                if not isinstance(failed, MustResample):
-                    raise failed from None
+                try:
+                    if not isinstance(failed, MustResample):
+                        raise failed from None
+                finally:
+                    del failed  # its traceback keeps this call, and with it all that this knows
                 self._requests.options = self._requests.options._replace(resample=True)
             except RuntimeError as error:
                 self._blame(self._asked.popleft(), error)

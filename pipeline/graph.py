@@ -3,7 +3,7 @@
 They are the same for GPU and CPU; nothing else knows DALI's operators.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,19 @@ def inputs(options: GraphOptions) -> list[str]:
     names += ["roi_start", "roi_end"] if options.resample else ["mirrored"]
     names += ["gain"] if options.has_gain else []
     return names + [one.name for one in options.augmentations]
+
+
+def check_names(augmentations: Sequence[Augmentation]) -> None:
+    """ValueError where two inputs would have one name: the graph would get one for the other."""
+    taken = {"encoded", "decode_start", "decode_end", "mean", "roi_start", "roi_end"}
+    taken |= {"mirrored", "gain"}
+    for one in augmentations:
+        if one.name in taken:
+            raise ValueError(
+                f"an augmentation is named {one.name!r}, as another of the graph's inputs is; "
+                f"expected a name of its own, none of {', '.join(sorted(taken))}"
+            )
+        taken.add(one.name)
 
 
 def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:
@@ -132,6 +145,7 @@ def augment(
     options: GraphOptions,
 ) -> DataNode:
     """From decoded regions to what the network sees."""
+    mirror: DataNode | int = 0
     if options.resample:
         # One pass resizes, crops, and flips where the region's ends are swapped.
         pixels = fn.resize(
@@ -142,6 +156,10 @@ def augment(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
+    elif options.augmentations:  # they see flipped pixels, as where crops are resized
+        pixels = fn.flip(pixels, horizontal=asked["mirrored"])
+    else:
+        mirror = asked["mirrored"]
     for one in options.augmentations:
         pixels = one.apply(pixels, asked[one.name])
     # Subtracting a mean of its own from each row adds its lighting at no cost.
@@ -149,8 +167,8 @@ def augment(
         pixels,
         mean=asked["mean"],
         std=list(options.std),
-        mirror=0 if options.resample else asked["mirrored"],
-        dtype=_DTYPES[options.dtype],
+        mirror=mirror,
+        dtype=types.FLOAT if options.has_gain else _DTYPES[options.dtype],
         output_layout=options.layout,
     )
     on_gpu = options.device_id is not None
@@ -158,7 +176,8 @@ def augment(
         images = images - types.Constant(mean_image, device="gpu" if on_gpu else "cpu")
     if not options.has_gain:
         return images
-    return images * (asked["gain"].gpu() if on_gpu else asked["gain"])
+    images = images * (asked["gain"].gpu() if on_gpu else asked["gain"])
+    return images if options.dtype == "float32" else fn.cast(images, dtype=_DTYPES[options.dtype])
 
 
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}

@@ -145,7 +145,7 @@ class EpochPlan:
             mirrored,
             self._lighting(draws),
             np.repeat(valid, views),
-            {one.name: one.draw(draws) for one in self._augmentations},
+            {one.name: _drawn(one, draws) for one in self._augmentations},
         )
 
     def _lighting(self, draws: Draws) -> NDArray[np.float32]:
@@ -170,6 +170,17 @@ def _check_boxes(
             f"{crops!r} draws the box {boxes[row].tolist()} in an image {sizes[row, 0]} pixels "
             f"high and {sizes[row, 1]} wide; expected top, left, bottom and right inside it"
         )
+
+
+def _drawn(augmentation: Augmentation, draws: Draws) -> NDArray[np.float32 | np.int32]:
+    """What it draws; ValueError where that fits no graph: DALI would blame it on the images."""
+    drawn = augmentation.draw(draws)
+    if drawn.dtype not in (np.float32, np.int32) or drawn.shape[:1] != (len(draws),):
+        raise ValueError(
+            f"the augmentation {augmentation.name} draws {drawn.dtype} {list(drawn.shape)}; "
+            f"expected float32 or int32 for each of {len(draws)} rows"
+        )
+    return drawn
 
 
 class _Orders:

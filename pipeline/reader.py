@@ -4,6 +4,7 @@ import mmap
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 
@@ -134,12 +135,18 @@ class Archives:
         self._memory: mmap.mmap | None = None
         self._width = mmap.PAGESIZE
         _, most_open = resource.getrlimit(resource.RLIMIT_NOFILE)  # ImageNet is a thousand archives
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-E", archive_process.__file__, str(self._descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[self._descriptor],
-        )
+        # Ctrl-C, and what stops a job, reach all of its processes. This one ends with its pipe:
+        # whoever reads may have steps to finish.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", archive_process.__file__, str(self._descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[self._descriptor],
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (most_open, most_open))
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -75,10 +75,11 @@ class Requests:
         request = self._request(samples, encoded)
         planned = plan.samples(number, *rank).indices if self.faults else samples.indices
         replaced = (planned != samples.indices) & samples.valid
-        bad = [
-            self._bad(number, *images)
-            for images in zip(planned[replaced].tolist(), samples.indices[replaced].tolist())
-        ]
+        # Once, however many views of it there are.
+        pairs = dict.fromkeys(
+            zip(planned[replaced].tolist(), samples.indices[replaced].tolist(), strict=True)
+        )
+        bad = [self._bad(number, *images) for images in pairs]
         return Step(samples, request, graph.tensors(request, self.options), replaced, bad)
 
     def from_step(self, first: int) -> Generator[Step, None, None]:

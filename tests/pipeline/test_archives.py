@@ -1,6 +1,7 @@
 """Archives that training reads in place."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -57,6 +58,19 @@ def test_the_process_and_its_memory_go_when_archives_are_closed_or_let_go_of(arc
     archives.close()
     archives.close()
     assert not running(process) and len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_that_reach_a_whole_job_do_not_end_the_process(archive, number):
+    _, _, images = archive
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    archives = Archives(images)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    os.kill(archives._process.pid, number)  # while it starts
+    for _ in range(2):
+        assert archives.read(np.array([0, 2]))[1].tolist() == [10, 5000]
+        os.kill(archives._process.pid, number)
+    archives.close()
 
 
 def test_bytes_of_a_span_end_where_the_file_does(archive):

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import archive_process, graph, verify
+from pipeline.crops import TenCrops
 from pipeline.dataset import Dataset, DatasetError
 from pipeline.faults import MachineError
 from pipeline.feeder import IGNORE_INDEX, Feeder
@@ -147,6 +149,16 @@ def test_replacements_are_crops_of_the_images_that_are_named(images):
     )
     (batch,) = Feeder(images, OneStep(of_another), PLAIN)
     np.testing.assert_array_equal(found, batch.images[5].numpy())
+
+
+def test_a_bad_image_of_ten_views_is_told_of_once(images):
+    ten = training_plan(images, TenCrops(80, 96), num_steps=1)
+    bad = int(ten.samples(0, 0, 1).indices[50])
+    damage(images, bad, "text")
+    seen = []
+    with closing(Feeder(images, ten, PLAIN, on_bad_image=seen.append)) as feeder:
+        assert len(next(iter(feeder)).labels) == 120
+    assert [one.number for one in seen] == [bad]
 
 
 def test_replacements_are_the_same_on_any_number_of_ranks_and_after_a_resume(images):

@@ -1,5 +1,6 @@
 """The pipeline as other training loops use it: epochs, states, and images with their own labels."""
 
+import functools
 import gc
 import os
 import select
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 from PIL import Image
 from scipy import stats
 
@@ -370,6 +372,53 @@ def test_lighting_ends_after_its_epochs(folder):
     assert not offsets[1].any()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_that_are_rescaled_keep_their_type(folder, dtype, split):
+    light = 0.1 if dtype == "float16" else 0.0
+    pixels = {
+        kind: Pixels(dtype=kind, lighting_std=light, lit_gain=0.5) for kind in (dtype, "float32")
+    }
+    if dtype == "uint8":
+        pixels["float32"] = Pixels((0, 0, 0), (1, 1, 1))
+    (one, _), (other, _) = (
+        next(iter(loader(folder, split, pixels=pixels[kind]))) for kind in pixels
+    )
+    assert one.dtype == getattr(torch, dtype)
+    torch.testing.assert_close(one.float(), other, atol=0.6 if dtype == "uint8" else 2e-3, rtol=0)
+
+
+class Brighter:
+    """An augmentation with the `repr` that Python gives it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def draw(self, draws):
+        return np.full(len(draws), 1.5, np.float32)
+
+    def apply(self, pixels, drawn):
+        return fn.brightness(pixels, brightness=drawn)
+
+
+@pytest.mark.parametrize("names", [["mean"], ["gain"], ["mine", "mine"]])
+def test_augmentations_have_names_of_their_own(folder, names):
+    with pytest.raises(ValueError, match=f"an augmentation is named '{names[-1]}', as another"):
+        loader(folder, augmentations=[Brighter(name) for name in names])
+
+
+def test_a_state_fits_options_that_are_made_again(folder):
+    def options():
+        by_class = functools.partial(lambda kind, rng, labels: np.argsort(labels), None)
+        return {"augmentations": [Brighter("mine")], "order": by_class}
+
+    one, other = options(), options()
+    state = loader(folder, **one).state_dict()
+    loader(folder, **other).load_state_dict(state)
+    with pytest.raises(ValueError, match="augmentations was"):
+        loader(folder, order=one["order"]).load_state_dict(state)
+
+
 def lighting_directions(folder):
     """[3, 3]: principal components times deviations along them, from the saved statistics."""
     saved = Dataset.open(folder).stats
@@ -497,3 +546,27 @@ def test_ranks_of_torchrun_must_join_before_a_loader_is_made(folder, monkeypatch
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
     with pytest.raises(ValueError, match=r"call torch\.distributed\.init_process_group first"):
         loader(folder)
+
+
+def test_a_loop_that_fails_leaves_no_threads_behind(folder):
+    class Fails(CentreCrop):
+        def draw(self, draws, sizes):
+            if draws.epoch:
+                raise KeyError("a mistake")
+            return super().draw(draws, sizes)
+
+    def failing():
+        batches = loader(folder, crops=Fails(32, 40))
+        with pytest.raises(KeyError, match="a mistake"):
+            for _ in range(2):
+                list(batches)
+
+    failing()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        failing()
+        assert len(os.listdir("/proc/self/task")) <= before
+    finally:
+        gc.enable()

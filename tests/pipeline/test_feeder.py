@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 from PIL import Image
 
 from pipeline import geometry
@@ -338,3 +339,27 @@ def test_ten_views_of_an_image_follow_one_another(dataset):
     for view in range(5):
         mirrored = batch.images[view + 5].flip(-1).int() - batch.images[view].int()
         assert mirrored.abs().max() <= 1
+
+
+class Corner:
+    """An augmentation that blackens one corner, whatever it draws."""
+
+    name = "corner"
+
+    def draw(self, draws):
+        return draws.uniform("corner", 1)[:, 0].astype(np.float32)
+
+    def apply(self, pixels, drawn):
+        return fn.erase(pixels, anchor=(0.0, 0.0), shape=(8.0, 8.0), axis_names="HW")
+
+
+def test_augmentations_see_flipped_pixels_whether_crops_are_cut_or_resized(stored, monkeypatch):
+    """A run may begin with one and resume with the other."""
+    images, corner = stored.train, Corner()
+    plan = training_plan(images, RandomCrop(40, 48), num_steps=1, augmentations=[corner])
+    (cut,) = shown(images, plan, plain(40), augmentations=[corner])
+    assert 0 < plan.samples(0, 0, 1).mirrored.sum() < len(cut.images)
+    assert not cut.images[:, :, :8, :8].any() and cut.images[:, :, :8, -8:].any()
+    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
+    (resized,) = shown(images, plan, plain(40), augmentations=[corner])
+    assert torch.equal(cut.images, resized.images)

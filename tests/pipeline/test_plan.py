@@ -262,6 +262,15 @@ def test_crops_that_leave_the_image_are_not_blamed_on_it(box):
         plan.samples(0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    "drawn", [np.zeros(12), np.zeros(11, np.float32), np.zeros(12, np.int64), np.float32(0)]
+)
+def test_what_an_augmentation_draws_amiss_is_not_blamed_on_images(drawn, monkeypatch):
+    monkeypatch.setattr(Noise, "draw", lambda self, draws: drawn)
+    with pytest.raises(ValueError, match=r"the augmentation noise draws .* for each of 12 rows"):
+        plan(augmentations=[Noise()]).samples(0, 0, 1)
+
+
 def test_plans_say_what_does_not_fit():
     for arguments, message in [
         ((12, CROPS, shuffled, -1), "seed is -1"),
