@@ -137,7 +137,6 @@ class DataLoader:
         """
         if not self._resuming:
             self._next_step = -(-self._next_step // len(self)) * len(self)
-        self._resuming = False
         first, newest = self._next_step, object()
         self._newest = newest
         end = (first // len(self) + 1) * len(self)
@@ -148,6 +147,7 @@ class DataLoader:
                 batch = feeder.next()
                 if self._newest is newest:
                     self._next_step = step + 1  # a state taken now goes on behind this batch
+                    self._resuming = False
                 yield batch
             self.close()
             self._idle, feeder = feeder, None

@@ -206,9 +206,13 @@ class _Orders:
                     self._drawn[wanted] = self._thread.submit(self._draw, wanted)
             chosen = self._drawn[epoch]
             # The reader is ahead of the loop, and may be in the next epoch already.
-            for old in [drawn for drawn in self._drawn if not epoch - 1 <= drawn <= epoch + 1]:
+            for old in [other for other in self._drawn if not epoch - 1 <= other <= epoch + 1]:
                 del self._drawn[old]
-        return chosen.result()
+        try:
+            return chosen.result()
+        except Exception:
+            self._drawn.pop(epoch, None)  # who asks again may have better luck
+            raise
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))

@@ -570,3 +570,22 @@ def test_a_loop_that_fails_leaves_no_threads_behind(folder):
         assert len(os.listdir("/proc/self/task")) <= before
     finally:
         gc.enable()
+
+
+def test_a_loop_whose_first_batch_fails_can_be_tried_again(folder):
+    failing = [True]
+
+    def order(rng, labels):
+        if failing[0] and rng.integers(2) >= 0:
+            raise RuntimeError("try again")
+        return np.arange(len(labels))
+
+    failing[0] = False
+    batches = loader(folder, order=order)
+    batches.load_state_dict(batches.state_dict() | {"step": 2 * len(batches) + 3})
+    failing[0] = True
+    with pytest.raises(RuntimeError, match="try again"):
+        next(iter(batches))
+    failing[0] = False
+    next(iter(batches))
+    assert batches.step == 2 * len(batches) + 4
