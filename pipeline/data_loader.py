@@ -55,7 +55,7 @@ class DataLoader:
         By default training images are shuffled and shown by RandomResizedCrop, and an epoch drops
         its last partial batch; validation images are shown in order by CentreCrop, each once.
         `pixels` are mean and deviation, type and layout; the lighting in them ends after
-        `lighting_epochs`. `augmentations` are applied to the crops, one after the other: see
+        `lighting_epochs`. `augmentations` are applied to training crops, one after the other: see
         pipeline/augmentations.py. `global_batch_size` counts the images of all ranks; each gets its
         share.
         Rank and world size are by default those of torch.distributed. On a GPU, `decoder` "cpu" has
@@ -73,6 +73,8 @@ class DataLoader:
         self.classes, self.class_names = dataset.classes, dataset.names
         rank, world_size = _ranks(rank, world_size)
         _check_batch(global_batch_size, world_size)
+        if augmentations and not training:
+            raise ValueError('augmentations are for split "train"; expected none with "val"')
         check_names(augmentations)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()

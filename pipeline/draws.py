@@ -21,19 +21,26 @@ class Draws:
     Each purpose has numbers of its own: one that is added changes no other.
     """
 
-    def __init__(self, seed: int, epoch: int, places: NDArray[np.int64]) -> None:
-        self._seed, self.epoch, self._places = seed, epoch, places
+    def __init__(self, seed: int, epoch: int, places: NDArray[np.int64], scope: str = "") -> None:
+        """Purposes of another `scope` are others."""
+        self._seed, self.epoch, self._places, self._scope = seed, epoch, places, scope
 
     def __len__(self) -> int:
         return len(self._places)
 
     def of(self, rows: NDArray[np.int64]) -> "Draws":
         """The draws of some of the rows."""
-        return Draws(self._seed, self.epoch, self._places[rows])
+        return Draws(self._seed, self.epoch, self._places[rows], self._scope)
+
+    def within(self, scope: str) -> "Draws":
+        """Draws whose purposes are those of `scope`: no other's numbers are among them."""
+        return Draws(self._seed, self.epoch, self._places, f"{scope}: ")
 
     def uniform(self, purpose: str, count: int) -> NDArray[np.float64]:
         """[n, count] numbers, uniform in [0, 1)."""
-        key = hashlib.blake2b(repr((self._seed, self.epoch, purpose)).encode(), digest_size=8)
+        key = hashlib.blake2b(
+            repr((self._seed, self.epoch, self._scope + purpose)).encode(), digest_size=8
+        )
         counters = self._places[:, None] * count + np.arange(1, count + 1)
         z = counters.view(np.uint64) * _GOLDEN
         z += np.uint64(int.from_bytes(key.digest(), "little"))

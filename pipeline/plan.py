@@ -174,7 +174,7 @@ def _check_boxes(
 
 def _drawn(augmentation: Augmentation, draws: Draws) -> NDArray[np.float32 | np.int32]:
     """What it draws; ValueError where that fits no graph: DALI would blame it on the images."""
-    drawn = augmentation.draw(draws)
+    drawn = np.asarray(augmentation.draw(draws.within(augmentation.name)))
     if drawn.dtype not in (np.float32, np.int32) or drawn.shape[:1] != (len(draws),):
         raise ValueError(
             f"the augmentation {augmentation.name} draws {drawn.dtype} {list(drawn.shape)}; "

@@ -589,3 +589,36 @@ def test_a_loop_whose_first_batch_fails_can_be_tried_again(folder):
     failing[0] = False
     next(iter(batches))
     assert batches.step == 2 * len(batches) + 4
+
+
+@dataclass(frozen=True)
+class Greyscale:
+    """As docs/extend.md has it; named as the loader's own draw of flips is."""
+
+    share: float = 0.4
+    name: str = "flip"
+
+    def draw(self, draws):
+        return (draws.uniform("flip", 1)[:, 0] >= self.share).astype(np.float32)
+
+    def apply(self, pixels, drawn):
+        return fn.saturation(pixels, saturation=drawn)
+
+
+def test_an_augmentation_changes_the_rows_that_it_draws_and_no_others(folder):
+    """Which are drawn does not depend on the loader's own draws of the same name."""
+    grey, plain, grey_rows, flipped_rows = [], [], [], []
+    for augmentations, batches in (([Greyscale()], grey), ([], plain)):
+        for images, _ in loader(folder, crops=RandomCrop(32, 40), augmentations=augmentations):
+            batches.append(images.double())
+    own = Draws(0, 0, np.arange(40)).within("flip").uniform("flip", 1)[:, 0] < 0.4
+    for changed, image, left in zip(own, torch.cat(grey), torch.cat(plain), strict=True):
+        grey_rows.append(bool((image.amax(0) - image.amin(0)).max() <= 2))
+        assert grey_rows[-1] == changed and (changed or image.equal(left))
+    flipped_rows = Draws(0, 0, np.arange(40)).uniform("flip", 1)[:, 0] < 0.4
+    assert 5 < sum(grey_rows) < 30 and (flipped_rows != grey_rows).any()
+
+
+def test_augmentations_of_validation_images_are_refused(folder):
+    with pytest.raises(ValueError, match='augmentations are for split "train"'):
+        loader(folder, split="val", augmentations=[Greyscale()])
