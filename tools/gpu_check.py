@@ -103,8 +103,8 @@ EXPECTATIONS = [
         5.0,
         "a core decodes some 1,000 images/s; how many cores there are decides",
     ),
-    Expectation("host", "originals-128", "main_ms", 0.2, 5.0, "3.7 on two busy cores of a CPU"),
-    Expectation("host", "originals-128", "threads_ms", 0.4, 10.0, "6.9 on two busy cores of a CPU"),
+    Expectation("host", "originals-128", "main_ms", 0.2, 5.0, "1.1 on two cores of a CPU"),
+    Expectation("host", "originals-128", "threads_ms", 0.4, 10.0, "2.7 on two cores of a CPU"),
     Expectation("host", "step", "operations", 100, 170, "counted on tensors without values"),
     Expectation(
         "pipeline", "ours-engine-100", "share_of_decode", 0.5, 5.0, "more on an A100 or H100 alone"

@@ -33,12 +33,12 @@ DECODE_MS = {"originals": 1.9, "a 256 store": 0.58}
 
 `tools.bench pipeline` measured them on one core of an AMD EPYC.
 """
-FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 3.1, 11.6, 10.0, 160
+FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 0.7, 2.9, 6.5, 160
 """The main thread's time for a batch of 128, for each image beyond, and around a step's operations.
 
-`tools.bench host` measured them on a store at commit 3bfae7e: main_ms and own_ms, the least of
-three rounds, on two cores of an Intel Xeon that were busy with other work. Its step has both
-columns in one process; a rank with one column does less.
+`tools.bench host` measured them on a store: main_ms and own_ms, medians of six rounds, on two cores
+of an Intel Xeon, which DALI's reading threads shared. Its step has both columns in one process; a
+rank with one column does less.
 """
 LAUNCH = 5e-6
 """Seconds to dispatch an operation and launch its kernel: an assumption."""
