@@ -57,8 +57,8 @@ class DataLoader:
         `pixels` are mean and deviation, type and layout; the lighting in them ends after
         `lighting_epochs`. `augmentations` are applied to training crops, one after the other: see
         pipeline/augmentations.py. `global_batch_size` counts the images of all ranks; each gets its
-        share. Rank and world size are by default those of torch.distributed. On a GPU, `decoder` "cpu" has
-        the CPU decode, which gives the pixels of every other machine. `num_threads` decode; by
+        share. Rank and world size are by default those of torch.distributed. On a GPU, `decoder`
+        "cpu" has the CPU decode, to the pixels of every other machine. `num_threads` decode; by
         default this rank's share of the cores. `on_bad_image` is called for an image that can't be
         used any more: `warn`, the default of "train", goes on with another of its class; `stop`,
         that of "val", raises DatasetError. With `pad`, validation batches are all of one size:
