@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
 .PHONY: demo test rehearse check faults gpu-check clean
 
 demo: .venv/installed
-	$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)")
+	$(BIN)/alexnet demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
 	$(PYTEST)
@@ -24,20 +24,25 @@ test: .venv/installed
 rehearse: .venv/installed
 	$(PYTEST) -rs tests/rehearsal
 
-check: .venv/installed
+check: .venv/installed build/alexnet_dali
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
 
 faults: .venv/installed
-	$(BIN)/python -m tools.faults
+	$(BIN)/alexnet faults
 
-gpu-check: .venv/installed
-	$(BIN)/python -m tools.gpu_check $(if $(DATA),--data "$(DATA)")
+gpu-check: .venv/installed build/alexnet_dali
+	$(BIN)/alexnet gpu-check $(if $(DATA),--data "$(DATA)")
 
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .demo build
+
+# For mypy, which does not see an editable installation.
+build/alexnet_dali:
+	mkdir -p $@
+	for package in model pipeline tools train; do ln -s ../../$$package $@/; done
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

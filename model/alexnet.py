@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.column import Column
-from model.columns import Columns
-from model.config import ModelConfig, check
-from model.layers import PAPER, Full, Layer, blocks, layers, shapes
-from model.randomness import chances, generator, key
-from model.response_norm import Norm, response_norm
-from model.side_by_side import side_by_side
+from alexnet_dali.model.column import Column
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig, check
+from alexnet_dali.model.layers import PAPER, Full, Layer, blocks, layers, shapes
+from alexnet_dali.model.randomness import chances, generator, key
+from alexnet_dali.model.response_norm import Norm, response_norm
+from alexnet_dali.model.side_by_side import side_by_side
 
 
 class Masks:

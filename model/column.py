@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import ModelConfig
-from model.layers import Conv, Layer, Shape
-from model.response_norm import Norm, same_map_norm
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import Conv, Layer, Shape
+from alexnet_dali.model.response_norm import Norm, same_map_norm
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
-from model.config import ModelConfig
+from alexnet_dali.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Images on disk to batches on a device: DALI and numpy, no networks, no ranks.
 
-`from pipeline import DataLoader` is the door for other training loops: docs/pipeline.md. What is
-named here is imported when it is asked for: commands that need no DALI start without it.
+`from alexnet_dali.pipeline import DataLoader` is the public API: docs/pipeline.md. Its names are
+imported when they are asked for: commands that need no DALI start without it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
-    from pipeline.data_loader import DataLoader
-    from pipeline.dataset import Dataset
-    from pipeline.transform import Pixels
+    from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
+    from alexnet_dali.pipeline.data_loader import DataLoader
+    from alexnet_dali.pipeline.dataset import Dataset
+    from alexnet_dali.pipeline.transform import Pixels
 
 __all__ = [
     "CentreCrop",
@@ -25,7 +25,11 @@ __all__ = [
 _FILES = {"DataLoader": "data_loader", "Dataset": "dataset", "Pixels": "transform"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"pipeline.{_FILES.get(name, 'crops')}"), name)
+    return getattr(import_module(f"{__name__}.{_FILES.get(name, 'crops')}"), name)

@@ -23,9 +23,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.archives import read
-from pipeline.arrays import read_arrays
-from pipeline.stats import PixelStats
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.stats import PixelStats
 
 FORMAT = 1
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -267,7 +267,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(
             f"{folder}: no dataset.yaml, so it is not a prepared folder (or only half of one); "
-            f"make one with: python -m tools.prep_imagenet --train DIR --val DIR --out {folder}"
+            f"make one with: alexnet prep --train DIR --val DIR --out {folder}"
         )
     try:
         about = yaml.safe_load(path.read_text())

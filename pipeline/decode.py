@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from pipeline import graph
-from pipeline.faults import MachineError, gist, machine_error
+from alexnet_dali.pipeline import graph
+from alexnet_dali.pipeline.faults import MachineError, gist, machine_error
 
 with contextlib.suppress(ImportError):
     import pillow_heif

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import graph
-from pipeline.augmentations import Augmentation
-from pipeline.dataset import ImageList
-from pipeline.decode import of_an_image
-from pipeline.faults import MachineError, gist, machine_error
-from pipeline.geometry import are_cuts
-from pipeline.parent import check_process
-from pipeline.plan import Plan
-from pipeline.replacements import OnBadImage, stop
-from pipeline.requests import MustResample, Requests, Step
-from pipeline.transform import Transform
+from alexnet_dali.pipeline import graph
+from alexnet_dali.pipeline.augmentations import Augmentation
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.faults import MachineError, gist, machine_error
+from alexnet_dali.pipeline.geometry import are_cuts
+from alexnet_dali.pipeline.parent import check_process
+from alexnet_dali.pipeline.plan import Plan
+from alexnet_dali.pipeline.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.requests import MustResample, Requests, Step
+from alexnet_dali.pipeline.transform import Transform
 
 _CPU = torch.device("cpu")
 IGNORE_INDEX = -1

@@ -13,8 +13,8 @@ from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.augmentations import Augmentation
-from pipeline.faults import MachineError, gist, machine_error
+from alexnet_dali.pipeline.augmentations import Augmentation
+from alexnet_dali.pipeline.faults import MachineError, gist, machine_error
 
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import archive_process, graph
-from pipeline.dataset import ImageList
-from pipeline.decode import of_an_image
-from pipeline.faults import MachineError, gist, machine_error, the_files_own
-from pipeline.verify import why_bad
+from alexnet_dali.pipeline import archive_process, graph
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.faults import MachineError, gist, machine_error, the_files_own
+from alexnet_dali.pipeline.verify import why_bad
 
 _THREADS = 8
 """They wait for disks and networks, not for processors."""

@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from pipeline.dataset import DatasetError, ImageList
+from alexnet_dali.pipeline.dataset import DatasetError, ImageList
 
 
 class BadImage(NamedTuple):

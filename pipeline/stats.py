@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.arrays import read_arrays
 
 STATS_SIZE = 256
 """Side of the square that statistics are taken over (paper, section 2)."""

@@ -7,9 +7,9 @@ that flip inside an image are not noticed.
 
 import os
 
-from pipeline.dataset import ImageList
-from pipeline.decode import decode, look
-from pipeline.faults import the_files_own
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import decode, look
+from alexnet_dali.pipeline.faults import the_files_own
 
 
 def why_bad(images: ImageList, index: int) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet
-from model.config import ModelConfig, PerLayer
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.config import ModelConfig, PerLayer
 
 TINY = ModelConfig(
     kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=PerLayer(0.2)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from train.config import Config
+from alexnet_dali.tools.__main__ import COMMANDS
+from alexnet_dali.train.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
@@ -47,7 +48,7 @@ def broken(page, text):
 
 
 def commands(text):
-    """Each `python -m MODULE OPTIONS` or `torchrun OPTIONS -m MODULE OPTIONS`: module, options.
+    """Each `alexnet NAME OPTIONS`, or `torchrun OPTIONS -m MODULE OPTIONS`: module, options.
 
     They stand in indented lines, which may go on behind a backslash, or between backticks.
     """
@@ -56,9 +57,14 @@ def commands(text):
     code += re.findall(r"`([^`]+)`", re.sub(r"^ {4,}.*$", "", text, flags=re.MULTILINE))
     for line in code:
         for command in re.split(r"&&|  # ", line.replace("\n", " ")):
-            found = re.search(r"(?:python|torchrun|torchrun \.\.\.)\b.*? -m ([\w.]+)(.*)", command)
+            found = re.search(r"(?:python|torchrun)\b.*? -m alexnet_dali\.([\w.]+)(.*)", command)
+            short = re.search(r"(?:^|bin/| )alexnet ([a-z][\w-]*)(?= |$)(.*)", command)
             if found:
                 yield found[1], re.findall(r"(?<!\S)--([\w.-]+)", found[2])
+            elif short and short[1] != "import":
+                name = "tools." + COMMANDS.get(short[1], (short[1],))[0].removesuffix(".__main__")
+                name = "train" if short[1] == "train" else name
+                yield name, re.findall(r"(?<!\S)--([\w.-]+)", short[2])
 
 
 @cache
@@ -85,13 +91,12 @@ def is_there(module):
 def wrong(text):
     """What is wrong with the commands of a text."""
     for module, options in commands(text):
-        if module.split(".")[0] not in ("train", "tools", "tests"):
-            continue
         if not is_there(module):
-            yield f"python -m {module}: no such command"
+            yield f"{module}: no such command"
             continue
         known = known_options(module)
-        if module in ("tools.paper.ablate", "tools.paper.figures"):  # they pass others on to train
+        # They pass others on to train
+        if module in ("tools.paper.ablate", "tools.paper.figures"):
             known = known | known_options("train") | known_options("tools.paper")
         yield from (f"{module} --{option}" for option in options if option not in known)
 
@@ -122,12 +127,13 @@ def test_faults_are_found():
         "docs/train.md#nowhere: no such heading",
     ]
     text = (
-        "    torchrun --nproc_per_node=2 -m train configs/alexnet.yaml \\\n        --optim.rate 1\n"
-        "`python -m tools.predict RUN --views 10`, `python -m tools.predict RUN --view 10`\n"
-        "    python -m tools.nothing && python -m tools.demo --data DIR\n"
+        "    torchrun --nproc_per_node=2 -m alexnet_dali.train \\\n"
+        "        configs/alexnet.yaml --optim.rate 1\n"
+        "`alexnet predict RUN --views 10`, `alexnet predict RUN --view 10`\n"
+        "    python -m alexnet_dali.tools.nothing && alexnet demo --data DIR\n"
     )
     assert list(wrong(text)) == [
         "train --optim.rate",
-        "python -m tools.nothing: no such command",
+        "tools.nothing: no such command",
         "tools.predict --view",
     ]

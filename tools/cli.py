@@ -7,21 +7,21 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from pipeline import starting
-from pipeline.dataset import printable
-from pipeline.faults import advice
+from alexnet_dali.pipeline.dataset import printable
+from alexnet_dali.pipeline.faults import advice
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
-    starting.done()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # An exit, unlike the default action, runs the clean-up of `with` blocks.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be bytes of any kind
     sys.stdout = cast(TextIO, _Printable(sys.stdout))
     try:
-        main(sys.argv[1:])
+        main(sys.argv[1:] if argv is None else argv)
     except (ValueError, OSError) as error:
         print(f"error: {printable(str(error))}{advice(error)}", file=sys.stderr)
         sys.exit(2)
@@ -43,16 +43,8 @@ class _Printable:
         return getattr(self._stream, name)
 
 
-def command_line(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser for the options of `python -m MODULE`; its description keeps its lines."""
+def command_line(command: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser for the options of a command; its description keeps its lines."""
     return argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def moved(command: str) -> None:
-    """For the old name of a command: print the new one, and end."""
-    print(f"error: this command is now: {command}", file=sys.stderr)
-    sys.exit(2)

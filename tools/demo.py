@@ -1,7 +1,7 @@
 """From image files to a trained, evaluated network in a few minutes, on any machine.
 
-    python -m tools.demo                 with generated images
-    python -m tools.demo --data DIR      with your own class folders
+    alexnet demo                 with generated images
+    alexnet demo --data DIR      with your own class folders
 
 DIR may also hold `train` and `val`, with class folders in each. The demo prints every command that
 it runs. In the end, the network names two validation images, and a report shows the run.
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.dataset import Dataset
-from tools import ROOT
-from tools.cli import command_line, run
-from tools.launch import launcher
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import launcher
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
     It trains on two ranks, or on one where there is one GPU.
     """
-    parser = command_line("tools.demo", __doc__)
+    parser = command_line("alexnet demo", __doc__)
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
     images, name = Path(".demo/images"), "demo"
@@ -34,22 +34,23 @@ def main(argv: list[str]) -> None:
         images = Path(args.data).resolve()
         # Other images may lie in a folder of the same name.
         name = f"demo-{images.name}-{hashlib.sha256(str(images).encode()).hexdigest()[:6]}"
-    elif not (ROOT / images).exists():
-        _command("-m", "tools.make_images", images)
+    elif not images.exists():
+        _command("make-images", images)
     prepared, folder = Path(".demo") / name, Path("runs") / name
-    if not (ROOT / prepared).exists():
-        _command("-m", "tools.prep_imagenet", *_sources(images), "--out", prepared)
-    start = [*launcher(1 if torch.cuda.device_count() == 1 else 2), "-m", "train"]
-    _command(*start, "configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
-    _command("-m", "tools.evaluate", folder, "--data", prepared)
-    _command("-m", "tools.predict", folder, *_two_pictures(ROOT / prepared))
+    if not prepared.exists():
+        _command("prep", *_sources(images), "--out", prepared)
+    ranks = 1 if torch.cuda.device_count() == 1 else 2
+    options = (ROOT / "configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
+    _python(*launcher(ranks), "-m", "alexnet_dali.train", *options)
+    _command("evaluate", folder, "--data", prepared)
+    _command("predict", folder, *_two_pictures(prepared))
     report = folder / "report.html"
-    _command("-m", "tools.report", folder, "--data", prepared, "--out", report)
+    _command("report", folder, "--data", prepared, "--out", report)
     _say_how_to_go_on(folder, report)
 
 
 def _sources(images: Path) -> list[str]:
-    if (ROOT / images / "train").is_dir() and (ROOT / images / "val").is_dir():
+    if (images / "train").is_dir() and (images / "val").is_dir():
         return ["--train", str(images / "train"), "--val", str(images / "val")]
     return ["--train", str(images), "--hold-out", "0.1"]
 
@@ -68,26 +69,34 @@ def _two_pictures(prepared: Path) -> list[Path]:
             path = copies / val.name(index)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(val.content(index).tobytes())
-        paths.append(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+        paths.append(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     return paths
 
 
 def _say_how_to_go_on(folder: Path, report: Path) -> None:
     tensorboard = Path(sys.executable).parent / "tensorboard"
-    predict = f"cd {ROOT} && {sys.executable} -m tools.predict {folder} PICTURE"
-    print(f"\nThe run in one page, for a browser:  {ROOT / report}")
-    print(f"Classes of your own pictures:        {predict}")
+    predict = Path(sys.executable).parent / "alexnet predict"
+    print(f"\nThe run in one page, for a browser:  {report.absolute()}")
+    print(f"Classes of your own pictures:        {predict} {folder.absolute()} PICTURE")
     print(
-        f"Curves, while it trains or after:    {tensorboard} --logdir {ROOT / 'runs'} "
+        f"Curves, while it trains or after:    {tensorboard} --logdir {Path('runs').absolute()} "
         "--host localhost"
     )
 
 
 def _command(*words: str | Path) -> None:
-    """Print and run a Python command; if it fails, it has said why."""
-    command = list(map(str, words))
-    print("\n$ python " + shlex.join(command), flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    print("\n$ alexnet " + shlex.join(map(str, words)), flush=True)
+    _run("-m", "alexnet_dali.tools", *words)
+
+
+def _python(*words: str | Path) -> None:
+    print("\n$ python " + shlex.join(map(str, words)), flush=True)
+    _run(*words)
+
+
+def _run(*words: str | Path) -> None:
+    """Run a Python command; if it fails, it has said why."""
+    status = subprocess.run([sys.executable, *map(str, words)]).returncode
     if status:
         sys.exit(status)
 

@@ -1,5 +1,7 @@
-"""The run: from `torchrun -m train` to the last checkpoint."""
+"""The run: from `torchrun -m alexnet_dali.train` to the last checkpoint."""
 
-from pipeline import starting
+import runpy
+from pathlib import Path
 
-starting.begin()
+if __name__ == "train":  # python -m train, in a checkout
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools/checkout.py"))

@@ -1,14 +1,14 @@
-"""Train: `torchrun --nproc_per_node=2 -m train CONFIG.yaml [--section.field value ...]`."""
+"""Train: `torchrun --nproc_per_node=2 -m alexnet_dali.train CONFIG.yaml [--field value ...]`."""
 
+import signal
 import sys
 from pathlib import Path
 
-from pipeline import starting
-from train.alive import watching
-from train.check import check
-from train.config import load
-from train.distributed import end_job, join, report_error
-from train.trainer import Trainer
+from alexnet_dali.train.alive import watching
+from alexnet_dali.train.check import check
+from alexnet_dali.train.config import load
+from alexnet_dali.train.distributed import end_job, join, report_error
+from alexnet_dali.train.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +17,8 @@ def main(argv: list[str]) -> int:
     0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun turns any status but 0
     into 1, and adds a report of its own below the message.
     """
-    starting.done()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = load(argv)
         folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from train import checkpoint
-from train.distributed import Ranks
-from train.signs import Sign, Signs
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.signs import Sign, Signs
 
 _SILENT = 3.0
 """Seconds without a sign of life after which a rank counts as gone, beside the time between two."""

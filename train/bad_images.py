@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from pipeline.dataset import DatasetError, one_line
-from pipeline.files import atomic_write
-from pipeline.replacements import BadImage, OnBadImage, stop
-from train.config import DataConfig
-from train.distributed import Ranks
-from train.monitor import say
+from alexnet_dali.pipeline.dataset import DatasetError, one_line
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.replacements import BadImage, OnBadImage, stop
+from alexnet_dali.train.config import DataConfig
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.monitor import say
 
 _LIST = "bad_images.txt"
 _NOT_COUNTED = "not counted"

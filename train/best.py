@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_write
+from alexnet_dali.pipeline.files import atomic_write
 
 NAME = "best.pt"
 

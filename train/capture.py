@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pipeline.faults import gist
-from pipeline.feeder import Batch
-from train.config import ConfigError
+from alexnet_dali.pipeline.faults import gist
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train.config import ConfigError
 
 _WARM_UP = 3
 """Steps that are not recorded. In them, libraries choose kernels and take their memory."""

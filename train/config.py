@@ -11,16 +11,16 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from model.config import CONVOLUTIONS, ModelConfig, PerLayer
-from model.config import check as check_model
-from train.old_config import in_todays_terms
-from train.optim import OptimConfig
-from train.spelling import did_you_mean
+from alexnet_dali.model.config import CONVOLUTIONS, ModelConfig, PerLayer
+from alexnet_dali.model.config import check as check_model
+from alexnet_dali.train.old_config import in_todays_terms
+from alexnet_dali.train.optim import OptimConfig
+from alexnet_dali.train.spelling import did_you_mean
 
 _NO_MATTER = ("root", "num_threads", "on_bad_image", "most_bad_images")
 """Options of data that change no result; a moved folder is the same by its fingerprint."""
 
-USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
+USAGE = "alexnet train CONFIG.yaml [--section.field value ...]"
 
 
 class ConfigError(ValueError):
@@ -150,6 +150,7 @@ def load(argv: list[str]) -> Config:
     parser = _parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
+    argv = [_installed(word) for word in argv]
     argv = [
         "--run.check=true" if word == "--run.check" and not following[:1].isalpha() else word
         for word, following in pairwise([*argv, ""])
@@ -162,7 +163,7 @@ def load(argv: list[str]) -> Config:
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
         hint += did_you_mean(argv, _files(argv), Config())
         raise ConfigError(
-            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: python -m train --help"
+            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: alexnet train --help"
         ) from error
     if not values.config:
         raise ConfigError(
@@ -175,9 +176,16 @@ def load(argv: list[str]) -> Config:
     return config
 
 
+def _installed(word: str) -> str:
+    """The path of one of the project's recipes, `configs/NAME.yaml`, from any folder."""
+    ours = Path(__file__).resolve().parents[1] / word
+    is_recipe = word.startswith("configs/") and not Path(word).exists() and ours.is_file()
+    return str(ours) if is_recipe else word
+
+
 @lru_cache(maxsize=1)
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
+    parser = ArgumentParser(prog="alexnet train", usage=USAGE, exit_on_error=False)
     parser.add_argument(
         "--config", action="config", help="the recipe; the first argument does without the --config"
     )

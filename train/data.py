@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cores import MOST_THREADS_A_GPU
-from pipeline.crops import CentreCrop, RandomCrop
-from pipeline.data_loader import DataLoader
-from pipeline.dataset import Dataset, ImageList
-from pipeline.feeder import Batch
-from pipeline.replacements import OnBadImage, stop
-from pipeline.stats import PixelStats
-from pipeline.transform import Colour, Pixels
-from train.config import Config, ConfigError, DataConfig
-from train.distributed import Ranks
+from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
+from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop
+from alexnet_dali.pipeline.data_loader import DataLoader
+from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.transform import Colour, Pixels
+from alexnet_dali.train.config import Config, ConfigError, DataConfig
+from alexnet_dali.train.distributed import Ranks
 
 _BLACK: Colour = (0.0, 0.0, 0.0)
 _WHOLE: Colour = (1.0, 1.0, 1.0)

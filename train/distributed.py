@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import record_function
 
-from model import collectives
-from model.columns import NUM_COLUMNS, Columns
-from pipeline.cores import threads_of_a_rank
-from pipeline.dataset import printable
-from pipeline.faults import advice, machine_error
-from pipeline.feeder import Batch
-from pipeline.memory import keep_freed_memory
-from train import gpus
-from train.config import ConfigError
+from alexnet_dali.model import collectives
+from alexnet_dali.model.columns import NUM_COLUMNS, Columns
+from alexnet_dali.pipeline.cores import threads_of_a_rank
+from alexnet_dali.pipeline.dataset import printable
+from alexnet_dali.pipeline.faults import advice, machine_error
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.train import gpus
+from alexnet_dali.train.config import ConfigError
 
 
 @dataclass(frozen=True)

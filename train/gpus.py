@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from train.config import ConfigError
+from alexnet_dali.train.config import ConfigError
 
 _NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}
 """The oldest branch of NVIDIA's Linux driver for each major version of CUDA.

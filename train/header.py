@@ -3,12 +3,12 @@
 import shlex
 from pathlib import Path
 
-from model.alexnet import AlexNet
-from model.layers import Conv, shapes
-from pipeline.dataset import Dataset
-from train.config import Config
-from train.data import TrainingPlan
-from train.distributed import Ranks
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.layers import Conv, shapes
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.config import Config
+from alexnet_dali.train.data import TrainingPlan
+from alexnet_dali.train.distributed import Ranks
 
 
 def num_parameters(model: AlexNet, crop: int) -> int:

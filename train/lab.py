@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from model.alexnet import AlexNet
-from train.distributed import Ranks
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.train.distributed import Ranks
 
 
 class Lab:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from train import checkpoint
-from train.config import Config
-from train.optim import schedule
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.config import Config
+from alexnet_dali.train.optim import schedule
 
 
 def begun_alike(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], epoch: int) -> bool:

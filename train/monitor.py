@@ -17,9 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from pipeline.files import atomic_write
-from train.config import Config, to_dict, to_yaml
-from train.run_folder import check_kept
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.config import Config, to_dict, to_yaml
+from alexnet_dali.train.run_folder import check_kept
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from model.alexnet import AlexNet
-from pipeline.dataset import Dataset, short
-from pipeline.feeder import Batch
-from train.config import DataConfig
-from train.data import crop_mean, samples
-from train.distributed import Ranks
-from train.validation import probabilities
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train.config import DataConfig
+from alexnet_dali.train.data import crop_mean, samples
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.validation import probabilities
 
 NUM_PREDICTIONS = 8
 NUM_GUESSES = 5

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from train.config import ConfigError
+from alexnet_dali.train.config import ConfigError
 
 
 def set_matmul_precision(precision: str, device: torch.device) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.files import atomic_write
-from train.capture import READY
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.capture import READY
 
 _WARM_UP = READY
 """Steps that are not recorded: compilation and first use of memory would fill the picture."""

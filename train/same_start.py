@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from train.config import Config, ConfigError, to_dict
-from train.distributed import Ranks
+from alexnet_dali.train.config import Config, ConfigError, to_dict
+from alexnet_dali.train.distributed import Ranks
 
 _MACHINES_OWN = ("data.root", "data.num_threads", "run.dir", "run.device")
 """Options that may differ from one machine to the next."""

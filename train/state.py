@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.alexnet import AlexNet
-from train.checkpoint import CheckpointError
-from train.distributed import Ranks
-from train.optim import PaperSGD, Schedule
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.train.checkpoint import CheckpointError
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.optim import PaperSGD, Schedule
 
 
 @dataclass

@@ -10,21 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.layers import Conv, layers, shapes
-from pipeline.dataset import Dataset, DatasetError, ImageList
-from pipeline.feeder import IGNORE_INDEX, Batch
-from pipeline.progress import progress
-from pipeline.stats import PixelStats
-from train import checkpoint
-from train.config import Config, from_dict
-from train.data import crop_mean, evaluation_batches
-from train.distributed import Ranks
-from train.precision import set_matmul_precision
-from train.run_folder import changed_options
-from train.state import check_shapes
-from train.validation import probabilities
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.layers import Conv, layers, shapes
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.config import Config, from_dict
+from alexnet_dali.train.data import crop_mean, evaluation_batches
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.precision import set_matmul_precision
+from alexnet_dali.train.run_folder import changed_options
+from alexnet_dali.train.state import check_shapes
+from alexnet_dali.train.validation import probabilities
 
 
 class Trained(NamedTuple):

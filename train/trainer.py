@@ -12,35 +12,35 @@ import torch
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from model.alexnet import AlexNet, Masks
-from model.response_norm import compiled_response_norm, response_norm
-from pipeline.dataset import Dataset
-from pipeline.faults import advice
-from pipeline.feeder import Batch
-from train import best, checkpoint
-from train.alive import Progress
-from train.bad_images import BadImages
-from train.best import Best
-from train.capture import CapturedStep, CudaGraph
-from train.checkpoint import CheckpointError
-from train.config import Config, to_dict
-from train.data import crop_mean, evaluation_batches, training_batches, training_plan
-from train.distributed import Averaging, Ranks
-from train.header import header
-from train.lab import Lab
-from train.meeting import Meeting
-from train.monitor import Monitor, clock, progress_line, say
-from train.optim import PaperSGD, later_factors, schedule
-from train.pictures import Pictures
-from train.precision import autocast, set_matmul_precision
-from train.profile import Profile
-from train.run_folder import check_kept, claim
-from train.same_start import check_beginning, check_folder, check_options
-from train.state import TrainingState, check_shapes, new_sums
-from train.stop import StopRequest
-from train.stopwatch import Stopwatch
-from train.validation import ErrorRates, error_rates, guesses, label_ranks
-from train.warm_start import take_layers
+from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.response_norm import compiled_response_norm, response_norm
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.faults import advice
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train import best, checkpoint
+from alexnet_dali.train.alive import Progress
+from alexnet_dali.train.bad_images import BadImages
+from alexnet_dali.train.best import Best
+from alexnet_dali.train.capture import CapturedStep, CudaGraph
+from alexnet_dali.train.checkpoint import CheckpointError
+from alexnet_dali.train.config import Config, to_dict
+from alexnet_dali.train.data import crop_mean, evaluation_batches, training_batches, training_plan
+from alexnet_dali.train.distributed import Averaging, Ranks
+from alexnet_dali.train.header import header
+from alexnet_dali.train.lab import Lab
+from alexnet_dali.train.meeting import Meeting
+from alexnet_dali.train.monitor import Monitor, clock, progress_line, say
+from alexnet_dali.train.optim import PaperSGD, later_factors, schedule
+from alexnet_dali.train.pictures import Pictures
+from alexnet_dali.train.precision import autocast, set_matmul_precision
+from alexnet_dali.train.profile import Profile
+from alexnet_dali.train.run_folder import check_kept, claim
+from alexnet_dali.train.same_start import check_beginning, check_folder, check_options
+from alexnet_dali.train.state import TrainingState, check_shapes, new_sums
+from alexnet_dali.train.stop import StopRequest
+from alexnet_dali.train.stopwatch import Stopwatch
+from alexnet_dali.train.validation import ErrorRates, error_rates, guesses, label_ranks
+from alexnet_dali.train.warm_start import take_layers
 
 _EXPLODED = 100
 """Times the loss by guessing, beyond which training can't come back."""
@@ -349,7 +349,7 @@ class Trainer:
             f"top-5 {errors.top5_error:.2%}, {errors.num_images} images"
         )
         if self._only_guesses() and self.epoch == _LEARNS_BY:
-            look = f"python -m tools.show_batch {self.folder} --step {self.state.step - 1}"
+            look = f"alexnet show-batch {self.folder} --step {self.state.step - 1}"
             self._say(
                 f"warning: after {self.epoch} epochs the network only guesses. It goes on; but "
                 "better stop it, and try a tenth of this --optim.lr, or ten times as much, in "

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.alexnet import AlexNet
-from pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from model.alexnet import AlexNet
-from train import checkpoint
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.train import checkpoint
 
 
 def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[str], list[str]]:

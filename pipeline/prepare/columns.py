@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.place import Place
 
 Indices = Sequence[int] | NDArray[np.int64]
 """Which items to take, in the order given."""

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode import (
+from alexnet_dali.pipeline.decode import (
     MOST_TOGETHER,
     Header,
     Undecodable,
@@ -27,12 +27,18 @@ from pipeline.decode import (
     decode_together,
     look,
 )
-from pipeline.faults import MachineError, machine_error, the_files_own
-from pipeline.prepare import pillow
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid, tar_entry, write_file
-from pipeline.stats import STATS_SIZE, PixelSums
+from alexnet_dali.pipeline.faults import MachineError, machine_error, the_files_own
+from alexnet_dali.pipeline.prepare import pillow
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import (
+    StoreFormat,
+    encode,
+    resize_on_the_grid,
+    tar_entry,
+    write_file,
+)
+from alexnet_dali.pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a run are decoded together up to this many pixels: 150 MB for each process."""

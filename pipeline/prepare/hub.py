@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.labelled import Labelled
-from pipeline.prepare.parquet import arrow, columns, parquet
-from pipeline.prepare.place import Place
-from pipeline.prepare.tree import matching
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.parquet import arrow, columns, parquet
+from alexnet_dali.pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.tree import matching
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 

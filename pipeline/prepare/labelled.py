@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.names import fits_a_list, same, some
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
+from alexnet_dali.pipeline.prepare.place import Place
 
 
 @dataclass(frozen=True)

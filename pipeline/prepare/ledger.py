@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.arrays import read_arrays
-from pipeline.files import atomic_write
-from pipeline.prepare.findings import ROW, Findings
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare.findings import ROW, Findings
+from alexnet_dali.pipeline.stats import PixelSums
 
 _SAVE_EVERY = 10.0  # seconds
 _TOGETHER = 1 << 24  # bytes

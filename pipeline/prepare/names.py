@@ -3,7 +3,7 @@
 import os
 import unicodedata
 
-from pipeline.dataset import one_line
+from alexnet_dali.pipeline.dataset import one_line
 
 _JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 

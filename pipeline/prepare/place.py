@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives import read
-from pipeline.prepare import parquet
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.prepare import parquet
 
 _LARGEST = 1 << 29
 """Bytes that one file may unpack to; a larger one would be a trap for the memory."""

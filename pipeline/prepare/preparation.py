@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import DatasetError, ImageList, PreparedFiles
-from pipeline.files import sync_file_system, writing_to
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
-from pipeline.prepare.workers import Workers
-from pipeline.progress import progress
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.dataset import DatasetError, ImageList, PreparedFiles
+from alexnet_dali.pipeline.files import sync_file_system, writing_to
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.ledger import Ledger
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.stats import PixelSums
 
 _NO_STAMP = (-1, -1)
 

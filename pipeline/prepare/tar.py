@@ -5,9 +5,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.dataset import one_line
-from pipeline.prepare.names import check_inside, is_passed_over, plain
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.prepare.names import check_inside, is_passed_over, plain
+from alexnet_dali.pipeline.prepare.place import Place
 
 _LONGEST_END = 1 << 25
 """Zeros behind the last file of an archive: two blocks, and what fills up its last record."""

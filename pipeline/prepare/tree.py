@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.names import is_passed_over, some
-from pipeline.prepare.place import Place
-from pipeline.prepare.tar import tar_entries
-from pipeline.prepare.zips import zip_entries
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.names import is_passed_over, some
+from alexnet_dali.pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.tar import tar_entries
+from alexnet_dali.pipeline.prepare.zips import zip_entries
 
 ARCHIVES = (".tar", ".zip")
 """How the names of archives end."""

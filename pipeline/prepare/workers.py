@@ -16,11 +16,16 @@ from typing import Self
 
 import torch
 
-from pipeline.cores import usable_cores
-from pipeline.faults import MachineError
-from pipeline.parent import end_with_the_parent
-from pipeline.prepare.examine import Examined, Task, catch_what_the_decoder_says, crashed
-from pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.cores import usable_cores
+from alexnet_dali.pipeline.faults import MachineError
+from alexnet_dali.pipeline.parent import end_with_the_parent
+from alexnet_dali.pipeline.prepare.examine import (
+    Examined,
+    Task,
+    catch_what_the_decoder_says,
+    crashed,
+)
+from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
 
 # Forked from a process that has imported DALI and done nothing else, workers start at once. Above
 # all that process has not asked for GPUs (DALI's dynamic mode would, on import): a child of a

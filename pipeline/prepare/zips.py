@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.dataset import one_line
-from pipeline.prepare.names import check_inside, is_passed_over, plain
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.prepare.names import check_inside, is_passed_over, plain
+from alexnet_dali.pipeline.prepare.place import Place
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
 _PACKING = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}

@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tools import ROOT
-from tools.bench import __main__ as bench
-from tools.bench.against import Other, both, interval, packages_of, ratios
-from tools.bench.feeding import contenders
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench.against import Other, both, interval, packages_of, ratios
+from alexnet_dali.tools.bench.feeding import contenders
 
 OTHER = Other(ROOT)
 
@@ -57,23 +58,31 @@ def test_what_chance_alone_may_give_is_not_told(factors, verdict):
     assert row["verdict"] == verdict
 
 
-def test_packages_come_from_the_other_checkout_wherever_python_starts(tmp_path):
+@pytest.mark.parametrize("namespace", [False, True], ids=["before 0.3", "now"])
+def test_packages_come_from_the_other_checkout_wherever_python_starts(namespace, tmp_path):
     for room in ("pipeline", "tools/bench"):
         (tmp_path / room).mkdir(parents=True)
         (tmp_path / room / "__init__.py").write_text("")
-    (tmp_path / "tools/bench/told.py").write_text("import pipeline; print(pipeline.__file__)")
+    prefix = "alexnet_dali." if namespace else ""
+    (tmp_path / "setup.cfg").write_text(f"packages = {prefix}pipeline")
+    (tmp_path / "tools/bench/told.py").write_text(
+        f"import {prefix}pipeline as found; print(found.__file__)"
+    )
     arguments, environment = Other.at(str(tmp_path)).command(
-        (["-m", "tools.bench.told"], {"A": "1"})
+        (["-m", "alexnet_dali.tools.bench.told"], {"A": "1"})
     )
     assert environment == {"A": "1", **packages_of(tmp_path)}
     told = subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True
     )
-    assert told.stdout.strip() == str(tmp_path / "pipeline/__init__.py"), told.stderr
+    assert told.returncode == 0, told.stderr
+    assert Path(told.stdout.strip()).samefile(tmp_path / "pipeline/__init__.py")
 
 
 def test_another_checkout_names_its_own_contenders():
-    found = Other.at(str(ROOT)).contenders("tools.bench.feeding", "contenders", "cuda", "resnet")
+    found = Other.at(str(ROOT)).contenders(
+        "alexnet_dali.tools.bench.feeding", "contenders", "cuda", "resnet"
+    )
     assert found == [*contenders("cuda", "resnet")]
 
 
@@ -104,7 +113,7 @@ def test_rounds_begin_with_each_of_a_pair_in_turn(prepared, monkeypatch, capsys)
     monkeypatch.setattr(Other, "contenders", lambda *arguments: ["decode", "ours"])
     arguments = ["pipeline", "--data", str(prepared), "--device", "cpu", "--against", str(ROOT)]
     bench.main(arguments)
-    ours, theirs = ("ours", None), (OTHER.name("ours"), str(ROOT))
+    ours, theirs = ("ours", None), (OTHER.name("ours"), packages_of(ROOT)["PYTHONPATH"])
     assert started == [ours, theirs, theirs, ours] * 3
     printed = capsys.readouterr().out.replace(" ", "")
     assert "|ours|images_per_second|2|2|2|0.9688|larger|" in printed

@@ -4,15 +4,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.alexnet import AlexNet
-from model.config import ModelConfig
-from model.response_norm import response_norm
-from pipeline.dataset import Dataset
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.response_norm import response_norm
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench import steps
+from alexnet_dali.tools.bench.feeding import Feeding, contenders, stores
+from alexnet_dali.tools.bench.steps import (
+    Contender,
+    Work,
+    plain_network,
+    step_contenders,
+    train_contenders,
+)
 from tests.tape import TapeRecorder
-from tools.bench import __main__ as bench
-from tools.bench import steps
-from tools.bench.feeding import Feeding, contenders, stores
-from tools.bench.steps import Contender, Work, plain_network, step_contenders, train_contenders
 
 
 def test_the_plain_network_has_the_same_parameters_as_ours():

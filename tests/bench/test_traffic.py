@@ -7,15 +7,15 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from model import collectives
-from model.alexnet import AlexNet, Masks
-from model.config import ModelConfig
-from pipeline.feeder import Batch
+from alexnet_dali.model import collectives
+from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
+from alexnet_dali.train.distributed import Averaging, join
+from alexnet_dali.train.precision import autocast
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from tools.bench.traffic import bytes_per_step, column_parameters
-from train.distributed import Averaging, join
-from train.precision import autocast
 
 BATCH = 8
 

@@ -9,18 +9,18 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.archives import read
-from pipeline.arrays import read_arrays
-from pipeline.dataset import DatasetError
-from pipeline.prepare import devkit
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.sources import training_files
-from pipeline.prepare.tree import open_tree
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.ledger import Ledger
+from alexnet_dali.pipeline.prepare.sources import training_files
+from alexnet_dali.pipeline.prepare.tree import open_tree
+from alexnet_dali.train.monitor import Monitor, read_metrics
 from tests.fuzz.harness import bounded, huge_npy, zipped
 from tests.fuzz.test_archives import CLASSES, IMAGE, tarred
 from tests.fuzz.test_texts import TRUTH, TRUTH_NAME, meta
-from train.monitor import Monitor, read_metrics
 
 
 @pytest.mark.parametrize("place, value", [(296, 0), (340, 0), (360, 255)])

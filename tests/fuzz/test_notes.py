@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.ledger import Ledger
+from alexnet_dali.pipeline.stats import PixelSums
+from alexnet_dali.train.monitor import Monitor, read_metrics
 from tests.fuzz.harness import altered, damaged, works_or_says
-from train.monitor import Monitor, read_metrics
 
 TAG = "train/loss"
 LINES = [json.dumps({"step": step, "epoch": 0, TAG: 1 / step}).encode() for step in range(1, 9)]

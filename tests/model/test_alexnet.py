@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig, PerLayer
-from model.layers import PAPER, layers
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig, PerLayer
+from alexnet_dali.model.layers import PAPER, layers
 from tests import reference
 from tests.reference import CLASSES, CROP, TINY
 

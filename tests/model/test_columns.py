@@ -11,18 +11,18 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from model import columns as columns_module
-from model.alexnet import AlexNet, Masks
-from model.config import PerLayer
-from pipeline.dataset import Dataset
-from pipeline.replacements import stop
+from alexnet_dali.model import columns as columns_module
+from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.config import PerLayer
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.replacements import stop
+from alexnet_dali.train.config import Config, DataConfig, RunConfig, TrainConfig
+from alexnet_dali.train.data import training_batches
+from alexnet_dali.train.distributed import Averaging, Ranks, join
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from train.config import Config, DataConfig, RunConfig, TrainConfig
-from train.data import training_batches
-from train.distributed import Averaging, Ranks, join
-from train.optim import OptimConfig, PaperSGD
 
 VARIANTS = {
     "one column": {"columns": 1, "kernels": (4, 6, 8, 8, 12)},

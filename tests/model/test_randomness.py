@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
-from model import randomness
-from model.alexnet import Masks
-from model.layers import Full
-from model.randomness import key
+from alexnet_dali.model import randomness
+from alexnet_dali.model.alexnet import Masks
+from alexnet_dali.model.layers import Full
+from alexnet_dali.model.randomness import key
 from tests.reference import mask, split_mix
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import response_norm as module
-from model.response_norm import compiled_response_norm, response_norm, same_map_norm
+from alexnet_dali.model import response_norm as module
+from alexnet_dali.model.response_norm import compiled_response_norm, response_norm, same_map_norm
 
 
 def printed_formula(x):

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.prepare.columns import Names, Places
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.columns import Names, Places
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.place import Place
 
 NAMES = ["a/1.jpg", "naïve/2 3.jpg", "", os.fsdecode(b"b/\xff\xfe.jpg"), "line\nbreak", "a/1.jpg"]
 

@@ -11,11 +11,11 @@ import pytest
 import webdataset
 from pyarrow import parquet
 
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
-from tools import prep_imagenet
 
 CLASSES = ["n01", "n02", "n03"]
 COUNT = 8

@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from model import alexnet, randomness
+from alexnet_dali.model import alexnet, randomness
+from alexnet_dali.train import distributed
+from alexnet_dali.train import trainer as trainer_module
+from alexnet_dali.train.capture import CudaGraph
+from alexnet_dali.train.config import ConfigError, load
+from alexnet_dali.train.optim import PaperSGD
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 from tests.rehearsal import test_collectives, test_step
 from tests.tape import Tape, TapeRecorder, fixed_tensors
 from tests.train import test_train
-from train import distributed
-from train import trainer as trainer_module
-from train.capture import CudaGraph
-from train.config import ConfigError, load
-from train.optim import PaperSGD
-from train.trainer import Trainer
 
 on_meta, recipe, train = test_step.trainer, test_train.recipe, test_train.train
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline import decode
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.faults import MachineError, machine_error
-from pipeline.feeder import Feeder
-from pipeline.prepare import examine, preparation
-from pipeline.transform import Pixels
+from alexnet_dali.pipeline import decode
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.faults import MachineError, machine_error
+from alexnet_dali.pipeline.feeder import Feeder
+from alexnet_dali.pipeline.prepare import examine, preparation
+from alexnet_dali.pipeline.transform import Pixels
+from alexnet_dali.tools import prep_imagenet
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.trainer import Trainer
 from tests.feeding import training_plan
 from tests.images import write_class_folders
 from tests.recipes import TINY
-from tools import prep_imagenet
-from train.__main__ import main
-from train.trainer import Trainer
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_dali.tools import demo, gpu_check
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench import host
+from alexnet_dali.tools.bench.feeding import NEEDS, contenders
+from alexnet_dali.tools.bench.steps import step_contenders, train_contenders
+from alexnet_dali.train import distributed, gpus
+from alexnet_dali.train.config import ConfigError
 from tests.images import write_class_folders
 from tests.recipes import TINY
-from tools import demo, gpu_check
-from tools.bench import __main__ as bench
-from tools.bench import host
-from tools.bench.feeding import NEEDS, contenders
-from tools.bench.steps import step_contenders, train_contenders
-from train import distributed, gpus
-from train.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/rehearsal/machine"
@@ -50,7 +50,17 @@ def images(tmp_path_factory):
 
 
 def prep(images, out):
-    return ["-m", "tools.prep_imagenet", "--train", images, "--hold-out", "0.2", "--out", out]
+    return [
+        "-m",
+        "alexnet_dali.tools",
+        "prep",
+        "--train",
+        images,
+        "--hold-out",
+        "0.2",
+        "--out",
+        out,
+    ]
 
 
 def test_preparing_rejects_no_file_under_the_fork_rule(images, tmp_path):
@@ -74,8 +84,8 @@ def test_a_decoder_that_asks_for_gpus_before_the_fork_is_detected(images, tmp_pa
 COMPARISON = """
 import sys
 from pathlib import Path
-from tools.paper import runs
-from tools.paper.relu_vs_tanh import Curve, Settings, train
+from alexnet_dali.tools.paper import runs
+from alexnet_dali.tools.paper.relu_vs_tanh import Curve, Settings, train
 if __name__ == "__main__":
     settings = Settings(sys.argv[1], Path(sys.argv[2]), 1, 1, 1, ("--config", sys.argv[3]))
     with runs.workers(1) as pool:
@@ -94,7 +104,8 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
     commands = [
         [
             "-m",
-            "tools.bench",
+            "alexnet_dali.tools",
+            "bench",
             "scale",
             "--data",
             prepared,
@@ -130,8 +141,8 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
 
 def test_an_ordinary_test_that_takes_a_gpu_is_detected(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
-        "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n      "
-        "  pass\n"
+        "from alexnet_dali.train.distributed import join\n\n"
+        "def test_greedy():\n    with join('auto'):\n        pass\n"
     )
     result = on_a_machine(
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "test_greedy.py"],

@@ -15,17 +15,17 @@ from torch.autograd.function import once_differentiable
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import alexnet
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig
-from pipeline.feeder import Batch
-from train import trainer as trainer_module
-from train.config import load
-from train.distributed import Ranks
-from train.optim import OptimConfig, PaperSGD
-from train.trainer import Trainer
-from train.validation import centre_view, error_rates, probabilities
+from alexnet_dali.model import alexnet
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train import trainer as trainer_module
+from alexnet_dali.train.config import load
+from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.trainer import Trainer
+from alexnet_dali.train.validation import centre_view, error_rates, probabilities
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
@@ -127,7 +127,7 @@ def test_a_host_that_waits_for_the_device_is_detected(trainer, monkeypatch):
 
 
 def test_an_optimizer_group_for_each_weight_is_detected(trainer, monkeypatch):
-    monkeypatch.setattr("train.optim._treatment", lambda name, config: name)
+    monkeypatch.setattr("alexnet_dali.train.optim._treatment", lambda name, config: name)
     trainer.state.optimizer = PaperSGD(trainer.state.model.named_parameters(), OptimConfig())
     with Watch() as watch:
         trainer.train_step(batch())

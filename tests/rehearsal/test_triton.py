@@ -19,8 +19,8 @@ from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model import response_norm
-from model.response_norm import ALPHA, BETA, K
+from alexnet_dali.model import response_norm
+from alexnet_dali.model.response_norm import ALPHA, BETA, K
 
 triton = pytest.importorskip(
     "triton", reason="Triton is not installed (it comes with PyTorch's CUDA builds)"

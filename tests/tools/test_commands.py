@@ -2,8 +2,8 @@
 
 import ast
 import importlib
-import re
-import runpy
+import shutil
+import signal
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.paper import figures
+from alexnet_dali.tools import __main__ as alexnet
+from alexnet_dali.tools.paper import figures
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "model", "train", "tools")
@@ -26,46 +27,70 @@ def module(path):
     return ".".join(words).removesuffix(".__main__")
 
 
-COMMANDS = {
-    module(path): path for path in TOOLS.rglob("*.py") if 'command_line("' in path.read_text()
+FILES = {module(path): path for path in TOOLS.rglob("*.py") if 'command_line("' in path.read_text()}
+BY_MODULE = {
+    f"tools.{module}".removesuffix(".__main__"): name
+    for name, (module, _) in alexnet.COMMANDS.items()
 }
-MOVED = {module(path): path for path in TOOLS.rglob("*.py") if "\nmoved(" in path.read_text()}
 
 
-def test_the_commands_have_the_names_that_users_know():
-    tools = "demo evaluate export gpu_check make_images predict prep_imagenet report show_batch"
-    beside = (
-        "bench",
-        "faults",
-        "paper.ablate",
-        "paper.figures",
-        "bench.cost_model",
-        "bench.golden",
-        "bench.loop",
-    )
-    assert {f"tools.{name}" for name in (*tools.split(), *beside)} == COMMANDS.keys()
+def test_every_command_has_a_name():
+    """But for three that only developers of this project need."""
+    developers = {"tools.bench.cost_model", "tools.bench.golden", "tools.bench.loop"}
+    assert FILES.keys() == BY_MODULE.keys() - {"tools."} | developers
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_a_command_does(command, capsys):
-    path = COMMANDS[command].relative_to(ROOT).with_suffix("")
+def test_alexnet_lists_its_commands_and_knows_what_was_meant(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alexnet"])
+    alexnet.main()
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in ("prep", "train", "evaluate", "predict"))
+    monkeypatch.setattr(sys, "argv", ["alexnet", "predicts", "--views", "10"])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(".".join(path.parts)).main(["--help"])
-    printed = capsys.readouterr().out
-    assert ended.value.code == 0 and f"usage: python -m {command}" in printed
-    assert "%%" not in printed and len(printed) > 200
+        alexnet.main()
+    assert ended.value.code == 2
+    assert "predicts is no command of alexnet; did you mean predict?" in capsys.readouterr().err
 
 
-def test_moved_commands_print_their_new_names(capsys):
-    assert {
-        f"tools.{name}" for name in ("ablate", "figures", "golden", "cost_model")
-    } == MOVED.keys()
-    for command in MOVED:
+def test_ctrl_c_is_quiet_while_a_command_is_imported(monkeypatch):
+    """A job in the background of a shell, which ignores it, goes on ignoring it."""
+    found = []
+
+    def import_module(name):
+        found.append(signal.getsignal(signal.SIGINT))
+        raise SystemExit
+
+    monkeypatch.setattr(alexnet, "import_module", import_module)
+    monkeypatch.setattr(sys, "argv", ["alexnet", "predict"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.default_int_handler, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, handler)
+            with pytest.raises(SystemExit):
+                alexnet.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+def test_alexnet_passes_arguments_and_the_exit_status_on(monkeypatch, capsys):
+    for command in (["train", "nowhere.yaml"], ["predict", "nowhere.yaml", "picture.jpg"]):
+        monkeypatch.setattr(sys, "argv", ["alexnet", *command])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_module(command)
-        assert ended.value.code == 2
-        new = re.search(r"this command is now: python -m (\S+)", capsys.readouterr().err)[1]
-        assert new in COMMANDS
+            alexnet.main()
+        assert ended.value.code == 2 and "nowhere.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_help_says_what_a_command_does(command, capsys):
+    path = FILES[command].relative_to(ROOT).with_suffix("")
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(".".join(["alexnet_dali", *path.parts])).main(["--help"])
+    printed = capsys.readouterr().out
+    name = BY_MODULE.get(command)
+    usage = f"alexnet {name}" if name else f"python -m alexnet_dali.{command}"
+    assert ended.value.code == 0 and f"usage: {usage}" in printed
+    assert "%%" not in printed and len(printed) > 200
 
 
 @pytest.mark.parametrize(
@@ -78,14 +103,27 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
+    "command", [["-m", "train"], ["-m", "tools.evaluate"], ["tools/prep_imagenet.py"]], ids=" ".join
 )
-def test_training_and_preparing_answer_help_from_a_shell(command):
-    """Training is called as `python -m train`, preparing as a script by its path."""
+def test_modules_and_scripts_of_a_checkout_answer_help(command):
     result = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
+
+
+def test_a_checkout_that_is_not_what_is_installed_stops(tmp_path):
+    """In a copy of the checkout, its own code would run mixed with what is installed."""
+    for name in ("tools", "train"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for command in (["-m", "train"], ["-m", "tools.report"], ["tools/prep_imagenet.py"]):
+        result = subprocess.run(
+            [sys.executable, *command, "--help"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 2 and not result.stdout
+        (line,) = result.stderr.splitlines()
+        assert f"the code of {tmp_path} is not what is installed" in line
+        assert "pip install -e ." in line
 
 
 def requirements(section):
@@ -124,7 +162,7 @@ installed = cache(packages_distributions)
 
 def distributions(path):
     """The distributions that a file imports from."""
-    own = {*ROOMS, "tests"}
+    own = {"alexnet_dali", "tests"}
     known = installed()
     for name in sorted(set(imports(path)) - own - set(sys.stdlib_module_names)):
         yield PROVIDED_BY.get(name) or next(iter(known.get(name, [name]))).lower()
@@ -159,6 +197,6 @@ def test_the_tests_need_only_the_dev_extra():
 
 def test_a_missing_requirement_is_detected(tmp_path):
     (tmp_path / "new.py").write_text(
-        "import json\nfrom lightning.pytorch import Trainer\nfrom model import alexnet\n"
+        "import json\nfrom lightning.pytorch import Trainer\nfrom alexnet_dali import model\n"
     )
     assert set(distributions(tmp_path / "new.py")) - requirements(None) == {"lightning"}

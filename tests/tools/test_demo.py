@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_dali.tools import demo
+from alexnet_dali.tools.__main__ import COMMANDS
 from tests.images import write_class_folders
-from tools import demo
 
 
 @pytest.fixture
@@ -19,19 +20,18 @@ def started(monkeypatch, tmp_path, trained):
     """
     commands = {}
 
-    def start(*words):
-        module, *arguments = list(map(str, words))[list(words).index("-m") + 1 :]
-        if module == "torch.distributed.run":
-            module = "train"
-            shutil.copytree(trained, Path(arguments[-1]))
-        elif module != "tools.evaluate":
-            path = f"{module}.__main__" if module in ("tools.predict", "tools.report") else module
-            importlib.import_module(path).main(arguments)
-        commands[module] = arguments
+    def start(name, *arguments):
+        commands[name] = list(map(str, arguments))
+        if name != "evaluate":
+            module = COMMANDS[name][0]
+            importlib.import_module(f"alexnet_dali.tools.{module}").main(commands[name])
+
+    def train(*words):
+        shutil.copytree(trained, Path(words[-1]))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
     monkeypatch.setattr(demo, "_command", start)
+    monkeypatch.setattr(demo, "_python", train)
     return commands
 
 
@@ -47,15 +47,15 @@ def test_it_names_two_pictures_and_reports(form, started, tmp_path, capsys):
             shutil.rmtree(folder)
     demo.main(["--data", str(images)])
     printed = capsys.readouterr().out
-    _, *pictures = started["tools.predict"]
-    prepared = tmp_path / started["tools.prep_imagenet"][-1]
+    _, *pictures = started["predict"]
+    prepared = tmp_path / started["prep"][-1]
     held_out = [line.split()[0] for line in (prepared / "val.txt").read_text().splitlines()]
     assert all(any(picture.endswith(name) for name in held_out) for picture in pictures)
     assert {Path(picture).parent.name for picture in pictures} == {"a", "b"}
     assert "pictures in a class's folder: 2;" in printed, (
         "their classes are known from their folders"
     )
-    report = tmp_path / started["tools.report"][-1]
+    report = tmp_path / started["report"][-1]
     assert "</html>" in report.read_text()
     assert str(report) in printed and "tensorboard --logdir" in printed
 
@@ -64,7 +64,7 @@ def test_pictures_of_its_own_are_named_by_short_paths(started, tmp_path, capsys)
     write_class_folders(tmp_path / ".demo/images/train", dict.fromkeys("abc", 4))
     write_class_folders(tmp_path / ".demo/images/val", dict.fromkeys("abc", 1))
     demo.main([])
-    assert started["tools.predict"] == [
+    assert started["predict"] == [
         "runs/demo",
         ".demo/images/val/a/000.jpg",
         ".demo/images/val/b/000.jpg",

@@ -17,18 +17,18 @@ import torch
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from model.config import ModelConfig
-from pipeline.dataset import Dataset
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import evaluate, prep_imagenet
+from alexnet_dali.tools.cli import run
+from alexnet_dali.tools.predict import __main__ as predict
+from alexnet_dali.tools.predict.answers import Answer, class_texts
+from alexnet_dali.tools.predict.drawing import draw
+from alexnet_dali.tools.predict.pictures import find
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.trained import open_network
 from tests import reference
 from tests.images import smooth_image, write_class_folders
-from tools import evaluate, prep_imagenet
-from tools.cli import run
-from tools.predict import __main__ as predict
-from tools.predict.answers import Answer, class_texts
-from tools.predict.drawing import draw
-from tools.predict.pictures import find
-from train import checkpoint
-from train.trained import open_network
 
 CPU = torch.device("cpu")
 

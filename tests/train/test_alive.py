@@ -13,12 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.columns import Columns
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.train import alive, distributed
+from alexnet_dali.train.alive import Progress, Watch
+from alexnet_dali.train.distributed import Ranks
 from tests.ranks import free_port
 from tests.recipes import TINY
-from train import alive, distributed
-from train.alive import Progress, Watch
-from train.distributed import Ranks
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ STUCK = """
 import sys, time, torch
 import torch.distributed as dist
 from pathlib import Path
-from model.columns import Columns
-from train import alive
-from train.distributed import Ranks
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.train import alive
+from alexnet_dali.train.distributed import Ranks
 
 alive._LOST_AFTER = 2.0
 rank, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -262,7 +262,14 @@ def test_where_the_teller_is_gone_another_rank_takes_over_and_names_who_is_gone(
 
 def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "train"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "alexnet_dali.train",
+    ]
     options = ["--data.root", str(prepared), "--run.dir", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, *launch, str(tmp_path / "tiny.yaml"), *options, "--train.epochs", "1000"],

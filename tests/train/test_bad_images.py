@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.__main__ import main
 from tests.recipes import TINY
-from train.__main__ import main
 
 
 @pytest.fixture

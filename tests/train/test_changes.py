@@ -2,11 +2,11 @@
 
 import pytest
 
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.monitor import read_metrics
+from alexnet_dali.train.optim import OptimConfig, schedule
 from tests.recipes import TINY
 from tests.train.test_train import assert_same_run, metrics
-from train.__main__ import main
-from train.monitor import read_metrics
-from train.optim import OptimConfig, schedule
 
 PLATEAU = ("--optim.patience", "9", "--run.pictures", "false")  # never stalls
 BY_HAND = (*PLATEAU, "--optim.lr_at", "[[3, 0.001]]")

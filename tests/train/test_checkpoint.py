@@ -8,8 +8,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from train import checkpoint
-from train.checkpoint import CheckpointError
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoint import CheckpointError
 
 
 def state(step):

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config import ModelConfig
-from model.layers import layers
-from train.config import (
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import layers
+from alexnet_dali.train.config import (
     Config,
     ConfigError,
     DataConfig,
@@ -16,7 +16,7 @@ from train.config import (
     to_dict,
     to_yaml,
 )
-from train.optim import OptimConfig
+from alexnet_dali.train.optim import OptimConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -2,20 +2,16 @@
 
 import errno
 import fcntl
-import gc
 import os
 import shutil
-import signal
-import sys
 
 import pytest
 
-from pipeline import starting
-from pipeline.faults import advice
-from pipeline.files import writing_to
+from alexnet_dali.pipeline.faults import advice
+from alexnet_dali.pipeline.files import writing_to
+from alexnet_dali.train import trainer
+from alexnet_dali.train.validation import guesses
 from tests.train import test_train
-from train import trainer
-from train.validation import guesses
 
 recipe, train = test_train.recipe, test_train.train
 
@@ -92,22 +88,3 @@ def test_errors_of_disks_and_rights_say_what_to_do():
     assert "make room" in advice(OSError(errno.ENOSPC, "No space left on device", "x"))
     assert "read-only" in advice(OSError(errno.EROFS, "Read-only file system", "x"))
     assert advice(OSError(errno.ENOENT, "No such file", "x")) == advice(ValueError("x")) == ""
-
-
-@pytest.mark.parametrize("argv", [["-m"], ["/usr/bin/pytest"]])
-def test_ctrl_c_is_quiet_only_while_a_module_starts(argv, monkeypatch):
-    monkeypatch.setattr(sys, "argv", argv)
-    monkeypatch.setattr(gc, "freeze", lambda: None)  # it would keep the garbage of other tests
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        starting.begin()
-        quiet = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        assert quiet == (argv == ["-m"]) and gc.isenabled() != quiet
-        starting.done()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and gc.isenabled()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a job in the background of a shell
-        starting.begin()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-        gc.enable()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet, Masks
-from model.config import PerLayer
+from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.config import PerLayer
+from alexnet_dali.train.distributed import Averaging, join
+from alexnet_dali.train.lab import Lab
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from train.distributed import Averaging, join
-from train.lab import Lab
-from train.optim import OptimConfig, PaperSGD
 
 BATCH = 8
 SMALL_WEIGHTS = replace(TINY, init_std=PerLayer(0.001))  # biases outweigh what is read

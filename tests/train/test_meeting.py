@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
-from train import meeting
-from train.meeting import Meeting
+from alexnet_dali.train import meeting
+from alexnet_dali.train.meeting import Meeting
 
 
 class Clock:

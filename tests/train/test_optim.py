@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from train import optim
-from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
+from alexnet_dali.train import optim
+from alexnet_dali.train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
 
 
 def test_updates_follow_the_papers_rule_across_changes_of_the_learning_rate():

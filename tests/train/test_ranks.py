@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from pipeline.files import resumable_folder
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.train import stop
+from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.distributed import join
+from alexnet_dali.train.run_folder import claim
+from alexnet_dali.train.stop import StopRequest
 from tests.ranks import free_port, run_ranks
 from tests.recipes import TINY
 from tests.train.test_train import ROOT
-from train import stop
-from train.config import ConfigError
-from train.distributed import join
-from train.run_folder import claim
-from train.stop import StopRequest
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
+from alexnet_dali.train import checkpoint
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
-from train import checkpoint
-from train.__main__ import main
-from train.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EPOCHS, STEPS_PER_EPOCH = 4, 3

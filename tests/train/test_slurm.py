@@ -40,4 +40,10 @@ def test_each_node_runs_one_torchrun_with_a_rank_for_each_gpu_and_all_cores(tmp_
         "--rdzv_endpoint=node7:23456",
     }
     assert expected <= set(told[launcher:])
-    assert told[-5:] == ["-m", "train", "configs/alexnet.yaml", "--data.root", "with a space"]
+    assert told[-5:] == [
+        "-m",
+        "alexnet_dali.train",
+        "configs/alexnet.yaml",
+        "--data.root",
+        "with a space",
+    ]

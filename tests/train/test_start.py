@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from model.alexnet import AlexNet
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.config import ConfigError, load
+from alexnet_dali.train.header import num_parameters
 from tests.recipes import TINY
-from train.__main__ import main
-from train.config import ConfigError, load
-from train.header import num_parameters
 
 HEADER = r"""network: 8 layers in two columns, ([\d,]+) parameters
 images: 42 for training, 15 for validation, 3 classes, from .*

@@ -1,10 +1,10 @@
 """Measure contenders for the same work, in turn, round after round, and report medians.
 
-python -m tools.bench pipeline --data prepared/imagenet    feeding a network
-python -m tools.bench scale --data prepared/imagenet       a list as long as ImageNet's
-python -m tools.bench step                                 a training step on random input
-python -m tools.bench train --data prepared/imagenet       training, with data and without
-python -m tools.bench host --data prepared/imagenet        what Python costs, without any decoding
+alexnet bench pipeline --data prepared/imagenet    feeding a network
+alexnet bench scale --data prepared/imagenet       a list as long as ImageNet's
+alexnet bench step                                 a training step on random input
+alexnet bench train --data prepared/imagenet       training, with data and without
+alexnet bench host --data prepared/imagenet        what Python costs, without any decoding
 
 With --against CHECKOUT, pipeline, train and host measure this project's contenders on another
 checkout of it, too, and give ratios.
@@ -27,16 +27,16 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools.bench import against, feeding, host
-from tools.bench.against import Command, Other, Rounds
-from tools.bench.feeding import NEEDS, stores
-from tools.bench.machine import machine
-from tools.bench.steps import flops_per_image, step_contenders, train_contenders
-from tools.cli import command_line, run
-from tools.launch import launcher
-from tools.paper.drawing import check_name, write_figure
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools.bench import against, feeding, host
+from alexnet_dali.tools.bench.against import Command, Other, Rounds
+from alexnet_dali.tools.bench.feeding import NEEDS, stores
+from alexnet_dali.tools.bench.machine import machine
+from alexnet_dali.tools.bench.steps import flops_per_image, step_contenders, train_contenders
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import launcher
+from alexnet_dali.tools.paper.drawing import check_name, write_figure
 
 _BUSY = 0.7
 _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5, "host": 0}
@@ -124,10 +124,12 @@ def _with_other(
         return against.both(commands, other, commands)
     if args.what == "train":
         num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
-        names = other.contenders("tools.bench.steps", "train_contenders", num_gpus)
+        names = other.contenders("alexnet_dali.tools.bench.steps", "train_contenders", num_gpus)
         return against.both(commands, other, names)
     commands = {name: command for name, command in commands.items() if name.startswith("ours")}
-    names = other.contenders("tools.bench.feeding", "contenders", args.device, args.recipe)
+    names = other.contenders(
+        "alexnet_dali.tools.bench.feeding", "contenders", args.device, args.recipe
+    )
     return against.both(commands, other, names)
 
 
@@ -142,7 +144,13 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     if args.what == "scale":
         return {
             "scale": (
-                ["-m", "tools.bench.scale", str(args.batch_size), str(args.steps), args.data],
+                [
+                    "-m",
+                    "alexnet_dali.tools.bench.scale",
+                    str(args.batch_size),
+                    str(args.steps),
+                    args.data,
+                ],
                 {},
             )
         }
@@ -154,7 +162,7 @@ def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
     contenders = step_contenders if args.what == "step" else train_contenders
     for name, contender in contenders(num_gpus).items():
-        command = [*launcher(contender.num_ranks), "-m", "tools.bench.steps", name]
+        command = [*launcher(contender.num_ranks), "-m", "alexnet_dali.tools.bench.steps", name]
         command += [args.device, str(args.batch_size), str(args.steps), args.data or ""]
         # One process gets all cores, as it would without torchrun.
         threads = max(1, len(os.sched_getaffinity(0)) // contender.num_ranks)
@@ -171,7 +179,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
             continue
         command = [
             "-m",
-            "tools.bench.feeding",
+            "alexnet_dali.tools.bench.feeding",
             args.recipe,
             name,
             args.device,
@@ -287,7 +295,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line("tools.bench", __doc__)
+    parser = command_line("alexnet bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
     parser.add_argument(
         "--data",

@@ -1,12 +1,15 @@
 """The same measurement on another checkout of this project, in turn, and what the ratio is."""
 
+import atexit
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +32,10 @@ class Other(NamedTuple):
     def at(cls, folder: str) -> "Other":
         """ValueError where there is none."""
         path = Path(folder).resolve()
-        if not (path / "pipeline").is_dir() or not (path / "tools/bench").is_dir():
+        if not (path / "setup.cfg").is_file() or not (path / "tools/bench").is_dir():
             raise ValueError(
-                f"{folder} is no checkout of this project: expected the folders pipeline and "
-                "tools/bench in it; git worktree add FOLDER COMMIT makes one"
+                f"{folder} is no checkout of this project: expected setup.cfg and tools/bench "
+                "in it; git worktree add FOLDER COMMIT makes one"
             )
         return cls(path)
 
@@ -43,11 +46,17 @@ class Other(NamedTuple):
     def command(self, command: Command) -> Command:
         """The same, with this checkout's packages."""
         arguments, environment = command
+        arguments = [self._module(word) for word in arguments]
         return arguments, environment | packages_of(self.folder)
+
+    def _module(self, word: str) -> str:
+        """What this checkout calls one of our modules; other words stay."""
+        return word if has_namespace(self.folder) else word.removeprefix("alexnet_dali.")
 
     def contenders(self, module: str, function: str, *arguments: object) -> list[str]:
         """The names of this checkout's own contenders."""
-        script = f"from {module} import {function} as f; import json; print(json.dumps([*f("
+        script = f"from {self._module(module)} import {function} as f; import json; "
+        script += "print(json.dumps([*f("
         script += ", ".join(map(repr, arguments)) + ")]))"
         environment = os.environ | packages_of(self.folder)
         result = subprocess.run(
@@ -58,9 +67,23 @@ class Other(NamedTuple):
         return json.loads(result.stdout.splitlines()[-1])
 
 
+def has_namespace(folder: Path) -> bool:
+    """Whether a checkout's packages are alexnet_dali.*, as from version 0.3 on."""
+    return "alexnet_dali.pipeline" in (folder / "setup.cfg").read_text()
+
+
+@cache
 def packages_of(folder: Path) -> dict[str, str]:
     """The environment in which Python finds a checkout's packages, wherever it is started."""
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    if not has_namespace(folder):
+        return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    links = tempfile.TemporaryDirectory()
+    atexit.register(links.cleanup)
+    packages = Path(links.name) / "alexnet_dali"
+    packages.mkdir()
+    for name in ("model", "pipeline", "tools", "train"):
+        (packages / name).symlink_to(folder / name)
+    return {"PYTHONPATH": links.name, "PYTHONSAFEPATH": "1"}
 
 
 def both(commands: dict[str, Command], other: Other, has: Iterable[str]) -> dict[str, Command]:

@@ -1,6 +1,6 @@
 """Contenders of `tools.bench pipeline`: feed a network, each in a process of its own.
 
-    python -m tools.bench.feeding alexnet ours cpu 64 30 prepared/imagenet /tmp
+    python -m alexnet_dali.tools.bench.feeding alexnet ours cpu 64 30 prepared/imagenet /tmp
 
 All read the same files and give float32 [n, 3, 224, 224]. `decode` stops at the pixels. Recipe
 alexnet resizes the shorter side to 256, crops to 224 and flips at random. Ours also subtracts the
@@ -20,16 +20,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
-from pipeline.cores import MOST_THREADS_A_GPU
-from pipeline.dataset import Dataset, ImageList
-from pipeline.files import resumable_folder
-from pipeline.memory import keep_freed_memory
-from pipeline.prepare.preparation import Preparation
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import StoreFormat
-from tools.bench import rivals
-from tools.bench.rivals import CROP, RESIZE, Feeding
+from alexnet_dali.pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
+from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
+from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.pipeline.prepare.preparation import Preparation
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.tools.bench import rivals
+from alexnet_dali.tools.bench.rivals import CROP, RESIZE, Feeding
 
 WARM_UP = 10
 """Batches that are not timed."""

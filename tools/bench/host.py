@@ -22,10 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import Dataset
-from tools import ROOT
-from tools.bench.against import Command, Rounds, packages_of
-from tools.bench.rivals import RESIZE
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.bench.against import Command, Rounds
+from alexnet_dali.tools.bench.rivals import RESIZE
 
 BATCH_SIZES = [128, 256]
 
@@ -47,8 +46,8 @@ def commands(folders: Sequence[str], batch_sizes: Sequence[int]) -> dict[str, Co
 
 
 def _command(what: str, folder: str, batch_size: int) -> Command:
-    driver = str(ROOT / "tools/bench/host_driver.py")
-    return [driver, what, folder, str(batch_size)], packages_of(ROOT)
+    driver = str(Path(__file__).with_name("host_driver.py"))
+    return [driver, what, folder, str(batch_size)], {}
 
 
 def _kind(dataset: Dataset) -> str:

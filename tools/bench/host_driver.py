@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,10 +117,10 @@ def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]
 
     The graph ends where it would decode: it hands out the files' contents and what goes with them.
     """
-    dataset = import_module("pipeline.dataset").Dataset.open(folder)
+    dataset = _module("pipeline.dataset").Dataset.open(folder)
     images = dataset.train.take(np.resize(np.arange(len(dataset.train)), NUM_IMAGES))
     dataset = dataclasses.replace(dataset, train=images)
-    pipeline = import_module("pipeline")
+    pipeline = _module("pipeline")
     options = {
         "global_batch_size": batch_size,
         "crops": pipeline.RandomCrop(CROP, RESIZE),
@@ -130,6 +131,11 @@ def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]
     loader = (_old_loader if _is_old() else _new_loader)(dataset, options)
     loader.load_state_dict(loader.state_dict() | {"step": first_step})
     return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def _module(name: str) -> Any:
+    """The checkout's module: in `alexnet_dali`, but for versions that had none."""
+    return import_module(name if find_spec("pipeline") else f"alexnet_dali.{name}")
 
 
 class _Cut(Pipeline):
@@ -145,12 +151,12 @@ class _Cut(Pipeline):
 
 def _is_old() -> bool:
     """Whether the checkout is as of 3bfae7e, where training has a plan of its own."""
-    return hasattr(import_module("pipeline.plan"), "TrainingPlan")
+    return hasattr(_module("pipeline.plan"), "TrainingPlan")
 
 
 def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of 3bfae7e, with its graph cut."""
-    graph: Any = import_module("pipeline.graph")
+    graph: Any = _module("pipeline.graph")
 
     def build(
         requests: Any, mean: Any, chosen: Any, batch_size: int, device_id: None, num_threads: int
@@ -166,15 +172,15 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
         return pipeline
 
     graph.build = build
-    plan = import_module("pipeline.plan").TrainingPlan(
+    plan = _module("pipeline.plan").TrainingPlan(
         NUM_IMAGES, options["global_batch_size"], RESIZE - CROP, options["seed"], sys.maxsize
     )
-    return import_module("pipeline").DataLoader(dataset, plan=plan, **options)
+    return _module("pipeline").DataLoader(dataset, plan=plan, **options)
 
 
 def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of later versions, with its graph cut."""
-    graph: Any = import_module("pipeline.graph")
+    graph: Any = _module("pipeline.graph")
 
     def build(requests: Any, mean: Any, chosen: Any, batch_size: int, num_threads: int) -> Pipeline:
         names = graph.inputs(chosen)
@@ -186,7 +192,7 @@ def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
         return pipeline
 
     graph.build = build
-    return import_module("pipeline").DataLoader(dataset, **options)
+    return _module("pipeline").DataLoader(dataset, **options)
 
 
 class _Operations(TorchDispatchMode):
@@ -250,7 +256,7 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     # They write only to their inputs, so there are no output shapes to compute
     for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
         library.impl(name, lambda *arguments, **options: None)
-    module: Any = import_module("train.trainer")
+    module: Any = _module("train.trainer")
     module.autocast = lambda precision, device: contextlib.nullcontext()  # knows no meta device
     sgd: Any = sys.modules["torch.optim.sgd"]  # torch.optim has a class of that name, too
     sgd._device_dtype_check_for_fused = lambda parameter: None
@@ -258,9 +264,9 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     recipe = Path(module.__file__).parents[1] / "configs/alexnet.yaml"
     options = ["--data.root", str(folder), "--train.batch_size", str(batch_size)]
     options += ["--train.compile", "false", "--run.dir", run]
-    config = import_module("train.config").load([str(recipe), *options])
-    columns = import_module("model.columns").Columns.whole(2)
-    ranks = import_module("train.distributed").Ranks(0, 1, META, 1, columns)
+    config = _module("train.config").load([str(recipe), *options])
+    columns = _module("model.columns").Columns.whole(2)
+    ranks = _module("train.distributed").Ranks(0, 1, META, 1, columns)
     trainer = module.Trainer(config, ranks)
     trainer.library = library  # which takes its operation back when it is deleted
     return trainer

@@ -18,9 +18,9 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
-from pipeline.crops import RandomResizedCrop
-from pipeline.dataset import Dataset
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.crops import RandomResizedCrop
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.draws import Draws
 
 RESIZE, CROP = 256, 224
 

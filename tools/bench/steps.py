@@ -1,6 +1,6 @@
 """Contenders of `tools.bench step` and `tools.bench train`, on one rank or two.
 
-    torchrun --nproc_per_node=2 -m tools.bench.steps columns-fp32 cpu 128 5 ""
+    torchrun --nproc_per_node=2 -m alexnet_dali.tools.bench.steps columns-fp32 cpu 128 5 ""
 
 The result is one line of JSON from each rank.
 """
@@ -22,19 +22,19 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.alexnet import AlexNet, Masks
-from model.columns import Columns
-from model.config import ModelConfig
-from model.response_norm import compiled_response_norm
-from pipeline.feeder import Batch
-from pipeline.memory import keep_freed_memory
-from tools import ROOT
-from train.capture import READY, CapturedStep, CudaGraph
-from train.config import load
-from train.distributed import Ranks, join
-from train.optim import OptimConfig, PaperSGD
-from train.precision import autocast, has_tf32_and_bf16, set_matmul_precision
-from train.trainer import Trainer
+from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.response_norm import compiled_response_norm
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.tools import ROOT
+from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
+from alexnet_dali.train.config import load
+from alexnet_dali.train.distributed import Ranks, join
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.precision import autocast, has_tf32_and_bf16, set_matmul_precision
+from alexnet_dali.train.trainer import Trainer
 
 RECIPE = ROOT / "configs/alexnet.yaml"
 Measured = dict[str, float]

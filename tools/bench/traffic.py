@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig
-from model.layers import blocks, layers, shapes
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import blocks, layers, shapes
 
 FLOAT, HALF, LABEL = 4, 2, 8
 """Bytes of a float32, a bfloat16 and a class index."""

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from model.layers import Conv, Layer, Shape, layers, shapes
-from tools.export.plain_alexnet import AlexNet
-from train.config import to_dict
-from train.trained import Trained
+from alexnet_dali.model.layers import Conv, Layer, Shape, layers, shapes
+from alexnet_dali.tools.export.plain_alexnet import AlexNet
+from alexnet_dali.train.config import to_dict
+from alexnet_dali.train.trained import Trained
 
 
 def tensors(network: Trained) -> dict[str, Tensor]:
@@ -28,7 +28,7 @@ def metadata(network: Trained) -> dict[str, str]:
     # Folders of the machine that trained it concern nobody.
     del recipe["run"], recipe["data"]["root"], recipe["train"]["init_from"]
     return {
-        "made_by": "alexnet-dali, tools.export",
+        "made_by": "alexnet-dali, alexnet export",
         "step": str(network.step),
         "network": json.dumps(_about(network)),
         "recipe": json.dumps(recipe),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.dataset import Dataset
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, sources
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, sources
 
 
 def bad_images(bench: Bench, times: int) -> Iterator[Outcome]:
@@ -61,7 +61,14 @@ def cut_shard(bench: Bench, times: int) -> Iterator[Outcome]:
         out = bench.folder / "shards"
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(bench.folder / "shard-run", ignore_errors=True)
-        command = ["-m", "tools.prep_imagenet", *sources(bench.folder / "images"), "--resize", "64"]
+        command = [
+            "-m",
+            "alexnet_dali.tools",
+            "prep",
+            *sources(bench.folder / "images"),
+            "--resize",
+            "64",
+        ]
         Run(out, [*command, "--shards", "--out", str(out)]).wait()
         options = ("--data.root", out, "--data.most_bad_images", 0.9)
         run = bench.start("shard-run", *options, ranks=1 + trial % 2)

@@ -1,8 +1,8 @@
 """Name what pictures show: the five likeliest classes of each, by a trained network.
 
-    python -m tools.predict runs/alexnet picture.jpg
-    python -m tools.predict runs/alexnet holiday/ pets.zip --views 10 --csv > classes.csv
-    python -m tools.predict runs/alexnet holiday/ --figure classes.png
+    alexnet predict runs/alexnet picture.jpg
+    alexnet predict runs/alexnet holiday/ pets.zip --views 10 --csv > classes.csv
+    alexnet predict runs/alexnet holiday/ --figure classes.png
 
 Give files, folders or archives: whatever preparation would take. A file that can't be used is named
 with the reason, and passed over. Where a picture lies in a folder that is named as a class, that
@@ -20,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.dataset import ImageList, one_line
-from pipeline.feeder import IGNORE_INDEX
-from pipeline.files import atomic_write
-from pipeline.prepare.workers import Workers
-from pipeline.progress import progress
-from tools.cli import command_line, run
-from tools.predict.answers import Answer, report, table, write_csv
-from tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
-from tools.predict.pictures import PassedOver, Pictures, find, open_pictures
-from train.data import evaluation_batches
-from train.distributed import Ranks, join
-from train.trained import Trained, open_network
-from train.validation import probabilities
+from alexnet_dali.pipeline.dataset import ImageList, one_line
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
+from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
+from alexnet_dali.tools.predict.pictures import PassedOver, Pictures, find, open_pictures
+from alexnet_dali.train.data import evaluation_batches
+from alexnet_dali.train.distributed import Ranks, join
+from alexnet_dali.train.trained import Trained, open_network
+from alexnet_dali.train.validation import probabilities
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""
@@ -134,7 +134,7 @@ def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.predict", __doc__)
+    parser = command_line("alexnet predict", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument(
         "pictures", nargs="+", metavar="PICTURE", help="a file, a folder or an archive of them"

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import ImageList
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.names import same
-from pipeline.prepare.sources import Source, any_files
-from pipeline.prepare.store import StoreFormat
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.findings import Findings
+from alexnet_dali.pipeline.prepare.names import same
+from alexnet_dali.pipeline.prepare.sources import Source, any_files
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.prepare.workers import Workers
 
 QUALITY = 90
 """Of converted pictures, as preparation's default is."""
