@@ -17,8 +17,8 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
 from alexnet_dali.pipeline.transform import Pixels
 from alexnet_dali.tools import prep_imagenet
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.precision import has_tf32_and_bf16
+from alexnet_dali.train.parallel.precision import has_tf32_and_bf16
+from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 from tests import reference
 from tests.feeding import evaluation_plan, plain, training_plan

@@ -61,10 +61,10 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
     ]
     assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == [
         "pipeline/data_loader.py",
-        "train/distributed.py",
+        "train/parallel/ranks.py",
     ]
     assert [str(path) for path, text in sources.items() if "SummaryWriter" in text] == [
-        "train/monitor.py"
+        "train/record/metrics.py"
     ]
 
 

@@ -26,10 +26,10 @@ from alexnet_dali.pipeline.plan import EpochPlan, Replaced, Samples, shuffled
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper.drawing import check_name, write_figure
+from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.data import training_loader, training_plan
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.run_folder import read_config
-from alexnet_dali.train.trained import open_network, predict
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
 

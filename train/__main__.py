@@ -4,10 +4,10 @@ import signal
 import sys
 from pathlib import Path
 
-from alexnet_dali.train.alive import watching
-from alexnet_dali.train.check import check
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import end_job, join, report_error
+from alexnet_dali.train.dry_run import check
+from alexnet_dali.train.parallel.ranks import end_job, join, report_error
+from alexnet_dali.train.parallel.watchdog import watching
 from alexnet_dali.train.trainer import Trainer
 
 

@@ -17,7 +17,7 @@ from alexnet_dali.pipeline.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.pipeline.transform import Colour, Pixels
 from alexnet_dali.train.config import Config, ConfigError, DataConfig
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _BLACK: Colour = (0.0, 0.0, 0.0)
 _WHOLE: Colour = (1.0, 1.0, 1.0)

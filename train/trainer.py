@@ -17,30 +17,30 @@ from alexnet_dali.model.response_norm import compiled_response_norm, response_no
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.feeder import Batch
-from alexnet_dali.train import best, checkpoint
-from alexnet_dali.train.alive import Progress
-from alexnet_dali.train.bad_images import BadImages
-from alexnet_dali.train.best import Best
 from alexnet_dali.train.capture import CapturedStep, CudaGraph
-from alexnet_dali.train.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.checkpoints.best import Best
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints.run_folder import check_kept, claim
+from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
+from alexnet_dali.train.checkpoints.warm_start import take_layers
 from alexnet_dali.train.config import Config, to_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches, training_batches, training_plan
-from alexnet_dali.train.distributed import Averaging, Ranks
-from alexnet_dali.train.header import header
-from alexnet_dali.train.lab import Lab
-from alexnet_dali.train.meeting import Meeting
-from alexnet_dali.train.monitor import Monitor, clock, progress_line, say
+from alexnet_dali.train.evaluation import ErrorRates, error_rates, guesses, label_ranks
 from alexnet_dali.train.optim import PaperSGD, later_factors, schedule
-from alexnet_dali.train.pictures import Pictures
-from alexnet_dali.train.precision import autocast, set_matmul_precision
-from alexnet_dali.train.profile import Profile
-from alexnet_dali.train.run_folder import check_kept, claim
-from alexnet_dali.train.same_start import check_beginning, check_folder, check_options
-from alexnet_dali.train.state import TrainingState, check_shapes, new_sums
-from alexnet_dali.train.stop import StopRequest
-from alexnet_dali.train.stopwatch import Stopwatch
-from alexnet_dali.train.validation import ErrorRates, error_rates, guesses, label_ranks
-from alexnet_dali.train.warm_start import take_layers
+from alexnet_dali.train.parallel.agreement import Meeting
+from alexnet_dali.train.parallel.precision import autocast, set_matmul_precision
+from alexnet_dali.train.parallel.ranks import Averaging, Ranks
+from alexnet_dali.train.parallel.same_start import check_beginning, check_folder, check_options
+from alexnet_dali.train.parallel.stop import StopRequest
+from alexnet_dali.train.parallel.watchdog import Progress
+from alexnet_dali.train.record.bad_images import BadImages
+from alexnet_dali.train.record.header import header
+from alexnet_dali.train.record.layers import Lab
+from alexnet_dali.train.record.metrics import Monitor, clock, progress_line, say
+from alexnet_dali.train.record.pictures import Pictures
+from alexnet_dali.train.record.profile import Profile
+from alexnet_dali.train.record.stopwatch import Stopwatch
 
 _EXPLODED = 100
 """Times the loss by guessing, beyond which training can't come back."""

@@ -12,8 +12,8 @@ from alexnet_dali.model.alexnet import AlexNet, Masks
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
-from alexnet_dali.train.distributed import Averaging, join
-from alexnet_dali.train.precision import autocast
+from alexnet_dali.train.parallel.precision import autocast
+from alexnet_dali.train.parallel.ranks import Averaging, join
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.config import ModelConfig, PerLayer
 from alexnet_dali.pipeline.stats import STATS_SIZE
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
+from alexnet_dali.train.checkpoints.warm_start import take_layers
 from alexnet_dali.train.config import Config, DataConfig, to_dict
-from alexnet_dali.train.distributed import join
+from alexnet_dali.train.networks import open_network
 from alexnet_dali.train.optim import OptimConfig, PaperSGD, schedule
-from alexnet_dali.train.state import TrainingState, check_shapes, new_sums
-from alexnet_dali.train.trained import open_network
-from alexnet_dali.train.warm_start import take_layers
+from alexnet_dali.train.parallel.ranks import join
 from tests.fuzz.harness import PLAIN, altered, damaged, slow, works_or_says, zipped
 
 MODEL = ModelConfig(kernels=(4, 4, 4, 4, 4), fc_width=4, init_std=PerLayer(0.1), pool_size=2)

@@ -5,8 +5,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from alexnet_dali.train.checkpoints.run_folder import changed_options, claim, read_config
 from alexnet_dali.train.config import Config, DataConfig, from_dict, load, to_dict, to_yaml
-from alexnet_dali.train.run_folder import changed_options, claim, read_config
 from tests.fuzz.harness import NUMBERS, PLAIN, TEXTS, altered, damaged, slow, works_or_says
 from tests.recipes import TINY
 

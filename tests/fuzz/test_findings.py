@@ -17,7 +17,7 @@ from alexnet_dali.pipeline.prepare.findings import Findings
 from alexnet_dali.pipeline.prepare.ledger import Ledger
 from alexnet_dali.pipeline.prepare.sources import training_files
 from alexnet_dali.pipeline.prepare.tree import open_tree
-from alexnet_dali.train.monitor import Monitor, read_metrics
+from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from tests.fuzz.harness import bounded, huge_npy, zipped
 from tests.fuzz.test_archives import CLASSES, IMAGE, tarred
 from tests.fuzz.test_texts import TRUTH, TRUTH_NAME, meta

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from alexnet_dali.pipeline.prepare.findings import Findings
 from alexnet_dali.pipeline.prepare.ledger import Ledger
 from alexnet_dali.pipeline.stats import PixelSums
-from alexnet_dali.train.monitor import Monitor, read_metrics
+from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from tests.fuzz.harness import altered, damaged, works_or_says
 
 TAG = "train/loss"

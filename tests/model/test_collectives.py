@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dali.model import collectives
-from alexnet_dali.train.distributed import join
+from alexnet_dali.train.parallel.ranks import join
 from tests.ranks import run_ranks
 
 OLD = {

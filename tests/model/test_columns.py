@@ -18,8 +18,8 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.replacements import stop
 from alexnet_dali.train.config import Config, DataConfig, RunConfig, TrainConfig
 from alexnet_dali.train.data import training_batches
-from alexnet_dali.train.distributed import Averaging, Ranks, join
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.ranks import Averaging, Ranks, join
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_dali.tools.paper import curves, figures, kernels
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.trained import open_network, predict
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 
 def test_the_colour_share_tells_grey_from_coloured_kernels():

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from alexnet_dali.model import alexnet, randomness
-from alexnet_dali.train import distributed
 from alexnet_dali.train import trainer as trainer_module
 from alexnet_dali.train.capture import CudaGraph
 from alexnet_dali.train.config import ConfigError, load
 from alexnet_dali.train.optim import PaperSGD
+from alexnet_dali.train.parallel import ranks as distributed
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 from tests.rehearsal import test_collectives, test_step

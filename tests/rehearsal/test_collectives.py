@@ -17,9 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from alexnet_dali.model import collectives
 from alexnet_dali.model.columns import Columns
-from alexnet_dali.train import distributed
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel import ranks as distributed
+from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 

@@ -20,8 +20,9 @@ from alexnet_dali.tools.bench import __main__ as bench
 from alexnet_dali.tools.bench import host
 from alexnet_dali.tools.bench.feeding import NEEDS, contenders
 from alexnet_dali.tools.bench.steps import step_contenders, train_contenders
-from alexnet_dali.train import distributed, gpus
 from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.parallel import devices as gpus
+from alexnet_dali.train.parallel import ranks as distributed
 from tests.images import write_class_folders
 from tests.recipes import TINY
 
@@ -141,7 +142,7 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
 
 def test_an_ordinary_test_that_takes_a_gpu_is_detected(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
-        "from alexnet_dali.train.distributed import join\n\n"
+        "from alexnet_dali.train.parallel.ranks import join\n\n"
         "def test_greedy():\n    with join('auto'):\n        pass\n"
     )
     result = on_a_machine(
@@ -299,7 +300,7 @@ def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gp
 
 
 def test_only_the_listed_files_ask_pytorch_for_gpus():
-    """`auto` is resolved in train/distributed.py and in the benchmark.
+    """`auto` is resolved in train/parallel/ranks.py and in the benchmark.
 
     The benchmark tells its processes what it found. The loader asks only if it is told to use one.
     """
@@ -312,7 +313,12 @@ def test_only_the_listed_files_ask_pytorch_for_gpus():
     assert sorted(asking) == [
         "pipeline/data_loader.py",
         *("tools/bench/__main__.py", "tools/bench/machine.py", "tools/bench/steps.py"),
-        *("tools/demo.py", "tools/gpu_check.py", "train/distributed.py", "train/gpus.py"),
+        *(
+            "tools/demo.py",
+            "tools/gpu_check.py",
+            "train/parallel/ranks.py",
+            "train/parallel/devices.py",
+        ),
     ]
 
 

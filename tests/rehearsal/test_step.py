@@ -22,10 +22,10 @@ from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.train import trainer as trainer_module
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.evaluation import centre_view, error_rates, probabilities
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.trainer import Trainer
-from alexnet_dali.train.validation import centre_view, error_rates, probabilities
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")

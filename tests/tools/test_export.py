@@ -22,8 +22,8 @@ from alexnet_dali.tools.export import __main__ as export
 from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet, weights
 from alexnet_dali.tools.export.plain import plain
 from alexnet_dali.train.config import Config, DataConfig
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.trained import Trained, open_network, predict
+from alexnet_dali.train.networks import Trained, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import VARIANTS
 from tests.reference import CLASSES, TINY

@@ -25,8 +25,8 @@ from alexnet_dali.tools.predict import __main__ as predict
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.tools.predict.drawing import draw
 from alexnet_dali.tools.predict.pictures import find
-from alexnet_dali.train import checkpoint
-from alexnet_dali.train.trained import open_network
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.networks import open_network
 from tests import reference
 from tests.images import smooth_image, write_class_folders
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from alexnet_dali.tools.report import __main__ as report
 from alexnet_dali.tools.report import findings, record
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.run_folder import read_config
-from alexnet_dali.train.trained import open_network, predict
+from alexnet_dali.train.checkpoints.run_folder import read_config
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 from tests.images import prepare
 
 NAMES = ["<script>alert(1)</script>", 'b & "quoted" <b>', "c"]

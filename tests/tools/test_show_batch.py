@@ -10,10 +10,10 @@ from PIL import Image
 from alexnet_dali.pipeline.crops import RandomCrop
 from alexnet_dali.pipeline.transform import Pixels
 from alexnet_dali.tools import show_batch
+from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.config import load
 from alexnet_dali.train.data import training_loader, training_plan
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.run_folder import read_config
+from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 from tests.feeding import training_plan as plan_of
 from tests.images import prepare

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from alexnet_dali.tools import evaluate
-from alexnet_dali.train import best, checkpoint
 from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.evaluation import ErrorRates
 from alexnet_dali.train.trainer import Trainer
-from alexnet_dali.train.validation import ErrorRates
 from tests.recipes import TINY
 
 ERRORS = [0.9, 0.7, 0.8, 0.7]  # after each of four epochs of three steps: the second is the best

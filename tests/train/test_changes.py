@@ -3,8 +3,8 @@
 import pytest
 
 from alexnet_dali.train.__main__ import main
-from alexnet_dali.train.monitor import read_metrics
 from alexnet_dali.train.optim import OptimConfig, schedule
+from alexnet_dali.train.record.metrics import read_metrics
 from tests.recipes import TINY
 from tests.train.test_train import assert_same_run, metrics
 

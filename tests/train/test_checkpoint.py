@@ -8,8 +8,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from alexnet_dali.train import checkpoint
-from alexnet_dali.train.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
 
 
 def state(step):

@@ -10,7 +10,7 @@ import pytest
 from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.files import writing_to
 from alexnet_dali.train import trainer
-from alexnet_dali.train.validation import guesses
+from alexnet_dali.train.evaluation import guesses
 from tests.train import test_train
 
 recipe, train = test_train.recipe, test_train.train

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train.distributed import join
+from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import LRS, SEED, batches, largest_difference, train_from
 from tests.ranks import free_port

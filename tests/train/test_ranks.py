@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torch import multiprocessing as mp
 
 from alexnet_dali.pipeline.files import resumable_folder
-from alexnet_dali.train import stop
+from alexnet_dali.train.checkpoints.run_folder import claim
 from alexnet_dali.train.config import ConfigError
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.run_folder import claim
-from alexnet_dali.train.stop import StopRequest
+from alexnet_dali.train.parallel import stop
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.parallel.stop import StopRequest
 from tests.ranks import free_port, run_ranks
 from tests.recipes import TINY
 from tests.train.test_train import ROOT

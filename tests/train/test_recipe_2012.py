@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from alexnet_dali.train import checkpoint
 from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 

@@ -19,8 +19,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alexnet_dali.tools import evaluate
-from alexnet_dali.train import checkpoint
 from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.trainer import Trainer
 from tests.images import prepare
 from tests.recipes import TINY
@@ -385,7 +385,7 @@ def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, c
 
 def test_the_stopwatch_separates_waiting_from_computing(monkeypatch):
     """Two steps wait 0.3 s and compute 0.7 s, after a first one that does not count."""
-    from alexnet_dali.train.stopwatch import Stopwatch
+    from alexnet_dali.train.record.stopwatch import Stopwatch
 
     clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
@@ -410,7 +410,7 @@ def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path,
 
     monkeypatch.setattr(Trainer, "train_step", signalled)
     monkeypatch.setattr(
-        "alexnet_dali.train.meeting._INTERVAL", 1000.0
+        "alexnet_dali.train.parallel.agreement._INTERVAL", 1000.0
     )  # ranks meet after steps 1, 3, 7, 15, ...
     assert train(tmp_path / "run") == 128 + signal.SIGTERM
     assert final_state(tmp_path / "run")["step"] == STEPS

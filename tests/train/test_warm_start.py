@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alexnet_dali.train import checkpoint
 from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
 from tests.images import prepare
 from tests.recipes import TINY
 

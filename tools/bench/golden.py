@@ -19,7 +19,7 @@ from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import train_on_ranks
-from alexnet_dali.train.monitor import read_metrics
+from alexnet_dali.train.record.metrics import read_metrics
 
 GOLDEN = ROOT / "tests/golden/losses.txt"
 TOLERANCE = 1e-4

@@ -19,7 +19,7 @@ from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import Ranks, join
+from alexnet_dali.train.parallel.ranks import Ranks, join
 from alexnet_dali.train.trainer import Trainer
 
 _RECIPE = ROOT / "configs/small.yaml"

@@ -31,9 +31,9 @@ from alexnet_dali.pipeline.memory import keep_freed_memory
 from alexnet_dali.tools import ROOT
 from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import Ranks, join
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.precision import autocast, has_tf32_and_bf16, set_matmul_precision
+from alexnet_dali.train.parallel.precision import autocast, has_tf32_and_bf16, set_matmul_precision
+from alexnet_dali.train.parallel.ranks import Ranks, join
 from alexnet_dali.train.trainer import Trainer
 
 RECIPE = ROOT / "configs/alexnet.yaml"

@@ -22,7 +22,7 @@ from alexnet_dali.tools.export.check import check_alike
 from alexnet_dali.tools.export.onnx_graph import answers, onnx_model
 from alexnet_dali.tools.export.plain import plain
 from alexnet_dali.tools.export.weights import safetensors_file
-from alexnet_dali.train.trained import Trained, open_network
+from alexnet_dali.train.networks import Trained, open_network
 
 _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "module": ".py"}
 

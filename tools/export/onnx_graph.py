@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from alexnet_dali.tools.export.check import Answer
 from alexnet_dali.tools.export.plain import metadata, plain
 from alexnet_dali.tools.export.plain_alexnet import AlexNet
-from alexnet_dali.train.trained import Trained
-from alexnet_dali.train.validation import centre_view
+from alexnet_dali.train.evaluation import centre_view
+from alexnet_dali.train.networks import Trained
 
 try:
     import onnx

@@ -8,7 +8,7 @@ from torch import Tensor
 from alexnet_dali.model.layers import Conv, Layer, Shape, layers, shapes
 from alexnet_dali.tools.export.plain_alexnet import AlexNet
 from alexnet_dali.train.config import to_dict
-from alexnet_dali.train.trained import Trained
+from alexnet_dali.train.networks import Trained
 
 
 def tensors(network: Trained) -> dict[str, Tensor]:

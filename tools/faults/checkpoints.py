@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_dali.tools.faults.outcomes import Outcome
 from alexnet_dali.tools.faults.runs import Bench, difference, last_state
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 
 
 def damaged_checkpoint(

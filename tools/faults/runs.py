@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from alexnet_dali.tools import ROOT
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 
 RECIPE = """
 data: {resize: 64, crop: 56}

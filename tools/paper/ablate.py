@@ -37,10 +37,10 @@ from alexnet_dali.tools.launch import train_on_ranks
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import save_figure
 from alexnet_dali.train.config import load
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.monitor import read_metrics
-from alexnet_dali.train.trained import check_same_run, open_network, predict
-from alexnet_dali.train.validation import label_ranks
+from alexnet_dali.train.evaluation import label_ranks
+from alexnet_dali.train.networks import check_same_run, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.record.metrics import read_metrics
 
 VARIANTS = ROOT / "configs/variants"
 WHOLE = "whole"

@@ -27,8 +27,8 @@ from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
 from alexnet_dali.tools.paper import relu_vs_tanh as comparison
 from alexnet_dali.tools.paper.drawing import BLUE, RED, check_name, save_figure
-from alexnet_dali.train.distributed import join
-from alexnet_dali.train.trained import check_classes, open_network, predict
+from alexnet_dali.train.networks import check_classes, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 Draw = Callable[[argparse.Namespace], Figure]
 _QUERIES = 1000

@@ -24,8 +24,8 @@ from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import BLUE, RED
 from alexnet_dali.train.config import load
-from alexnet_dali.train.monitor import read_metrics
-from alexnet_dali.train.trained import check_same_run
+from alexnet_dali.train.networks import check_same_run
+from alexnet_dali.train.record.metrics import read_metrics
 from alexnet_dali.train.trainer import TrainingError
 
 CONFIG = ROOT / "configs/cifar10.yaml"

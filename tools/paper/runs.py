@@ -20,7 +20,7 @@ import torch
 from alexnet_dali.pipeline.parent import end_with_the_parent
 from alexnet_dali.train.config import Config
 from alexnet_dali.train.data import MOST_THREADS_A_GPU
-from alexnet_dali.train.distributed import join
+from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 
 _LONGEST_SAVE = 600.0

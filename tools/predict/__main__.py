@@ -30,9 +30,9 @@ from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
 from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
 from alexnet_dali.tools.predict.pictures import PassedOver, Pictures, find, open_pictures
 from alexnet_dali.train.data import evaluation_batches
-from alexnet_dali.train.distributed import Ranks, join
-from alexnet_dali.train.trained import Trained, open_network
-from alexnet_dali.train.validation import probabilities
+from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.networks import Trained, open_network
+from alexnet_dali.train.parallel.ranks import Ranks, join
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import one_line, short
 from alexnet_dali.tools.predict.pictures import Picture
-from alexnet_dali.train.trained import Trained
+from alexnet_dali.train.networks import Trained
 
 NUM_GUESSES = 5
 

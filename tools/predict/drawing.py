@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.tools.predict.answers import Answer, class_texts
-from alexnet_dali.train.trained import Trained
+from alexnet_dali.train.networks import Trained
 
 SUFFIXES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 60

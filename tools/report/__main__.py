@@ -23,9 +23,9 @@ from alexnet_dali.tools.paper.neighbors import check_alone
 from alexnet_dali.tools.report import charts, findings, record
 from alexnet_dali.tools.report.findings import Findings
 from alexnet_dali.tools.report.record import Record
-from alexnet_dali.train import checkpoint
-from alexnet_dali.train.distributed import Ranks, join
-from alexnet_dali.train.trained import Trained, open_network
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.networks import Trained, open_network
+from alexnet_dali.train.parallel.ranks import Ranks, join
 
 _WITHOUT_NETWORK = "Everything that needs the network: {}."
 _WITHOUT_IMAGES = (

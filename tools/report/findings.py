@@ -16,10 +16,10 @@ from alexnet_dali.tools.paper import neighbors
 from alexnet_dali.tools.paper.figures import likeliest
 from alexnet_dali.tools.report.charts import photograph
 from alexnet_dali.tools.show_batch import hardest
-from alexnet_dali.train.distributed import Ranks
 from alexnet_dali.train.ensemble import rates
-from alexnet_dali.train.trained import Trained, predict
-from alexnet_dali.train.validation import ErrorRates
+from alexnet_dali.train.evaluation import ErrorRates
+from alexnet_dali.train.networks import Trained, predict
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _PREDICTIONS, _HARDEST, _PAIRS, _QUERIES, _NEIGHBORS = 8, 12, 15, 5, 6
 _DATABASE, _ASKED = 20_000, 1000

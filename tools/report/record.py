@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_dali.tools.paper import curves
 from alexnet_dali.tools.paper.curves import Curves
+from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.config import Config, differing_keys
-from alexnet_dali.train.monitor import read_metrics
 from alexnet_dali.train.optim import schedule
-from alexnet_dali.train.run_folder import read_config
+from alexnet_dali.train.record.metrics import read_metrics
 
 
 class Epoch(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel.ranks import Ranks
 
 
 class Lab:

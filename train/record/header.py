@@ -8,7 +8,7 @@ from alexnet_dali.model.layers import Conv, shapes
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.train.config import Config
 from alexnet_dali.train.data import TrainingPlan
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel.ranks import Ranks
 
 
 def num_parameters(model: AlexNet, crop: int) -> int:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from alexnet_dali.model.alexnet import AlexNet, Masks
 from alexnet_dali.model.config import PerLayer
-from alexnet_dali.train.distributed import Averaging, join
-from alexnet_dali.train.lab import Lab
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.ranks import Averaging, join
+from alexnet_dali.train.record.layers import Lab
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 

@@ -16,8 +16,8 @@ from alexnet_dali.pipeline.dataset import Dataset, short
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.train.config import DataConfig
 from alexnet_dali.train.data import crop_mean, samples
-from alexnet_dali.train.distributed import Ranks
-from alexnet_dali.train.validation import probabilities
+from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.parallel.ranks import Ranks
 
 NUM_PREDICTIONS = 8
 NUM_GUESSES = 5

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.train.checkpoint import CheckpointError
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
 from alexnet_dali.train.optim import PaperSGD, Schedule
+from alexnet_dali.train.parallel.ranks import Ranks
 
 
 @dataclass

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from alexnet_dali.train import checkpoint
-from alexnet_dali.train.distributed import Ranks
-from alexnet_dali.train.signs import Sign, Signs
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.parallel.heartbeats import Sign, Signs
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _SILENT = 3.0
 """Seconds without a sign of life after which a rank counts as gone, beside the time between two."""

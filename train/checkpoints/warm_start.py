@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 
 
 def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[str], list[str]]:

@@ -8,9 +8,9 @@ import yaml
 from filelock import FileLock
 
 from alexnet_dali.pipeline.files import atomic_write, locked
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.later import begun_alike, goes_on
 from alexnet_dali.train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
-from alexnet_dali.train.later import begun_alike, goes_on
 
 _T = TypeVar("_T")
 

@@ -17,14 +17,14 @@ from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.run_folder import changed_options
+from alexnet_dali.train.checkpoints.state import check_shapes
 from alexnet_dali.train.config import Config, from_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
-from alexnet_dali.train.distributed import Ranks
-from alexnet_dali.train.precision import set_matmul_precision
-from alexnet_dali.train.run_folder import changed_options
-from alexnet_dali.train.state import check_shapes
-from alexnet_dali.train.validation import probabilities
+from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.parallel.precision import set_matmul_precision
+from alexnet_dali.train.parallel.ranks import Ranks
 
 
 class Trained(NamedTuple):

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dali.train import checkpoint
 from alexnet_dali.train.capture import READY
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.config import Config, ConfigError
 from alexnet_dali.train.data import crop_mean, evaluation_batches, training_plan
-from alexnet_dali.train.distributed import Ranks
-from alexnet_dali.train.header import header
-from alexnet_dali.train.monitor import say
+from alexnet_dali.train.evaluation import error_rates
+from alexnet_dali.train.parallel.ranks import Ranks
+from alexnet_dali.train.record.header import header
+from alexnet_dali.train.record.metrics import say
 from alexnet_dali.train.trainer import Trainer
-from alexnet_dali.train.validation import error_rates
 
 _WARM_UP, _TIMED = READY, 10  # steps
 _VALIDATION = 5  # batches, at most

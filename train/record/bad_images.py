@@ -7,8 +7,8 @@ from alexnet_dali.pipeline.dataset import DatasetError, one_line
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.pipeline.replacements import BadImage, OnBadImage, stop
 from alexnet_dali.train.config import DataConfig
-from alexnet_dali.train.distributed import Ranks
-from alexnet_dali.train.monitor import say
+from alexnet_dali.train.parallel.ranks import Ranks
+from alexnet_dali.train.record.metrics import say
 
 _LIST = "bad_images.txt"
 _NOT_COUNTED = "not counted"

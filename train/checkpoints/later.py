@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.config import Config
 from alexnet_dali.train.optim import schedule
 

@@ -27,8 +27,8 @@ from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.faults import advice, machine_error
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.memory import keep_freed_memory
-from alexnet_dali.train import gpus
 from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.parallel import devices as gpus
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class _World(NamedTuple):
 
 
 _TIMEOUT = timedelta(minutes=30)
-"""How long ranks wait for each other in one exchange; train/alive.py notices much sooner."""
+"""How long ranks wait for each other in one exchange; train/parallel/watchdog.py notices much sooner."""
 
 _ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 """torchrun's environment, and what it would say to a single process."""

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dali.model.columns import Columns
-from alexnet_dali.train import alive, distributed
-from alexnet_dali.train.alive import Progress, Watch
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel import ranks as distributed
+from alexnet_dali.train.parallel import watchdog as alive
+from alexnet_dali.train.parallel.ranks import Ranks
+from alexnet_dali.train.parallel.watchdog import Progress, Watch
 from tests.ranks import free_port
 from tests.recipes import TINY
 
@@ -103,8 +104,8 @@ import sys, time, torch
 import torch.distributed as dist
 from pathlib import Path
 from alexnet_dali.model.columns import Columns
-from alexnet_dali.train import alive
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel import watchdog as alive
+from alexnet_dali.train.parallel.ranks import Ranks
 
 alive._LOST_AFTER = 2.0
 rank, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alexnet_dali.train.config import Config, ConfigError, to_dict
-from alexnet_dali.train.distributed import Ranks
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _MACHINES_OWN = ("data.root", "data.num_threads", "run.dir", "run.device")
 """Options that may differ from one machine to the next."""

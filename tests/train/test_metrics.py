@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from alexnet_dali.train import checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.run_folder import claim
 from alexnet_dali.train.config import load
-from alexnet_dali.train.monitor import Monitor, read_metrics
-from alexnet_dali.train.run_folder import claim
+from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from alexnet_dali.train.trainer import Trainer
 from tests.train import test_train
 
@@ -112,7 +112,9 @@ def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
 ):
     """Step 2 has a checkpoint and, by the clock, a line. The next line is of step 3 alone."""
     assert train(tmp_path / "each", "--run.max_steps", "3") == 0
-    monkeypatch.setattr("alexnet_dali.train.meeting._INTERVAL", 0.0)  # ranks meet after every step
+    monkeypatch.setattr(
+        "alexnet_dali.train.parallel.agreement._INTERVAL", 0.0
+    )  # ranks meet after every step
     monkeypatch.setattr(Trainer, "_log_is_due", lambda self: self.state.step == 2)
     save, by_time = checkpoint.save, ("--run.log_seconds", "1000", "--run.checkpoint_every", "2")
 
@@ -129,7 +131,7 @@ def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
 
 
 def test_lines_come_by_the_main_ranks_clock_and_at_each_epochs_end(train, tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet_dali.train.meeting._INTERVAL", 0.0)
+    monkeypatch.setattr("alexnet_dali.train.parallel.agreement._INTERVAL", 0.0)
     clock = iter([False, True, True, False, True] + 7 * [False])  # an epoch has 3 steps
     monkeypatch.setattr(Trainer, "_log_is_due", lambda self: next(clock))
     assert train(tmp_path / "run", "--run.log_seconds", "1000") == 0

@@ -18,8 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.checkpoints.run_folder import check_kept
 from alexnet_dali.train.config import Config, to_dict, to_yaml
-from alexnet_dali.train.run_folder import check_kept
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",

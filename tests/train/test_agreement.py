@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
-from alexnet_dali.train import meeting
-from alexnet_dali.train.meeting import Meeting
+from alexnet_dali.train.parallel import agreement as meeting
+from alexnet_dali.train.parallel.agreement import Meeting
 
 
 class Clock:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train import best, checksum
-from alexnet_dali.train.checkpoint_content import what_is_wrong
+from alexnet_dali.train.checkpoints import best, checksum
+from alexnet_dali.train.checkpoints.content import what_is_wrong
 
 FORMAT = 1
 _KEYS = {
