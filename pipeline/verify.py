@@ -15,7 +15,7 @@ from alexnet_dali.pipeline.faults import the_files_own
 def why_bad(images: ImageList, index: int) -> str:
     """Why image `index` is not what the list says; empty where nothing is found wrong.
 
-    OSError where the machine is to blame, not the file; MachineError where the decoder fails.
+    OSError where the machine is to blame, not the file; ResourceError where the decoder fails.
     """
     try:
         wrong_length = _wrong_length(images, index)

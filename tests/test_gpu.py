@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dali.model.alexnet import Masks
+from alexnet_dali.model.alexnet import DropoutMasks
 from alexnet_dali.model.layers import PAPER
 from alexnet_dali.pipeline.crops import RandomCrop
 from alexnet_dali.pipeline.dataset import Dataset
@@ -130,7 +130,7 @@ def test_dropout_masks_are_the_same_as_on_the_cpu():
     devices = [torch.device("cpu"), torch.device("cuda")]
     for step in (0, 7, 10**6):
         on_cpu, on_gpu = (
-            Masks(0, step, device, part=1).kept(128, range(2048, 4096), 4096, PAPER[-2])
+            DropoutMasks(0, step, device, part=1).kept(128, range(2048, 4096), 4096, PAPER[-2])
             for device in devices
         )
         assert torch.equal(on_cpu, on_gpu.cpu())

@@ -45,7 +45,7 @@ def test_imports_run_one_way(room):
 
 
 def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
-    """The exceptions: the benchmark builds rivals' graphs, and cuts ours.
+    """The exceptions: the benchmark builds baselines' graphs, and cuts ours.
 
     The loader shares the machine's cores among ranks, with train or without.
     """
@@ -56,8 +56,8 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
     }
     assert sorted(str(path) for path, text in sources.items() if "import fn" in text) == [
         "pipeline/graph.py",
+        "tools/bench/baselines.py",
         "tools/bench/host_driver.py",
-        "tools/bench/rivals.py",
     ]
     assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == [
         "pipeline/data_loader.py",

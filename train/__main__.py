@@ -21,12 +21,12 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = load(argv)
-        folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds
+        folder, seconds = Path(str(config.run.dir)), config.run.watchdog_seconds
         with (
             join(config.run.device, config.model.columns) as ranks,
             watching(ranks, folder, seconds) as progress,
         ):
-            if config.run.check:
+            if config.run.dry_run:
                 return check(config, ranks)
             status = Trainer(config, ranks, progress).fit()
         if status:

@@ -7,8 +7,7 @@ and batch before a replay, in the order of the GPU's queue, and waits for nothin
 
 Gradients are made anew in every step. In a recorded one they lie in the graph's own memory, which
 each replay fills again, and which nothing else is given. The averages over pairs and the gathers of
-columns are part of the graph. NCCL's own timeouts do not watch what is replayed; train/parallel/watchdog.py
-does.
+columns are part of the graph. NCCL's own timeouts do not watch what is replayed; the watchdog does.
 """
 
 from collections.abc import Callable, Iterable

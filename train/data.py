@@ -50,7 +50,7 @@ def training_batches(
     dataset: Dataset, config: Config, ranks: Ranks, step: int, on_bad_image: OnBadImage
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, for this rank; a pair of columns gets both its shards."""
-    ranks.share(config.train.batch_size)
+    ranks.local_batch_size(config.train.batch_size)
     loader = training_loader(
         dataset, config, step, on_bad_image=on_bad_image, **_options(config.data, ranks)
     )
@@ -63,7 +63,7 @@ def training_loader(dataset: Dataset, config: Config, step: int, **options: Any)
     loader = DataLoader(
         dataset,
         global_batch_size=config.train.batch_size,
-        crops=(RandomCrop if data.crops_and_flips else CentreCrop)(data.crop, data.resize),
+        crops=(RandomCrop if data.augment else CentreCrop)(data.crop, data.resize),
         pixels=Pixels(
             data.mean,
             std=_WHOLE,
@@ -89,7 +89,7 @@ def evaluation_batches(
 
     Each image is counted once over all ranks; a bad one, if `on_bad_image` goes on, is not.
     """
-    ranks.share(batch_size)
+    ranks.local_batch_size(batch_size)
     options = _options(data, ranks)
     loader = _evaluation_loader(images, data, batch_size, on_bad_image=on_bad_image, **options)
     return ranks.exchange(_batches(loader, len(loader)))

@@ -1,4 +1,4 @@
-"""`--run.check`: what a run will take, before it begins."""
+"""`--run.dry_run`: what a run will take, before it begins."""
 
 import resource
 import shutil
@@ -43,7 +43,7 @@ def check(config: Config, ranks: Ranks) -> int:
         seconds += plan.num_steps // plan.steps_per_epoch * validation_seconds
         lines = header(config, trainer.state.model, trainer.dataset, plan, ranks)
         lines += [_time(config, plan.num_steps, step_seconds, seconds), _disk(config, num_bytes)]
-        say("\n".join([*lines, memory, "nothing was written; leave out --run.check to train"]))
+        say("\n".join([*lines, memory, "nothing was written; leave out --run.dry_run to train"]))
     return 0
 
 
@@ -63,7 +63,7 @@ def _time_steps(trainer: Trainer) -> float:
     if trainer.state.step <= _WARM_UP:
         raise ConfigError(
             f"the run has {trainer.state.step} steps, which are too few to be timed; expected more "
-            f"than {_WARM_UP}: train it without --run.check"
+            f"than {_WARM_UP}: train it without --run.dry_run"
         )
     return measured["throughput/step_ms"] / 1000
 
@@ -83,7 +83,7 @@ def _time_validation(trainer: Trainer) -> float:
     timed = min(whole, _VALIDATION)
     began = time.monotonic()
     with trainer.autocast:
-        error_rates(trainer.state.model, islice(batches, timed), mean, ranks.sum_over_pairs)
+        error_rates(trainer.state.model, islice(batches, timed), mean, ranks.all_reduce_over_pairs)
     return (time.monotonic() - began) / timed * whole
 
 
@@ -93,7 +93,7 @@ def _memory(ranks: Ranks) -> str:
     if ranks.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(ranks.device)
         on_gpu = total - free
-    host, on_gpu = ranks.largest([host, on_gpu])
+    host, on_gpu = ranks.all_reduce_max([host, on_gpu])
     gpu = f", {on_gpu / 1e9:.1f} GB of its GPU" if on_gpu else ""
     return f"memory: {host / 1e9:.1f} GB for each rank{gpu}"
 

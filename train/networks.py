@@ -69,7 +69,7 @@ def _check_weights(full: dict[str, Tensor], config: Config, num_classes: int) ->
     for line in table:
         shape = shapes(table, num_columns, config.data.crop)[line.name]
         window = [line.size] * 2 if isinstance(line, Conv) else []
-        expected = [num_columns * shape.gives, shape.reads, *window]
+        expected = [num_columns * shape.out_channels, shape.in_channels, *window]
         found = full.get(f"{line.name}.weight")
         if found is None or list(found.shape) != expected:
             raise ValueError(f"its config asks for {expected} weights in {line.name}")
@@ -126,7 +126,7 @@ def predict(
     for batch in batches(network, dataset.val, ranks, batch_size * ranks.world_size):
         own = probabilities(network.model, batch.images, network.mean, num_views)
         with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
-        everyones = ranks.all_pairs(with_labels).flatten(0, 1)
+        everyones = ranks.all_gather_over_pairs(with_labels).flatten(0, 1)
         rows.append(everyones[: len(everyones) if ranks.is_main else 0].cpu().numpy())
     table = np.concatenate(rows)
     table = table[table[:, -1] != IGNORE_INDEX]

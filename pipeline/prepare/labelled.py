@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
-from alexnet_dali.pipeline.prepare.place import Place
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Labelled:
     path: Path
     root: Path
     names: list[str]
-    places: list[Place]
+    places: list[ArchiveMember]
     labels: list[int | str]
     class_names: list[str] | None = None
 

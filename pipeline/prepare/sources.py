@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.archives import read
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare import hub, webdataset
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.label_file import read_labels
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.names import same, some
-from alexnet_dali.pipeline.prepare.place import Place
 from alexnet_dali.pipeline.prepare.tree import ARCHIVES, Tree, open_tree, step_inside
 
 CONTAINERS = (*ARCHIVES, ".parquet")
@@ -45,7 +45,7 @@ class Source:
         root: Path,
         names: Iterable[str],
         labels: Sequence[int] | NDArray[np.int64],
-        places: Iterable[Place] | None = None,
+        places: Iterable[ArchiveMember] | None = None,
         inside: str = "",
     ) -> "Source":
         """From an entry for each file."""

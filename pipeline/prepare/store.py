@@ -83,7 +83,7 @@ def stored_name(name: str) -> str:
 def write_file(folder: Path, name: str, image: bytes) -> None:
     """A stored image in a file of its own, in the same folders as the original.
 
-    Every process may write files: what comes after the ledger's end is simply written again.
+    Every process may write files: what comes after the journal's end is simply written again.
     """
     path = folder / stored_name(name)
     with writing_to(path):

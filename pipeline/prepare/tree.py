@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import is_passed_over, some
-from alexnet_dali.pipeline.prepare.place import Place
 from alexnet_dali.pipeline.prepare.tar import tar_entries
 from alexnet_dali.pipeline.prepare.zips import zip_entries
 
@@ -30,7 +30,7 @@ class Tree:
     path: Path
     root: Path
     names: list[str]
-    places: list[Place] | None
+    places: list[ArchiveMember] | None
     folders: list[str]
     inside: str = ""
     passed_over: list[str] = field(default_factory=list)
@@ -121,7 +121,7 @@ def _archives_in(folder: Path) -> list[Path]:
 
 def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     """Several archives stand for a folder each, of their stem; one stands for itself."""
-    found: dict[str, Place] = {}
+    found: dict[str, ArchiveMember] = {}
     folders: set[str] = set()
     passed_over: set[str] = set()
     are_folders = path.is_dir() or len(archives) > 1
@@ -166,7 +166,7 @@ def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> Non
         )
 
 
-def _entries(archive: Path) -> Iterable[tuple[str, Place | None]]:
+def _entries(archive: Path) -> Iterable[tuple[str, ArchiveMember | None]]:
     """Files and folders of a tar or zip archive, told apart by what is in it."""
     with open(archive, "rb") as file:
         is_zip = file.read(2) == b"PK"

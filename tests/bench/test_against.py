@@ -10,7 +10,7 @@ import pytest
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.bench import __main__ as bench
 from alexnet_dali.tools.bench.against import Other, both, interval, packages_of, ratios
-from alexnet_dali.tools.bench.feeding import contenders
+from alexnet_dali.tools.bench.feeding import baselines
 
 OTHER = Other(ROOT)
 
@@ -79,11 +79,11 @@ def test_packages_come_from_the_other_checkout_wherever_python_starts(namespace,
     assert Path(told.stdout.strip()).samefile(tmp_path / "pipeline/__init__.py")
 
 
-def test_another_checkout_names_its_own_contenders():
-    found = Other.at(str(ROOT)).contenders(
-        "alexnet_dali.tools.bench.feeding", "contenders", "cuda", "resnet"
+def test_another_checkout_names_its_own_baselines():
+    found = Other.at(str(ROOT)).baselines(
+        "alexnet_dali.tools.bench.feeding", "baselines", "cuda", "resnet"
     )
-    assert found == [*contenders("cuda", "resnet")]
+    assert found == [*baselines("cuda", "resnet")]
 
 
 def test_what_the_other_lacks_is_left_out(capsys):
@@ -110,7 +110,7 @@ def test_rounds_begin_with_each_of_a_pair_in_turn(prepared, monkeypatch, capsys)
 
     monkeypatch.setattr(bench, "_measure", measure)
     monkeypatch.setattr(bench, "stores", lambda data, folder, names: dict.fromkeys(names, "."))
-    monkeypatch.setattr(Other, "contenders", lambda *arguments: ["decode", "ours"])
+    monkeypatch.setattr(Other, "baselines", lambda *arguments: ["decode", "ours"])
     arguments = ["pipeline", "--data", str(prepared), "--device", "cpu", "--against", str(ROOT)]
     bench.main(arguments)
     ours, theirs = ("ours", None), (OTHER.name("ours"), packages_of(ROOT)["PYTHONPATH"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.tools.paper import figures, relu_vs_tanh, runs
 from alexnet_dali.tools.paper.relu_vs_tanh import Curve, Result, epochs_to, factor
@@ -66,7 +66,9 @@ def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
         optimizer = PaperSGD(model.named_parameters(), optim)
         losses.append([])
         for step, (images, labels) in enumerate(batches):
-            loss = F.cross_entropy(model(images / divisor, Masks(0, step, images.device)), labels)
+            loss = F.cross_entropy(
+                model(images / divisor, DropoutMasks(0, step, images.device)), labels
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

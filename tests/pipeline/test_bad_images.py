@@ -16,7 +16,7 @@ import pytest
 from alexnet_dali.pipeline import archive_process, graph, verify
 from alexnet_dali.pipeline.crops import TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.faults import MachineError
+from alexnet_dali.pipeline.faults import ResourceError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
 from alexnet_dali.pipeline.reader import Archives, Reader
 from alexnet_dali.pipeline.replacements import replacement, stop
@@ -342,7 +342,7 @@ def test_a_reader_of_archives_that_is_killed_blames_no_image(archived):
     feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
     feeder.next()
     feeder._requests._reader._archives._process.kill()
-    with pytest.raises(MachineError, match="the process that reads archives has ended"):
+    with pytest.raises(ResourceError, match="the process that reads archives has ended"):
         list(feeder)
     assert not seen and not feeder._requests.faults
 
@@ -384,7 +384,7 @@ def test_a_lack_of_memory_in_the_reader_blames_no_image(images, error, monkeypat
     feeder = Feeder(images, plan(images), PLAIN)
     feeder.next()
     monkeypatch.setattr(graph, "read", fail)
-    with pytest.raises((MachineError, MemoryError)):
+    with pytest.raises((ResourceError, MemoryError)):
         list(feeder)
     assert not feeder._requests.faults
 
@@ -403,7 +403,7 @@ def test_a_reader_that_fails_for_some_time_blames_no_image(images, times, monkey
     feeder = Feeder(images, plan(images), PLAIN)
     feeder.next()
     monkeypatch.setattr(graph, "read", fail_at_first)
-    with pytest.raises(MachineError, match="Too many open files"):
+    with pytest.raises(ResourceError, match="Too many open files"):
         list(feeder)
     assert not feeder._requests.faults
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from alexnet_dali.pipeline.prepare import preparation
 from alexnet_dali.pipeline.prepare.examine import Examined, Task
-from alexnet_dali.pipeline.prepare.findings import Findings
 from alexnet_dali.pipeline.prepare.preparation import Preparation
+from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files
 from alexnet_dali.pipeline.prepare.store import StoreFormat
 from alexnet_dali.pipeline.stats import PixelSums

@@ -23,8 +23,8 @@ from alexnet_dali.pipeline import geometry
 from alexnet_dali.pipeline.crops import RandomCrop
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.prepare import examine, store
-from alexnet_dali.pipeline.prepare.findings import ROW
-from alexnet_dali.pipeline.prepare.ledger import Ledger
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import ROW
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
@@ -164,15 +164,16 @@ def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
 
 
 def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path):
-    """It is killed twice, and saves its ledger after every chunk.
+    """It is killed twice, and saves its journal after every chunk.
 
     The folder must be the same as from one run without a kill.
     """
     write_class_folders(tmp_path / "images", dict.fromkeys("abc", 300), sides=(60, 90))
     (tmp_path / "images/a/bad.jpg").write_text("no image")
     code = (
-        "import sys; from alexnet_dali.pipeline.prepare import ledger, store; ledger._SAVE_EVERY = "
-        "0; store.SHARD_BYTES = 300_000; from alexnet_dali.tools.prep_imagenet import main; "
+        "import sys; from alexnet_dali.pipeline.prepare import journal, store; "
+        "journal._SAVE_EVERY = 0; store.SHARD_BYTES = 300_000; "
+        "from alexnet_dali.tools.prep_imagenet import main; "
         "from alexnet_dali.tools.cli import run; run(main)"
     )
     command = [
@@ -255,7 +256,7 @@ def interrupt(originals, out, monkeypatch):
     """Prepare until the disk fails, behind the first files, which have been noted."""
     monkeypatch.setattr(Workers, "results", fail_after_one)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    monkeypatch.setattr(Journal, "is_due", lambda self: True)
     with pytest.raises(OSError):
         prep(originals, out, "--resize", SIDE)
     monkeypatch.undo()

@@ -18,8 +18,8 @@ import torch
 from alexnet_dali.tools import demo, gpu_check
 from alexnet_dali.tools.bench import __main__ as bench
 from alexnet_dali.tools.bench import host
-from alexnet_dali.tools.bench.feeding import NEEDS, contenders
-from alexnet_dali.tools.bench.steps import step_contenders, train_contenders
+from alexnet_dali.tools.bench.feeding import NEEDS, baselines
+from alexnet_dali.tools.bench.steps import step_baselines, train_baselines
 from alexnet_dali.train.config import ConfigError
 from alexnet_dali.train.parallel import devices as gpus
 from alexnet_dali.train.parallel import ranks as distributed
@@ -268,19 +268,19 @@ def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
 def test_every_expectation_belongs_to_a_measured_figure(prepared):
     names = {
         "host": host.commands([str(prepared)], host.BATCH_SIZES),
-        "step": step_contenders(8),
-        "train": train_contenders(8),
-        "pipeline": contenders("cuda"),
+        "step": step_baselines(8),
+        "train": train_baselines(8),
+        "pipeline": baselines("cuda"),
     }
     for one in gpu_check.EXPECTATIONS:
         assert one.row in names[one.benchmark]
-    assert set(NEEDS) <= {*contenders("cuda"), *contenders("cuda", "resnet")}
+    assert set(NEEDS) <= {*baselines("cuda"), *baselines("cuda", "resnet")}
 
 
 def test_a_contender_for_more_gpus_than_there_are_is_detected(prepared, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
-    monkeypatch.setattr(bench, "train_contenders", lambda num_gpus: train_contenders(2))
+    monkeypatch.setattr(bench, "train_baselines", lambda num_gpus: train_baselines(2))
     with pytest.raises(AssertionError, match="ranks <= num_gpus"):
         test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
             1, prepared, monkeypatch, tmp_path

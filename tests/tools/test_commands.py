@@ -172,7 +172,7 @@ def distributions(path):
 def test_every_import_comes_with_the_install(room):
     """Some files also import packages of an extra; without it they say what is missing."""
     extras = {
-        "rivals.py": "bench",
+        "baselines.py": "bench",
         "parquet.py": "parquet",
         "decode.py": "heic",
         "weights.py": "export",
@@ -181,7 +181,9 @@ def test_every_import_comes_with_the_install(room):
     for path in (ROOT / room).rglob("*.py"):
         extra = extras.get(path.name)
         allowed = requirements(None) | (requirements(extra) if extra else set())
-        allowed |= {"ffcv"} if path.name == "rivals.py" else set()  # it needs libraries of C++, too
+        allowed |= (
+            {"ffcv"} if path.name == "baselines.py" else set()
+        )  # it needs libraries of C++, too
         missing = set(distributions(path)) - allowed
         assert not missing, (
             f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"

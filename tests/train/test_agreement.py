@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from alexnet_dali.train.parallel import agreement as meeting
-from alexnet_dali.train.parallel.agreement import Meeting
+from alexnet_dali.train.parallel.agreement import Agreement
 
 
 class Clock:
@@ -25,7 +25,7 @@ def clock(monkeypatch):
 def meetings(clock, paces):
     """The times at which ranks of one speed meet; `paces` are the seconds of each step."""
     times = []
-    ranks = Meeting(lambda wishes: times.append(clock.now) or wishes)
+    ranks = Agreement(lambda flags: times.append(clock.now) or flags)
     for pace in paces:
         clock.now += pace
         ranks.after_step(0.0)
@@ -57,17 +57,17 @@ def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_
 
         def largest(values):
             met[rank].append(step)
-            *wishes, own = values
+            *flags, own = values
             return [
-                max(*wishes, 15.0 if step >= 30 and rank == 0 else 0.0),
+                max(*flags, 15.0 if step >= 30 and rank == 0 else 0.0),
                 max(own, own / pace * others_pace),
             ]
 
-        ranks = Meeting(largest)
+        ranks = Agreement(largest)
         for step in range(60):
             now[rank] += pace
-            wishes = ranks.after_step(15.0 if step >= 30 and rank == 1 else 0.0)
-            if wishes[0]:
+            flags = ranks.after_step(15.0 if step >= 30 and rank == 1 else 0.0)
+            if flags[0]:
                 asked.setdefault(rank, step)
 
     run(0, 0.01, 0.03)
@@ -77,5 +77,5 @@ def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_
 
 
 def test_a_single_process_gets_its_own_wish(clock):
-    alone = Meeting(lambda wishes: wishes)
+    alone = Agreement(lambda flags: flags)
     assert alone.after_step(2.0, 0.0) == [2.0, 0.0]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet_dali.model.alexnet import AlexNet, Masks
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import PerLayer
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.parallel.ranks import Averaging, join
-from alexnet_dali.train.record.layers import Lab
+from alexnet_dali.train.parallel.ranks import GradientAllReduce, join
+from alexnet_dali.train.record.layers import LayerStats
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 
@@ -25,7 +25,7 @@ def watch(folder):
     """One step, watched; each rank saves the numbers, and the weights before and after."""
     with join("cpu") as ranks:
         model = AlexNet(SMALL_WEIGHTS, CLASSES, CROP, ranks.columns, seed=3).double()
-        averaging = Averaging(model, ranks.data_group)
+        averaging = GradientAllReduce(model, ranks.data_group)
         before = model.full_state()
         for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
             bias = torch.full_like(before[f"{name}.bias"], 50.0)
@@ -38,11 +38,11 @@ def watch(folder):
         labels = torch.randint(CLASSES, (BATCH,), generator=draw)
         share = BATCH // ranks.num_pairs
         rows = slice(ranks.pair * share, (ranks.pair + 1) * share)
-        lab = Lab(model, ranks, uses_relu=True)
+        lab = LayerStats(model, ranks, uses_relu=True)
         losses = []
         for step in range(2):
             with lab.watching(step == 0):
-                masks = Masks(1, step, ranks.device, ranks.pair)
+                masks = DropoutMasks(1, step, ranks.device, ranks.pair)
                 loss = F.cross_entropy(model(images[rows], masks), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
@@ -73,9 +73,9 @@ def test_numbers_are_those_of_numpy(alone):
         assert numbers[f"weights_update/{layer}"] == pytest.approx(update, rel=1e-12) != 0
         ratio = numbers[f"weights_update_ratio/{layer}"]
         assert ratio == pytest.approx(update / weight, rel=1e-12)
-    silent = {key: value for key, value in numbers.items() if key.startswith("units_silent/")}
+    silent = {key: value for key, value in numbers.items() if key.startswith("dead_fraction/")}
     assert silent == {
-        f"units_silent/{layer}": len(SILENT.get(layer, [])) / units
+        f"dead_fraction/{layer}": len(SILENT.get(layer, [])) / units
         for layer, units in zip(
             ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"),
             (8, 12, 16, 16, 12, 24, 24),
@@ -94,9 +94,9 @@ def test_ranks_see_what_one_process_sees(world_size, alone, tmp_path):
 
 
 def test_watching_leaves_the_bits_as_they_are(alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(Lab, "numbers", lambda self: {})
-    watching = Lab.watching
-    monkeypatch.setattr(Lab, "watching", lambda self, due: watching(self, False))
+    monkeypatch.setattr(LayerStats, "numbers", lambda self: {})
+    watching = LayerStats.watching
+    monkeypatch.setattr(LayerStats, "watching", lambda self, due: watching(self, False))
     watch(tmp_path)
     unwatched = torch.load(tmp_path / "0.pt")
     assert unwatched["losses"] == alone["losses"]

@@ -77,7 +77,7 @@ def fail_while_the_other_waits(error):
     ):
         if ranks.is_main:
             raise error
-        ranks.largest([0])
+        ranks.all_reduce_max([0])
 
 
 @pytest.mark.parametrize(

@@ -416,14 +416,14 @@ def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path,
     assert final_state(tmp_path / "run")["step"] == STEPS
 
 
-BY_STEPS = ("--optim.schedule", "steps")
+BY_STEPS = ("--optim.schedule", "multistep")
 
 
 def test_a_longer_run_with_a_later_drop_is_the_run_that_had_them_from_the_start(train, tmp_path):
     """So the paper's authors did it by hand; the folder keeps a record."""
-    train(tmp_path / "whole", *BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
-    train(tmp_path / "longer", *BY_STEPS, "--train.epochs", "2", "--optim.drop_epochs", "[1]")
-    more = (*BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
+    train(tmp_path / "whole", *BY_STEPS, "--train.epochs", "4", "--optim.milestones", "[1, 3]")
+    train(tmp_path / "longer", *BY_STEPS, "--train.epochs", "2", "--optim.milestones", "[1]")
+    more = (*BY_STEPS, "--train.epochs", "4", "--optim.milestones", "[1, 3]")
     train(tmp_path / "longer", *more)
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
     record = (tmp_path / "longer/changes.txt").read_text()
@@ -435,7 +435,7 @@ def test_a_longer_run_with_a_later_drop_is_the_run_that_had_them_from_the_start(
 @pytest.mark.parametrize(
     "before, after, name",
     [
-        (BY_STEPS, ("--optim.drop_epochs", "[1]"), "optim.drop_epochs"),  # would have been before
+        (BY_STEPS, ("--optim.milestones", "[1]"), "optim.milestones"),  # would have been before
         (BY_STEPS, ("--train.epochs", "1"), "train.epochs"),
         (("--optim.schedule", "exponential"), ("--train.epochs", "6"), "train.epochs"),
         (BY_STEPS, ("--optim.momentum", "0.5"), "optim.momentum"),

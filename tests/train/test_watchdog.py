@@ -257,7 +257,7 @@ def test_where_the_teller_is_gone_another_rank_takes_over_and_names_who_is_gone(
         assert [one.rank for one in watches[rank].gone()] == [0, 1, 2]
     watches[0]._look_around()
     assert not watches[0].speaks()
-    take_rounds(3, living[1:])  # and the second teller, too
+    take_rounds(3, living[1:])  # and the second leader, too
     assert [rank for rank in living[1:] if watches[rank].speaks()] == [4]
 
 

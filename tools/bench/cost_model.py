@@ -116,7 +116,7 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
     """
     pairs = num_gpus // 2
     conv5 = shapes(layers(NETWORK, CLASSES), NETWORK.columns, CROP)["conv5"]
-    pool5 = NETWORK.columns * conv5.gives * conv5.side**2
+    pool5 = NETWORK.columns * conv5.out_channels * conv5.side**2
     hidden, half = NETWORK.fc_width // 2, CLASSES // 2
     convolutions = 2 * (
         column_parameters(NETWORK, CLASSES, CROP)

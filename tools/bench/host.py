@@ -24,7 +24,7 @@ from typing import Any
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.bench.against import Command, Rounds
-from alexnet_dali.tools.bench.rivals import RESIZE
+from alexnet_dali.tools.bench.baselines import RESIZE
 
 BATCH_SIZES = [128, 256]
 

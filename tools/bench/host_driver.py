@@ -260,7 +260,7 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     module.autocast = lambda precision, device: contextlib.nullcontext()  # knows no meta device
     sgd: Any = sys.modules["torch.optim.sgd"]  # torch.optim has a class of that name, too
     sgd._device_dtype_check_for_fused = lambda parameter: None
-    module.response_norm = _OneKernel.apply
+    module.local_response_norm = _OneKernel.apply
     recipe = Path(module.__file__).parents[1] / "configs/alexnet.yaml"
     options = ["--data.root", str(folder), "--train.batch_size", str(batch_size)]
     options += ["--train.compile", "false", "--run.dir", run]

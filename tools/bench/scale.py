@@ -1,4 +1,4 @@
-"""Contender of `tools.bench scale`: a list as long as ImageNet's, before and between batches.
+"""Baseline of `tools.bench scale`: a list as long as ImageNet's, before and between batches.
 
     python -m alexnet_dali.tools.bench.scale 128 100 prepared/imagenet
 

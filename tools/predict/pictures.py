@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.prepare.examine import tasks
-from alexnet_dali.pipeline.prepare.findings import Findings
 from alexnet_dali.pipeline.prepare.names import same
+from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source, any_files
 from alexnet_dali.pipeline.prepare.store import StoreFormat
 from alexnet_dali.pipeline.prepare.workers import Workers

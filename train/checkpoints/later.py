@@ -23,7 +23,7 @@ def goes_on(folder: Path, old: Config, new: Config, epoch: int) -> bool:
     """
     found = checkpoint.newest_sound(folder / "checkpoints")
     kinds = old.optim.schedule, new.optim.schedule
-    if found is None or kinds != ("plateau", "steps"):
+    if found is None or kinds != ("plateau", "multistep"):
         return False
     saved = found[1]
     rates = schedule(new.optim, new.train.epochs)

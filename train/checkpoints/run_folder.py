@@ -92,7 +92,7 @@ def _check_same(folder: Path, config: Config, epoch: int) -> None:
         change
         for change in changed
         if not _is_of_later_epochs(change.split(":")[0], old, config, epoch)
-        and not (may_go_on and change.startswith(("optim.schedule:", "optim.drop_epochs:")))
+        and not (may_go_on and change.startswith(("optim.schedule:", "optim.milestones:")))
     ]
     if refused:
         raise ConfigError(
@@ -109,9 +109,9 @@ def _is_of_later_epochs(name: str, old: Config, new: Config, epoch: int) -> bool
         return new.train.epochs >= epoch and new.optim.schedule != "exponential"
     if name == "optim.lr_at":
         return begun_alike(old.optim.lr_at, new.optim.lr_at, epoch)
-    if name == "optim.drop_epochs":
+    if name == "optim.milestones":
         earlier = [
-            [drop for drop in config.optim.drop_epochs if drop <= epoch] for config in (old, new)
+            [drop for drop in config.optim.milestones if drop <= epoch] for config in (old, new)
         ]
-        return new.optim.schedule == "steps" and earlier[0] == earlier[1]
+        return new.optim.schedule == "multistep" and earlier[0] == earlier[1]
     return False

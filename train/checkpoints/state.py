@@ -39,7 +39,7 @@ class TrainingState:
             "momentum": ranks.columns.merge(momentum),
             "lr": self.optimizer.lr,
             "schedule": self.schedule.state(),
-            "intervals": ranks.all_pairs(self.sums),
+            "intervals": ranks.all_gather_over_pairs(self.sums),
         }
 
     def is_finite(self) -> bool:

@@ -10,8 +10,8 @@ A signal is then answered within a second, even if steps become slower meanwhile
 """
 
 
-class Meeting:
-    """Tells all ranks what one of them wishes, every few steps.
+class Agreement:
+    """Tells all ranks what one of them flags, every few steps.
 
     A meeting costs every rank a collective on the CPU, which takes as long as a short step on a
     GPU. In each meeting, the ranks agree how many steps to take until the next one, from the pace
@@ -24,13 +24,13 @@ class Meeting:
         self._steps = self._steps_left = 1
         self._met_at = time.monotonic()
 
-    def after_step(self, *wishes: float) -> list[float]:
+    def after_step(self, *flags: float) -> list[float]:
         """The largest of each wish over all ranks, if they meet after this step; zeros if not."""
         self._steps_left -= 1
         if self._steps_left:
-            return [0.0] * len(wishes)
+            return [0.0] * len(flags)
         pace = (time.monotonic() - self._met_at) / self._steps
-        *most, slowest = self._largest([*wishes, pace])
+        *most, slowest = self._largest([*flags, pace])
         # At most twice as many as before: the first steps after a start may be fast by chance.
         self._steps = self._steps_left = max(
             1, min(2 * self._steps, int(_INTERVAL / max(slowest, 1e-9)))

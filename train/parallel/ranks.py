@@ -24,7 +24,7 @@ from alexnet_dali.model import collectives
 from alexnet_dali.model.columns import NUM_COLUMNS, Columns
 from alexnet_dali.pipeline.cores import threads_of_a_rank
 from alexnet_dali.pipeline.dataset import printable
-from alexnet_dali.pipeline.faults import advice, machine_error
+from alexnet_dali.pipeline.faults import advice, resource_error
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.memory import keep_freed_memory
 from alexnet_dali.train.config import ConfigError
@@ -71,7 +71,7 @@ class Ranks:
     def _ranks_per_pair(self) -> int:
         return self.columns.num_columns // len(self.columns.held)
 
-    def share(self, batch_size: int) -> int:
+    def local_batch_size(self, batch_size: int) -> int:
         """Images of a batch that this rank reads; ConfigError where ranks can't share it evenly."""
         if batch_size < 1 or batch_size % self.world_size:
             raise ConfigError(
@@ -98,7 +98,7 @@ class Ranks:
         if previous is not None:
             yield previous.wait()
 
-    def largest(self, values: list[float]) -> list[float]:
+    def all_reduce_max(self, values: list[float]) -> list[float]:
         """The largest of each of the `values` over all ranks."""
         if self.control_group is None:
             return values
@@ -106,27 +106,27 @@ class Ranks:
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.control_group)
         return largest.tolist()
 
-    def gather(self, state: Any) -> list[Any]:
+    def all_gather_object(self, state: Any) -> list[Any]:
         """Every rank's `state`, by rank."""
         states = [state] * self.world_size
         if self.control_group is not None:
             dist.all_gather_object(states, state, group=self.control_group)
         return states
 
-    def all_pairs(self, values: Tensor) -> Tensor:
+    def all_gather_over_pairs(self, values: Tensor) -> Tensor:
         """[num_pairs, ...] from each pair's own `values` [...]."""
         rows = values.new_zeros(self.num_pairs, *values.shape)
         rows[self.pair] = values
-        return self.sum_over_pairs(rows)
+        return self.all_reduce_over_pairs(rows)
 
-    def sum_over_pairs(self, counts: Tensor) -> Tensor:
+    def all_reduce_over_pairs(self, counts: Tensor) -> Tensor:
         """`counts`, added up over the data axis; the columns of a pair hold the same ones."""
         if self.data_group is not None:
             dist.all_reduce(counts, group=self.data_group)
         return counts
 
 
-class Averaging:
+class GradientAllReduce:
     """Averages each gradient of `model` over the pairs, `group`, as soon as backward has it.
 
     Each gradient is summed by itself, in an order that depends on its shape alone.
@@ -183,7 +183,7 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
 
     `device` is cpu, cuda or auto: cuda where this machine has GPUs. Each rank holds one of
     `num_columns` columns; with 1, a whole network. ConfigError where ranks do not form pairs, or a
-    rank can't have a GPU of its own. MachineError where memory or a GPU fails inside. With several
+    rank can't have a GPU of its own. ResourceError where memory or a GPU fails inside. With several
     ranks, one that fails inside prints its error and exits.
     """
     world = _World(*(int(os.environ.get(name, alone)) for name, alone in _ALONE.items()))
@@ -234,7 +234,7 @@ class _World(NamedTuple):
 
 
 _TIMEOUT = timedelta(minutes=30)
-"""How long ranks wait for each other in one exchange; train/parallel/watchdog.py notices much sooner."""
+"""How long ranks wait for each other in one exchange; the watchdog notices much sooner."""
 
 _ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 """torchrun's environment, and what it would say to a single process."""
@@ -251,11 +251,11 @@ def _check_pairs(world: _World, num_columns: int) -> None:
 
 @contextmanager
 def _faults_explained() -> Iterator[None]:
-    """Where memory or a GPU fails, raise MachineError in place of what torch raises."""
+    """Where memory or a GPU fails, raise ResourceError in place of what torch raises."""
     try:
         yield
     except Exception as error:
-        fault = machine_error(error)
+        fault = resource_error(error)
         if fault is None:
             raise
         raise fault from error
@@ -266,7 +266,7 @@ def _leave_at_once(error: BaseException) -> NoReturn:
 
     Leaving in order would wait for the others, which wait for this one.
     """
-    error = machine_error(error) or error
+    error = resource_error(error) or error
     if isinstance(error, (ValueError, OSError)):
         status = report_error(error)
         if isinstance(error, ValueError):

@@ -12,7 +12,7 @@ _MACHINES_OWN = ("data.root", "data.num_threads", "run.dir", "run.device")
 def check_options(config: Config, ranks: Ranks) -> None:
     """ConfigError unless every rank was started with the same options."""
     own = _options(config)
-    for rank, other in enumerate(ranks.gather(own)):
+    for rank, other in enumerate(ranks.all_gather_object(own)):
         unlike = [f"{key}: {own[key]} and {other[key]}" for key in own if own[key] != other[key]]
         if unlike:
             raise ConfigError(
@@ -26,7 +26,7 @@ def check_folder(refused: str, newest: str, fingerprint: str, ranks: Ranks) -> N
 
     `refused` is why it has not, or empty. All must see the same `newest` checkpoint and data.
     """
-    found = ranks.gather((refused, newest, fingerprint))
+    found = ranks.all_gather_object((refused, newest, fingerprint))
     if found[0][0]:
         raise ConfigError(found[0][0])
     _check_same([f"{where or 'no checkpoint'} and data {data[:8]}" for _, where, data in found])
@@ -34,7 +34,7 @@ def check_folder(refused: str, newest: str, fingerprint: str, ranks: Ranks) -> N
 
 def check_beginning(step: int, ranks: Ranks) -> None:
     """ConfigError unless every rank begins at the same step."""
-    _check_same([f"step {found}" for found in ranks.gather(step)])
+    _check_same([f"step {found}" for found in ranks.all_gather_object(step)])
 
 
 def _check_same(found: list[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.parallel.heartbeats import Sign, Signs
+from alexnet_dali.train.parallel.heartbeats import Heartbeat, Heartbeats
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _SILENT = 3.0
@@ -78,7 +78,7 @@ class _Seen:
     beat_at: float = 0.0
     count_at: float = 0.0
 
-    def update(self, told: Sign, now: float) -> None:
+    def update(self, told: Heartbeat, now: float) -> None:
         if told["beat"] != self.beat:
             self.beat_at = now
         if told["count"] != self.count:
@@ -96,7 +96,7 @@ class _Seen:
 class Watch:
     """A thread that tells the others of this rank, and watches them.
 
-    One rank, the teller, knows of all. It judges and speaks, and the others follow its word.
+    One rank, the leader, knows of all. It judges and speaks, and the others follow its word.
     """
 
     def __init__(self, ranks: Ranks, folder: Path, progress: Progress, seconds: float) -> None:
@@ -108,7 +108,7 @@ class Watch:
         if ranks.store is not None:
             # A connection of its own: the main thread may be waiting in its.
             store = ranks.store.clone()  # type: ignore[attr-defined]
-            self._signs = Signs(store, ranks.rank, ranks.world_size)
+            self._signs = Heartbeats(store, ranks.rank, ranks.world_size)
         self._store_is_gone = False
         self._heard_at = now = time.monotonic()
         self._seen = [_Seen(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
@@ -134,7 +134,7 @@ class Watch:
 
     def speaks(self) -> bool:
         """Whether this rank speaks for all, or for itself where ranks can't tell each other."""
-        return self._signs is None or self._signs.is_teller
+        return self._signs is None or self._signs.is_leader
 
     def _run(self) -> None:
         launcher = os.getppid() if dist.is_torchelastic_launched() else None
@@ -160,9 +160,9 @@ class Watch:
                 self._judge()
             return
         signs.leave(own)
-        if signs.is_teller and signs.step_down():
+        if signs.is_leader and signs.step_down():
             self._heard_at = time.monotonic()
-        if not signs.is_teller:
+        if not signs.is_leader:
             self._follow(signs)
             return
         for one, sign in zip(self._seen, signs.all(), strict=True):
@@ -173,7 +173,7 @@ class Watch:
         self._judge()
         signs.tell({"rank": self._rank, "own": own, "gone": self._gone, "ends": self._ends})
 
-    def _own_sign(self) -> Sign:
+    def _own_sign(self) -> Heartbeat:
         self._beat += 1
         progress = self._progress
         return {
@@ -185,8 +185,8 @@ class Watch:
             "count": progress.count,
         }
 
-    def _follow(self, signs: Signs) -> None:
-        """Take the teller at its word; where no new one comes, take over."""
+    def _follow(self, signs: Heartbeats) -> None:
+        """Take the leader at its word; where no new one comes, take over."""
         word, now = signs.word(), time.monotonic()
         if word is not None and word["own"]["beat"] != self._seen[word["rank"]].beat:
             self._seen[word["rank"]].update(word["own"], now)

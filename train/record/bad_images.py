@@ -24,7 +24,7 @@ class BadImages:
     def __init__(self, folder: Path, data: DataConfig, num_images: int, ranks: Ranks) -> None:
         """`num_images` are those to train on."""
         self._path, self._ranks = folder / _LIST, ranks
-        self._num_images, self._most = num_images, data.most_bad_images
+        self._num_images, self._most = num_images, data.max_bad_fraction
         self._training: list[BadImage] = []
         self._evaluation: list[BadImage] = []
         self._epoch, self._of_epoch = 0, set[int]()
@@ -51,17 +51,17 @@ class BadImages:
         if self._rows is None:
             return {}
         rows, self._rows = self._rows, 0
-        return {"data/stand_ins": rows}
+        return {"data/replacements": rows}
 
     def share(self, step: int, steps_per_epoch: int) -> None:
         """Tell all ranks what each has found since the last call; every rank must call it.
 
-        DatasetError where an epoch has more bad images than data.most_bad_images.
+        DatasetError where an epoch has more bad images than data.max_bad_fraction.
         """
-        (found,) = self._ranks.largest([len(self._training) + len(self._evaluation)])
+        (found,) = self._ranks.all_reduce_max([len(self._training) + len(self._evaluation)])
         if not found:
             return
-        everyones = self._ranks.gather((self._training, self._evaluation))
+        everyones = self._ranks.all_gather_object((self._training, self._evaluation))
         training = [bad for of_rank, _ in everyones for bad in of_rank]
         evaluation = [bad for _, of_rank in everyones for bad in of_rank]
         self._training.clear()
@@ -91,6 +91,6 @@ class BadImages:
         if len(self._of_epoch) > max(1, self._most * self._num_images):
             raise DatasetError(
                 f"{len(self._of_epoch)} of {self._num_images} training images can't be used any "
-                f"more in epoch {epoch + 1}, above data.most_bad_images, {self._most:.1%}; "
+                f"more in epoch {epoch + 1}, above data.max_bad_fraction, {self._most:.1%}; "
                 f"{self._path} lists them. Restore them and rerun the command to resume"
             )

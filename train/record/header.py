@@ -15,11 +15,11 @@ def num_parameters(model: AlexNet, crop: int) -> int:
     """Weights and biases of the whole network, wherever its columns are."""
     columns = model.columns.num_columns
     total = 0
-    for line in model.table:
-        shape = shapes(model.table, columns, crop)[line.name]
-        window = line.size**2 if isinstance(line, Conv) else 1
-        gives = model.num_classes if line is model.table[-1] else columns * shape.gives
-        total += gives * (shape.reads * window + 1)
+    for layer in model.table:
+        shape = shapes(model.table, columns, crop)[layer.name]
+        window = layer.size**2 if isinstance(layer, Conv) else 1
+        neurons = model.num_classes if layer is model.table[-1] else columns * shape.out_channels
+        total += neurons * (shape.in_channels * window + 1)
     return total
 
 

@@ -15,7 +15,7 @@ from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.train.parallel.ranks import Ranks
 
 
-class Lab:
+class LayerStats:
     """Watches single steps. Every rank watches the same ones, as its columns see them."""
 
     def __init__(self, model: AlexNet, ranks: Ranks, uses_relu: bool) -> None:
@@ -61,7 +61,7 @@ class Lab:
             found[f"weights_update/{name}"] = update / count
             found[f"weights_update_ratio/{name}"] = update / weights if weights else 0.0
             if name in self._watched:
-                found[f"units_silent/{name}"] = silent / units
+                found[f"dead_fraction/{name}"] = silent / units
         return dict(sorted(found.items()))
 
     def _silent(self) -> Tensor:
@@ -72,7 +72,7 @@ class Lab:
         places = [place for place in self._places() if place[1] in self._watched]
         lengths = [len(self._active[place]) for place in places]
         pairs = torch.cat([self._active[place] for place in places]).int()
-        active = self._ranks.sum_over_pairs(pairs).split(lengths)
+        active = self._ranks.all_reduce_over_pairs(pairs).split(lengths)
         for (column, name), units in zip(places, active, strict=True):
             row = counts[column, self._names.index(name)]
             row[0], row[1] = (units == 0).sum(), len(units)

@@ -60,7 +60,7 @@ def _decode_in_dynamic_mode(decode):
             ).evaluate()
             return [np.asarray(pixels) for pixels in decoded.tensors]
         except RuntimeError as error:
-            raise decode.machine_error(error) or error from error
+            raise decode.resource_error(error) or error from error
 
     decode.decode_together = decode_together
 

@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet_dali.model import response_norm as module
-from alexnet_dali.model.response_norm import compiled_response_norm, response_norm, same_map_norm
+from alexnet_dali.model import local_response_norm as module
+from alexnet_dali.model.local_response_norm import (
+    compiled_local_response_norm,
+    local_response_norm,
+    within_channel_norm,
+)
 
 
 def printed_formula(x):
@@ -24,19 +28,19 @@ def printed_formula(x):
 
 def test_values_match_the_formula_in_the_paper():
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
-    torch.testing.assert_close(response_norm(x), printed_formula(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(local_response_norm(x), printed_formula(x), rtol=1e-12, atol=1e-12)
 
 
 def test_values_match_torchs_for_the_same_alpha_per_term():
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
     # Torch divides alpha by 5
     expected = F.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
-    torch.testing.assert_close(response_norm(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(local_response_norm(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_gradient_matches_finite_differences():
     x = (100 * torch.randn(2, 8, 2, 3, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(response_norm, x, eps=1e-4)
+    assert torch.autograd.gradcheck(local_response_norm, x, eps=1e-4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -48,7 +52,7 @@ def test_bfloat16_is_nearly_as_accurate_as_its_format_allows(layout):
     x = (30 * torch.randn(4, 48, 7, 7)).bfloat16().contiguous(memory_format=layout).requires_grad_()
     exact = x.detach().double().requires_grad_()
     grad = torch.randn(x.shape, dtype=torch.float64).bfloat16()
-    y, expected = response_norm(x), printed_formula(exact)
+    y, expected = local_response_norm(x), printed_formula(exact)
     y.backward(grad)
     expected.backward(grad.double())
     assert y.dtype == x.grad.dtype == torch.bfloat16
@@ -74,7 +78,7 @@ def over_neighbours(x):
 
 def test_the_second_norm_of_2012_sums_over_neighbours_in_a_map():
     x = 100 * torch.randn(2, 3, 7, 6, dtype=torch.float64)
-    torch.testing.assert_close(same_map_norm(x), over_neighbours(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(within_channel_norm(x), over_neighbours(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("deviation", [3, 30])
@@ -84,16 +88,20 @@ def test_the_second_norm_in_bfloat16_is_as_accurate_as_its_format_allows(deviati
     There, 1 plus a small share would often be 1. Mean squares of 9 change values by 0.7 %.
     """
     x = (deviation * torch.randn(4, 16, 9, 9)).bfloat16()
-    error = (same_map_norm(x).double() / over_neighbours(x.double()) - 1).abs()[x != 0]
-    assert same_map_norm(x).dtype == torch.bfloat16 and error.max() < 0.004 and error.mean() < 0.002
+    error = (within_channel_norm(x).double() / over_neighbours(x.double()) - 1).abs()[x != 0]
+    assert (
+        within_channel_norm(x).dtype == torch.bfloat16
+        and error.max() < 0.004
+        and error.mean() < 0.002
+    )
 
 
 def test_the_compiled_form_and_its_fallback_give_the_same_values(monkeypatch):
     x = 100 * torch.randn(2, 12, 3, 4, dtype=torch.float64)
-    compiled = compiled_response_norm(x.device)
-    torch.testing.assert_close(compiled(x), response_norm(x), rtol=1e-12, atol=1e-12)
+    compiled = compiled_local_response_norm(x.device)
+    torch.testing.assert_close(compiled(x), local_response_norm(x), rtol=1e-12, atol=1e-12)
     gradients = []
-    for norm in (compiled, response_norm):
+    for norm in (compiled, local_response_norm):
         leaf = x.clone().requires_grad_()
         norm(leaf).sin().sum().backward()
         gradients.append(leaf.grad)
@@ -107,7 +115,7 @@ def test_the_compiled_form_and_its_fallback_give_the_same_values(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.warns(UserWarning, match="runs uncompiled"):
-        assert compiled_response_norm(x.device) is response_norm
+        assert compiled_local_response_norm(x.device) is local_response_norm
 
 
 real_compile = torch.compile
@@ -145,7 +153,7 @@ def test_every_shape_runs_compiled(monkeypatch):
     """From the ninth on, the compiler by itself would run them uncompiled, and say nothing."""
     counts = Counter()
     monkeypatch.setattr(torch, "compile", partial(compile_and_count, counts))
-    norm = compiled_response_norm(torch.device("cpu"))
+    norm = compiled_local_response_norm(torch.device("cpu"))
     counts.clear()
     calls = train_and_evaluate_with_many_shapes(norm)
     assert counts["run"] == calls and 20 <= counts["compiled"] <= 30
@@ -155,7 +163,7 @@ def test_shapes_that_run_uncompiled_are_detected(monkeypatch):
     counts = Counter()
     one_for_all = partial(compile_and_count, counts, dynamic=False)
     monkeypatch.setattr(module, "_compiled", one_for_all)
-    norm = compiled_response_norm(torch.device("cpu"))
+    norm = compiled_local_response_norm(torch.device("cpu"))
     counts.clear()
     calls = train_and_evaluate_with_many_shapes(norm)
     assert counts["run"] < calls

@@ -14,26 +14,26 @@ _LARGEST = 1 << 29
 """Bytes that one file may unpack to; a larger one would be a trap for the memory."""
 
 
-class Place(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file inside `archive`, whose path is relative to the root of its tree.
 
-    `packing` says what `offset` and `size` mean: "stored" and "deflate" count the archive's bytes;
-    in a "parquet" file they are the row group and the row in it. `crc` is the zip's checksum.
+    `compression` says what `offset` and `size` mean: "stored" and "deflate" count the archive's
+    bytes; in a "parquet" file they are the row group and its row. `crc` is the zip's checksum.
     """
 
     archive: str
     offset: int
     size: int
-    packing: str = "stored"
+    compression: str = "stored"
     crc: int | None = None
 
     def content(self, root: str | os.PathLike[str]) -> NDArray[np.uint8]:
         """The file's bytes; OSError or ValueError where they can't be read or are damaged."""
         path = os.path.join(root, self.archive)
-        if self.packing == "parquet":
+        if self.compression == "parquet":
             return np.frombuffer(parquet.image(path, self.offset, self.size), np.uint8)
         data = read(path, self.offset, self.size)
-        if self.packing == "deflate":
+        if self.compression == "deflate":
             data = np.frombuffer(_inflate(data), np.uint8)
         if self.crc is not None and zlib.crc32(data.data) != self.crc:
             raise ValueError("damaged in its archive: the checksum differs")

@@ -29,8 +29,8 @@ RESIZE, CROP = 256, 224
 class Feeding:
     """What to feed, and with what.
 
-    DALI's contenders decode on a GPU where `device` is cuda, the others always on the CPU.
-    `scratch` is a folder for files that a contender makes of the images before it is timed.
+    DALI's baselines decode on a GPU where `device` is cuda, the others always on the CPU.
+    `scratch` is a folder for files that a baseline makes of the images before it is timed.
     """
 
     dataset: Dataset

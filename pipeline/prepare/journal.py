@@ -10,14 +10,14 @@ import numpy as np
 
 from alexnet_dali.pipeline.arrays import read_arrays
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.pipeline.prepare.findings import ROW, Findings
+from alexnet_dali.pipeline.prepare.records import ROW, Findings
 from alexnet_dali.pipeline.stats import PixelSums
 
 _SAVE_EVERY = 10.0  # seconds
 _TOGETHER = 1 << 24  # bytes
 
 
-class Ledger:
+class Journal:
     """Findings in the order of the files, and the sums over their pixels; saved now and then.
 
     Rows are in `path` with the ending .rows, remarks in .remarks, a line of JSON each, and what was

@@ -23,7 +23,7 @@ Norm = Callable[[Tensor, float], Tensor]
 """Maps and alpha to maps."""
 
 
-def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
+def local_response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
     """x / (k + alpha * sum of squares over 5 neighbouring maps)^beta.
 
     `x` [N, C, H, W] holds the maps of one column. bfloat16 maps are computed in float32. On a CPU,
@@ -32,7 +32,7 @@ def response_norm(x: Tensor, alpha: float = ALPHA) -> Tensor:
     return _ResponseNorm.apply(x, alpha, _EAGER)
 
 
-def same_map_norm(x: Tensor) -> Tensor:
+def within_channel_norm(x: Tensor) -> Tensor:
     """x / (1 + 0.001 * mean of squares over 5 x 5 neighbours in the same map)^0.75 (2012 code).
 
     Neighbours outside the map count as zeros.
@@ -42,10 +42,10 @@ def same_map_norm(x: Tensor) -> Tensor:
     return (wide * _power(d)).to(x.dtype)
 
 
-def compiled_response_norm(device: torch.device) -> Norm:
-    """`response_norm`, fused by torch.compile.
+def compiled_local_response_norm(device: torch.device) -> Norm:
+    """`local_response_norm`, fused by torch.compile.
 
-    If nothing can be compiled for `device`, it is `response_norm` itself, with a warning.
+    If nothing can be compiled for `device`, it is `local_response_norm` itself, with a warning.
     """
     kernels = _Kernels(_compiled(_forward), _compiled(_backward))
     try:
@@ -56,7 +56,7 @@ def compiled_response_norm(device: torch.device) -> Norm:
             "torch.compile needs a C++ compiler such as g++, and Triton for GPUs",
             stacklevel=2,
         )
-        return response_norm
+        return local_response_norm
 
     def compiled(x: Tensor, alpha: float = ALPHA) -> Tensor:
         return _ResponseNorm.apply(x, alpha, kernels)
