@@ -46,7 +46,7 @@ def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
     assert train(tmp_path / "run", *plateau) == 0
     steps = (*plateau, "--optim.schedule", "multistep", "--train.epochs", "6")
     assert train(tmp_path / "run", *steps, "--optim.milestones", "[5]") == 2
-    assert "optim.schedule: plateau -> steps" in capsys.readouterr().err
+    assert "optim.schedule: plateau -> multistep" in capsys.readouterr().err
     assert train(tmp_path / "run", *steps, "--optim.milestones", "[2, 3, 4, 5]") == 0
     rates = read_metrics(tmp_path / "run", "train/lr")
     assert rates[12] == pytest.approx(2e-4) and rates[14] == pytest.approx(2e-5)
