@@ -2,7 +2,7 @@
 
     python -m alexnet_dali.tools.bench.cost_model
 
-It prints the tables of DESIGN.md. The bytes are exact: tests/bench/test_traffic.py counts them. The
+The bytes are exact: tests/bench/test_traffic.py counts them, and DESIGN.md has the formulas. The
 times rest on the assumptions below, and on what `tools.bench` measured of hosts. Left out are
 decoding on GPUs, reading from disks, the time that Python's other threads keep the main thread from
 its lock, issuing collectives, validation, checkpoints, and an epoch's first batch.
@@ -134,7 +134,7 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
 
 
 def tables() -> str:
-    """The first table, as it stands in DESIGN.md."""
+    """A line for each number of GPUs and each link."""
     rows = []
     for num_gpus, batch_size in RUNS:
         for link in LINKS:
