@@ -164,12 +164,12 @@ class Dataset:
         if missing:
             raise DatasetError(
                 f"{folder}: {', '.join(missing)} missing; prepare it again with "
-                "tools/prep_imagenet.py"
+                "alexnet prep"
             )
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
-                "half-copied); prepare it again with tools/prep_imagenet.py"
+                "half-copied); prepare it again with alexnet prep"
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
@@ -281,7 +281,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     ):
         raise DatasetError(
             f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
-            "prepare the folder again with tools/prep_imagenet.py"
+            "prepare the folder again with alexnet prep"
         )
     return about
 
@@ -293,7 +293,7 @@ def _read_list(
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)
-    again = "prepare the folder again with tools/prep_imagenet.py"
+    again = "prepare the folder again with alexnet prep"
     if not 0 < len(starts) == sizes.size // 2 or not (starts < ends).all():
         raise DatasetError(
             f"{path}: expected {sizes.size // 2} lines 'relative/path label', found "
