@@ -163,8 +163,7 @@ class Dataset:
         missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
         if missing:
             raise DatasetError(
-                f"{folder}: {', '.join(missing)} missing; prepare it again with "
-                "alexnet prep"
+                f"{folder}: {', '.join(missing)} missing; prepare it again with alexnet prep"
             )
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(

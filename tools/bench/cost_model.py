@@ -134,7 +134,7 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
 
 
 def tables() -> str:
-    """The first table, as it stands in DESIGN.md."""
+    """The first table, as in DESIGN.md."""
     rows = []
     for num_gpus, batch_size in RUNS:
         for link in LINKS:
