@@ -28,7 +28,7 @@ from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
 from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
-from alexnet_dali.tools.predict.pictures import Skipped, Pictures, find, open_pictures
+from alexnet_dali.tools.predict.pictures import Pictures, Skipped, find, open_pictures
 from alexnet_dali.train.data import evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
 from alexnet_dali.train.networks import Trained, open_network
