@@ -162,6 +162,7 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
             nodes = dict(zip(names, fn.external_source(rows, num_outputs=len(names))))
             if not chosen.in_archives:
                 nodes["file"] = fn.io.file.read(nodes["file"])
+            nodes["file"] = nodes["file"].shape()  # of contents, no decoder makes a copy
             pipeline.set_outputs(*nodes.values())
         return pipeline
 
@@ -182,6 +183,7 @@ def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
         with pipeline:
             nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
             asked = dict(zip(names, nodes))
+            asked["encoded"] = asked["encoded"].shape()
             pipeline.set_outputs(asked.pop("mean"), *asked.values())
         return pipeline
 
