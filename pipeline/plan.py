@@ -147,9 +147,9 @@ class EpochPlan:
         indices = self._orders.of(epoch)[np.where(valid, places, 0)]
         if replaced is not None:
             indices = replaced(indices)
-        views = self._crops.views
-        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), self._sizes[indices])
-        _check_boxes(self._crops, boxes, mirrored, np.repeat(self._sizes[indices], views, axis=0))
+        views, sizes = self._crops.views, self._sizes[indices]
+        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), sizes)
+        _check_boxes(self._crops, boxes, mirrored, np.repeat(sizes, views, axis=0))
         draws = Draws(self._seed, epoch, (places[:, None] * views + np.arange(views)).ravel())
         return Samples(
             np.repeat(indices, views),

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import archive_process, graph
+from pipeline.cores import usable_cores
 from pipeline.dataset import ImageList
 from pipeline.decode import of_an_image
 from pipeline.faults import MachineError, gist, machine_error, the_files_own
 from pipeline.verify import why_bad
 
-_THREADS = 8
-"""They wait for disks and networks, not for processors."""
+_MOST_THREADS = 8
+"""They wait for disks and networks, more than for processors."""
 _PROCESSES = 4
 """For archives; they wait, too."""
 
@@ -69,7 +70,8 @@ class Reader:
             self._archives.close()
 
     def _new_graph(self) -> graph.Pipeline:
-        return graph.build_reader(self._archives is not None, self._batch_size, _THREADS)
+        num_threads = min(_MOST_THREADS, 2 * usable_cores())
+        return graph.build_reader(self._archives is not None, self._batch_size, num_threads)
 
     def _read(
         self, indices: NDArray[np.int64]

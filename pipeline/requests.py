@@ -15,7 +15,7 @@ from pipeline.reader import FaultyImages, Reader
 from pipeline.replacements import BadImage, replacement
 from pipeline.transform import Transform
 
-_TOGETHER = 256
+_TOGETHER = 512
 """Images of small batches that are made together: much of the cost does not grow with them."""
 _AHEAD = 2
 """Steps that are made before they are asked for, beside those that the graph works at."""

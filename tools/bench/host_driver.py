@@ -132,15 +132,17 @@ def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-class _Cut(Pipeline):
+def _cut(pipelines: type[Pipeline], batch_size: int, num_threads: int) -> Pipeline:
     """A pipeline that computes all its outputs, of which the loader sees the first alone.
 
     What is not put out, DALI would not even feed.
     """
 
-    def run(self) -> Any:
-        """The first output."""
-        return super().run()[:1]
+    class Cut(pipelines):  # type: ignore[misc, valid-type]
+        def run(self) -> Any:
+            return super().run()[:1]
+
+    return Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
 
 
 def _is_old() -> bool:
@@ -156,7 +158,7 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
         requests: Any, mean: Any, chosen: Any, batch_size: int, device_id: None, num_threads: int
     ) -> Pipeline:
         names = ["shift", *(name for name in graph.inputs(chosen) if name != "shift")]
-        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        pipeline = _cut(graph.Pipeline, batch_size, num_threads)
         with pipeline:
             rows = (tuple(request[name] for name in names) for request in requests)
             nodes = dict(zip(names, fn.external_source(rows, num_outputs=len(names))))
@@ -179,7 +181,7 @@ def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
 
     def build(requests: Any, mean: Any, chosen: Any, batch_size: int, num_threads: int) -> Pipeline:
         names = graph.inputs(chosen)
-        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        pipeline = _cut(graph.Pipeline, batch_size, num_threads)
         with pipeline:
             nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
             asked = dict(zip(names, nodes))
