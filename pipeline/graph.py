@@ -228,8 +228,8 @@ def read(
     """Contents of n files, their lengths [n], and [n, 2] height and width that their headers say.
 
     `rows` [n, width] are their paths, padded with zeros. From archives they are the contents, of
-    which the first `words` [n] are to be used. A file that can't be read, or has no header, ends the
-    pipeline with RuntimeError.
+    which the first `words` [n] are to be used. A file that can't be read, or has no header, ends
+    the pipeline with RuntimeError.
     """
     reader.feed_input(ROWS, TensorListCPU(rows, ""))
     if words is not None:

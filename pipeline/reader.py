@@ -135,7 +135,7 @@ class Reader:
         return ""
 
 
-_Request = tuple[range, int, int, bytes, bytes, bytes]
+_Request = tuple[range, int, int, *tuple[bytes, ...]]
 """See archive_process.serve."""
 
 
@@ -183,13 +183,20 @@ class Archives:
         # Each process has rows of its own: it gives back memory that no other fills.
         parts = [slice(part, None, _PROCESSES) for part in range(min(_PROCESSES, len(indices)))]
         starts = range(0, table.size, self._width)
-        requests = [
-            (starts[part], self._width, names.shape[1], names[part].tobytes())
-            + tuple(spans[part, place].tobytes() for place in (1, 2))
-            for part in parts
-        ]
+        width, length, (_, offsets, sizes) = self._width, names.shape[1], spans.T
+        answers = self._ask(
+            [
+                (
+                    starts[part],
+                    width,
+                    length,
+                    *(each[part].tobytes() for each in (names, offsets, sizes)),
+                )
+                for part in parts
+            ]
+        )
         counts = np.empty(len(indices), np.int64)
-        for part, answer in zip(parts, self._ask(requests), strict=True):
+        for part, answer in zip(parts, answers, strict=True):
             counts[part] = answer
         found = np.maximum(counts, 0)
         table[np.arange(len(indices))[:, None], found[:, None] + np.arange(graph.WORD)] = 0
@@ -203,12 +210,16 @@ class Archives:
         """End the processes; nothing can be read any more."""
         if self._descriptor < 0:
             return
+        self._end()
+        self._memory = None
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _end(self) -> None:
         for process in self._processes:
             process.kill()
             process.communicate()
-        self._processes, self._memory = [], None
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._processes = []
 
     def _table(self, num_rows: int, longest: int) -> NDArray[np.uint8]:
         while self._width < longest + graph.WORD:
@@ -233,7 +244,7 @@ class Archives:
         except BrokenPipeError:
             found = []
         if [len(answer) for answer in found] != [len(starts) for starts, *_ in requests]:
-            self.close()  # what others answer is still on its way
+            self._end()  # what others answer may still be on its way
             raise MachineError(
                 "a process that reads archives has ended (killed, or out of memory?); rerun the "
                 "command to resume"

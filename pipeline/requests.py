@@ -142,13 +142,15 @@ class Requests:
         else:
             raise MustResample
         lit = samples.lighting.any(axis=1)
+        # A product of matrices is rounded in one way or another, by its number of rows.
+        shift = (samples.lighting[:, :, None] * self._directions).sum(axis=1)
         return {
             "decode_start": regions.decode_start,
             "decode_end": regions.decode_end,
             "roi_start": regions.start,
             "roi_end": regions.end,
             "mirrored": mirrored.astype(np.int32),
-            "mean": self._mean - samples.lighting @ self._directions,
+            "mean": self._mean - shift,
             "gain": np.where(lit, self._transform.lit_gain, 1).astype(np.float32),
             **samples.drawn,
         }

@@ -44,7 +44,12 @@ class _OneStep:
         self._samples = samples
 
     def samples(
-        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
     ) -> Samples:
         return self._samples
 

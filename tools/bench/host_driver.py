@@ -138,7 +138,7 @@ def _cut(pipelines: type[Pipeline], batch_size: int, num_threads: int) -> Pipeli
     What is not put out, DALI would not even feed.
     """
 
-    class Cut(pipelines):  # type: ignore[misc, valid-type]
+    class Cut(pipelines):
         def run(self) -> Any:
             return super().run()[:1]
 
