@@ -1,5 +1,6 @@
 """Archives that training reads in place."""
 
+import io
 import os
 import signal
 
@@ -8,7 +9,9 @@ import pytest
 
 from pipeline.archives import read
 from pipeline.dataset import ImageList
+from pipeline.decode import decode_together
 from pipeline.reader import Archives
+from tests.images import smooth_image
 from tests.processes import running
 
 
@@ -83,3 +86,14 @@ def test_bytes_of_a_span_end_where_the_file_does(archive):
         np.testing.assert_array_equal(read(str(path), offset, size), expected)
     with pytest.raises(ValueError, match="empty"):
         read(str(path), 10_000, 5)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_zeros_behind_an_image_change_no_pixel(kind):
+    """They fill up the last word of what is read from an archive."""
+    file = io.BytesIO()
+    smooth_image(np.random.default_rng(0), 40, 56).save(file, kind)
+    padded = [np.frombuffer(file.getvalue() + bytes(count), np.uint8) for count in (0, 1, 7)]
+    pixels, *others = decode_together(padded)
+    for other in others:
+        np.testing.assert_array_equal(other, pixels)
