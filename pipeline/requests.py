@@ -100,7 +100,7 @@ class Requests:
         try:
             for numbers in self._runs(first):
                 waiting.append(thread.submit(self.steps, numbers))
-                if len(waiting) * self._together > _AHEAD:
+                if (len(waiting) - 1) * self._together >= _AHEAD:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
