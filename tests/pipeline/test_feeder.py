@@ -381,3 +381,16 @@ def test_steps_that_are_made_together_are_those_that_are_made_alone(dataset):
             for one, other in zip(rows, alone.request[name], strict=True):
                 np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     requests.close()
+
+
+def test_the_next_steps_are_made_while_some_are_handed_out(dataset, monkeypatch):
+    monkeypatch.setattr("pipeline.requests._TOGETHER", 24)
+    plan = training_plan(dataset.train, batch_size=8, num_steps=12)
+    options = graph.GraphOptions(80, True, False, None)
+    requests, asked, make = Requests(dataset.train, plan, plain(80), options), [], Requests.steps
+    monkeypatch.setattr(requests, "steps", lambda run: asked.append(run) or make(requests, run))
+    steps = requests.from_step(0)
+    next(steps)
+    steps.close()  # which ends what has begun
+    assert [len(run) for run in asked] == [3, 2]  # an epoch has 5 steps
+    requests.close()
