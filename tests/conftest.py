@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.__main__ import main
 from tests.images import prepare
 from tests.recipes import TINY
-from train.__main__ import main
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -
     """
     # Ranks are forked from a server that has imported what they need and done nothing else. They
     # start in a tenth of the time.
-    multiprocessing.set_forkserver_preload(["pipeline.prepare.workers", "train.trainer"])
+    multiprocessing.set_forkserver_preload(
+        ["alexnet_dali.pipeline.prepare.workers", "alexnet_dali.train.trainer"]
+    )
     arguments = (world_size, free_port(), function, arguments)
     mp.start_processes(_start, arguments, nprocs=world_size, start_method="forkserver")
 

@@ -13,7 +13,7 @@ from runpy import run_path
 import numpy as np
 import pytest
 
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.draws import Draws
 from tests.images import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.paper import ablate, runs
+from alexnet_dali.tools.paper.ablate import Claim, compare, verdict
 from tests.paper.pool import workers
 from tests.recipes import TINY
-from tools.paper import ablate, runs
-from tools.paper.ablate import Claim, compare, verdict
 
 
 def test_differences_are_paired_and_their_intervals_cover_the_truth():
@@ -117,7 +117,7 @@ def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(pr
     options = arguments(
         prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout", "no-dropout"
     )
-    command = [sys.executable, "-m", "tools.paper.ablate", *options]
+    command = [sys.executable, "-m", "alexnet_dali.tools", "ablate", *options]
     subprocess.run([*command, "--run.max_steps", "2"], check=True, capture_output=True)
     folder = tmp_path / "out/whole-seed0"
     begun = len((folder / "metrics.jsonl").read_text().splitlines())
@@ -139,9 +139,9 @@ def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(pr
 _TWO_RUNS = """
 import signal, sys, time
 from pathlib import Path
-from tools import cli
-from tools.paper import runs
-from train.stop import StopRequest
+from alexnet_dali.tools import cli
+from alexnet_dali.tools.paper import runs
+from alexnet_dali.train.parallel.stop import StopRequest
 
 def save_slowly(name, seconds):
     folder = Path(sys.argv[1])

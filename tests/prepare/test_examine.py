@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import decode
-from pipeline.dataset import Dataset
-from pipeline.prepare import examine
-from pipeline.prepare.examine import Task
-from pipeline.prepare.sources import Source
+from alexnet_dali.pipeline import decode
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.prepare import examine
+from alexnet_dali.pipeline.prepare.examine import Task
+from alexnet_dali.pipeline.prepare.sources import Source
 from tests.images import smooth_image, write_class_folders
 from tests.processes import running
 
@@ -120,7 +120,7 @@ class Pause(Task):
 def test_workers_end_when_their_parent_is_killed():
     script = """
 from tests.prepare.test_examine import Pause
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.prepare.workers import Workers
 if __name__ == "__main__":
     with Workers() as workers:
         list(workers.results([Pause(None, False, None)]))
@@ -141,7 +141,15 @@ if __name__ == "__main__":
 
 def prep_on_a_machine_that_crashes(folder, *more):
     """The command's exit status and what it printed."""
-    command = [sys.executable, "-m", "tools.prep_imagenet", "--train", folder / "train", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_dali.tools",
+        "prep",
+        "--train",
+        folder / "train",
+        *more,
+    ]
     path = os.pathsep.join(
         [str(ROOT / "tests/rehearsal/machine"), os.environ.get("PYTHONPATH", "")]
     )
@@ -185,7 +193,7 @@ def test_a_long_path_for_temporary_files_is_no_obstacle(tmp_path):
     write_class_folders(tmp_path / "train", {"a": 2, "b": 2})
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    command = [sys.executable, "-m", "tools.prep_imagenet", "--hold-out", "0.5"]
+    command = [sys.executable, "-m", "alexnet_dali.tools", "prep", "--hold-out", "0.5"]
     command += ["--train", str(tmp_path / "train"), "--out", str(tmp_path / "out")]
     environment = os.environ | {"TMPDIR": str(long)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)

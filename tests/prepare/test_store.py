@@ -19,16 +19,16 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
-from pipeline import geometry
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.prepare import examine, store
-from pipeline.prepare.findings import ROW
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline import geometry
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.prepare import examine, store
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import ROW
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
-from tools import prep_imagenet
 
 ROOT = Path(__file__).parents[2]
 SIDE, CROP = 48, 40
@@ -100,7 +100,7 @@ def test_crops_of_stored_images_need_no_resampling(prepared, monkeypatch):
         samples = plan_for(prepared[form].train).samples(0, 0, 1)
         assert geometry.are_cuts(samples.boxes, CROP) == are_cuts
     cut = load(prepared["shards"].train)
-    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
+    monkeypatch.setattr("alexnet_dali.pipeline.feeder.are_cuts", lambda boxes, size: False)
     for one, other in zip(cut, load(prepared["shards"].train), strict=True):
         assert torch.equal(one.images, other.images)  # resampling at scale 1 is the identity
 
@@ -164,15 +164,15 @@ def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
 
 
 def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path):
-    """It is killed twice, and saves its ledger after every chunk.
+    """It is killed twice, and saves its journal after every chunk.
 
     The folder must be the same as from one run without a kill.
     """
     write_class_folders(tmp_path / "images", dict.fromkeys("abc", 300), sides=(60, 90))
     (tmp_path / "images/a/bad.jpg").write_text("no image")
     code = (
-        "import sys, pipeline.prepare.ledger as l, pipeline.prepare.store as s; l._SAVE_EVERY = "
-        "0; s.SHARD_BYTES = 300_000;from tools.prep_imagenet import main; from tools.cli import "
+        "import sys, pipeline.prepare.journal as l, pipeline.prepare.store as s; l._SAVE_EVERY = "
+        "0; s.SHARD_BYTES = 300_000;from alexnet_dali.tools.prep_imagenet import main; from alexnet_dali.tools.cli import "
         "run; run(main)"
     )
     command = [
@@ -255,7 +255,7 @@ def interrupt(originals, out, monkeypatch):
     """Prepare until the disk fails, behind the first files, which have been noted."""
     monkeypatch.setattr(Workers, "results", fail_after_one)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    monkeypatch.setattr(Journal, "is_due", lambda self: True)
     with pytest.raises(OSError):
         prep(originals, out, "--resize", SIDE)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.paper import figures
+from alexnet_dali.tools.paper import figures
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "model", "train", "tools")
@@ -78,10 +78,10 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
+    "command", [["-m", "alexnet_dali.train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
 )
 def test_training_and_preparing_answer_help_from_a_shell(command):
-    """Training is called as `python -m train`, preparing as a script by its path."""
+    """Training is called as `alexnet train`, preparing as a script by its path."""
     result = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
@@ -134,7 +134,7 @@ def distributions(path):
 def test_every_import_comes_with_the_install(room):
     """Some files also import packages of an extra; without it they say what is missing."""
     extras = {
-        "rivals.py": "bench",
+        "baselines.py": "bench",
         "parquet.py": "parquet",
         "decode.py": "heic",
         "weights.py": "export",
@@ -143,7 +143,9 @@ def test_every_import_comes_with_the_install(room):
     for path in (ROOT / room).rglob("*.py"):
         extra = extras.get(path.name)
         allowed = requirements(None) | (requirements(extra) if extra else set())
-        allowed |= {"ffcv"} if path.name == "rivals.py" else set()  # it needs libraries of C++, too
+        allowed |= (
+            {"ffcv"} if path.name == "baselines.py" else set()
+        )  # it needs libraries of C++, too
         missing = set(distributions(path)) - allowed
         assert not missing, (
             f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"

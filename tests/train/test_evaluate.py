@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.feeder import IGNORE_INDEX, Batch
-from tools import evaluate
-from train.ensemble import halves, mixture, search_weights
-from train.validation import centre_view, error_rates, label_ranks, probabilities, ten_views
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.tools import evaluate
+from alexnet_dali.train.ensemble import halves, mixture, search_weights
+from alexnet_dali.train.evaluation import (
+    centre_view,
+    error_rates,
+    label_ranks,
+    probabilities,
+    ten_views,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +135,14 @@ def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
     options = list(map(str, [*options, "--batch-size", "4", "--save"]))
     evaluate.main([*options, str(tmp_path / "one.npz")])
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"]
-    command = [*torchrun, "-m", "tools.evaluate", *options, str(tmp_path / "many.npz")]
+    command = [
+        *torchrun,
+        "-m",
+        "alexnet_dali.tools",
+        "evaluate",
+        *options,
+        str(tmp_path / "many.npz"),
+    ]
     many = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = [
         json.loads([line for line in said.splitlines() if line.startswith("{")][-1])

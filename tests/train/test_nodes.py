@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.files import atomic_write
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import LRS, SEED, batches, largest_difference, train_from
 from tests.ranks import free_port
-from train.distributed import join
 
 ROOT = Path(__file__).parents[2]
 

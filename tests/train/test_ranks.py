@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from pipeline.files import resumable_folder
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.train.checkpoints.run_folder import claim
+from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.parallel import stop
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.parallel.stop import StopRequest
 from tests.ranks import free_port, run_ranks
 from tests.recipes import TINY
 from tests.train.test_train import ROOT
-from train import stop
-from train.config import ConfigError
-from train.distributed import join
-from train.run_folder import claim
-from train.stop import StopRequest
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def fail_while_the_other_waits(error):
     ):
         if ranks.is_main:
             raise error
-        ranks.largest([0])
+        ranks.all_reduce_max([0])
 
 
 @pytest.mark.parametrize(
