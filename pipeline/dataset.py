@@ -119,11 +119,18 @@ class ImageList:
         starts = self.starts[indices]
         if lengths is None:
             lengths = self.ends[indices] - starts
-        places = np.arange(lengths.max())
-        table = np.zeros((len(indices), len(root) + len(places) + 1), np.uint8)
+        longest = int(lengths.max())
+        table = np.zeros((len(indices), len(root) + longest + 1), np.uint8)
         table[:, : len(root)] = root
-        named = self.text[np.minimum(starts[:, None] + places, len(self.text) - 1)]
-        table[:, len(root) : -1] = np.where(places < lengths[:, None], named, 0)
+        names = table[:, len(root) : -1]
+        # Whole windows of text are copied: to pick out every byte takes five times as long.
+        last = len(self.text) - longest
+        windows = np.ndarray((last + 1,), f"V{longest}", self.text, strides=(1,))
+        names[:] = windows[np.minimum(starts, last)].view(np.uint8).reshape(names.shape)
+        names *= np.arange(longest) < lengths[:, None]
+        for row in np.flatnonzero(starts > last).tolist():  # their windows begin too early
+            name = self.text[starts[row] : starts[row] + lengths[row]]
+            names[row] = np.pad(name, (0, longest - len(name)))
         return table
 
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
