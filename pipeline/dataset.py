@@ -119,11 +119,18 @@ class ImageList:
         starts = self.starts[indices]
         if lengths is None:
             lengths = self.ends[indices] - starts
-        places = np.arange(lengths.max())
-        table = np.zeros((len(indices), len(root) + len(places) + 1), np.uint8)
+        longest = int(lengths.max())
+        table = np.zeros((len(indices), len(root) + longest + 1), np.uint8)
         table[:, : len(root)] = root
-        named = self.text[np.minimum(starts[:, None] + places, len(self.text) - 1)]
-        table[:, len(root) : -1] = np.where(places < lengths[:, None], named, 0)
+        names = table[:, len(root) : -1]
+        # Whole windows of text are copied: to pick out every byte takes five times as long.
+        last = len(self.text) - longest
+        windows = np.ndarray((last + 1,), f"V{longest}", self.text, strides=(1,))
+        names[:] = windows[np.minimum(starts, last)].view(np.uint8).reshape(names.shape)
+        names *= np.arange(longest) < lengths[:, None]
+        for row in np.flatnonzero(starts > last).tolist():  # their windows begin too early
+            name = self.text[starts[row] : starts[row] + lengths[row]]
+            names[row] = np.pad(name, (0, longest - len(name)))
         return table
 
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
@@ -163,13 +170,12 @@ class Dataset:
         missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
         if missing:
             raise DatasetError(
-                f"{folder}: {', '.join(missing)} missing; prepare it again with "
-                "tools/prep_imagenet.py"
+                f"{folder}: {', '.join(missing)} missing; prepare it again with alexnet prep"
             )
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
-                "half-copied); prepare it again with tools/prep_imagenet.py"
+                "half-copied); prepare it again with alexnet prep"
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
@@ -281,7 +287,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     ):
         raise DatasetError(
             f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
-            "prepare the folder again with tools/prep_imagenet.py"
+            "prepare the folder again with alexnet prep"
         )
     return about
 
@@ -293,7 +299,7 @@ def _read_list(
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)
-    again = "prepare the folder again with tools/prep_imagenet.py"
+    again = "prepare the folder again with alexnet prep"
     if not 0 < len(starts) == sizes.size // 2 or not (starts < ends).all():
         raise DatasetError(
             f"{path}: expected {sizes.size // 2} lines 'relative/path label', found "

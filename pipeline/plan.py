@@ -29,15 +29,15 @@ class Samples(NamedTuple):
     valid: NDArray[np.bool_]  # [n] False where a row only fills up the last batch of an evaluation
     drawn: Mapping[str, NDArray] = MappingProxyType({})  # [n, ...] by augmentations' names
 
-    def first(self, count: int) -> "Samples":
-        """The first `count` rows."""
+    def part(self, rows: slice) -> "Samples":
+        """Some of the rows."""
         return Samples(
-            self.indices[:count],
-            self.boxes[:count],
-            self.mirrored[:count],
-            self.lighting[:count],
-            self.valid[:count],
-            {name: numbers[:count] for name, numbers in self.drawn.items()},
+            self.indices[rows],
+            self.boxes[rows],
+            self.mirrored[rows],
+            self.lighting[rows],
+            self.valid[rows],
+            {name: numbers[rows] for name, numbers in self.drawn.items()},
         )
 
 
@@ -53,11 +53,17 @@ class Plan(Protocol):
     batch_size: int
 
     def samples(
-        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
     ) -> Samples:
         """The rows of a step that fall to `shard`; the shards in order make up the batch.
 
-        Images are those that `replaced` makes of the plan's own.
+        Those of `count` steps of one epoch, one after the other. Images are those that `replaced`
+        makes of the plan's own.
         """
         ...
 
@@ -125,19 +131,25 @@ class EpochPlan:
         self.num_steps = 1 << 62  # as many as are asked for
 
     def samples(
-        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
     ) -> Samples:
         """See Plan."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        count = self._num_images // num_shards
-        places = np.arange(count) + (step_in_epoch * self._num_images + shard * count)
+        share = self._num_images // num_shards
+        firsts = np.arange(step_in_epoch, step_in_epoch + count) * self._num_images + shard * share
+        places = (firsts[:, None] + np.arange(share)).ravel()
         valid = places < self._length
         indices = self._orders.of(epoch)[np.where(valid, places, 0)]
         if replaced is not None:
             indices = replaced(indices)
-        views = self._crops.views
-        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), self._sizes[indices])
-        _check_boxes(self._crops, boxes, mirrored, np.repeat(self._sizes[indices], views, axis=0))
+        views, sizes = self._crops.views, self._sizes[indices]
+        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), sizes)
+        _check_boxes(self._crops, boxes, mirrored, np.repeat(sizes, views, axis=0))
         draws = Draws(self._seed, epoch, (places[:, None] * views + np.arange(views)).ravel())
         return Samples(
             np.repeat(indices, views),

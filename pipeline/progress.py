@@ -16,7 +16,7 @@ LINE_EVERY = 30.0
 def progress(
     total: int, name: str, unit: str, done: int = 0, shown: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more are done, of `total`.
+    """A function to call with how many more are done, of `total`.
 
     `done` were done before. It writes to stderr, and how long the rest will take.
     """

@@ -79,7 +79,7 @@ class PixelStats:
         try:
             return cls.of(read_arrays(path))
         except TypeError as error:
-            raise ValueError(f"{path}: {error}; rerun tools/prep_imagenet.py") from error
+            raise ValueError(f"{path}: {error}; rerun alexnet prep") from error
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray]) -> "PixelStats":

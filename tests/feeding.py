@@ -48,7 +48,12 @@ class OneStep:
         self._samples, self.batch_size = samples, len(samples.indices)
 
     def samples(
-        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
     ) -> Samples:
         """All rows."""
         return self._samples

@@ -44,7 +44,12 @@ class _OneStep:
         self._samples = samples
 
     def samples(
-        self, step: int, shard: int, num_shards: int, replaced: Replaced | None = None
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
     ) -> Samples:
         return self._samples
 
@@ -83,7 +88,7 @@ def _replayed(args: argparse.Namespace) -> Figure:
     if not 1 <= args.step <= plan.num_steps:
         raise ValueError(f"--step is {args.step}; {args.run} has steps 1 to {plan.num_steps}")
     loader = training_loader(dataset, config, args.step - 1)
-    samples = loader.plan.samples(args.step - 1, 0, 1).first(args.images)
+    samples = loader.plan.samples(args.step - 1, 0, 1).part(slice(args.images))
     rows = stages(dataset, samples, loader.transform, config.data.resize)
     images, _ = next(iter(loader))
     rows["mean-subtracted"] = images[: args.images].permute(0, 2, 3, 1).numpy()

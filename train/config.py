@@ -32,7 +32,7 @@ class DataConfig:
     """Which images, and what the network sees of them.
 
     Args:
-        root: prepared folder, as written by tools/prep_imagenet.py.
+        root: prepared folder, as written by alexnet prep.
         resize: pixels that the shorter side is resized to; the central square of this side is used
             (section 2).
         crop: side of the random crops taken from that square (section 4.1).
@@ -276,7 +276,7 @@ def _check(config: Config) -> None:
     data = config.data
     if data.root is None:
         raise ConfigError(
-            "data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py"
+            "data.root is not set; expected --data.root FOLDER, as made by alexnet prep"
         )
     if data.resize > 4096:
         raise ConfigError(f"data.resize is {data.resize}; expected at most 4096 pixels")

@@ -1,7 +1,7 @@
 """Decode every file once, whole: sizes, statistics, and what can't be used.
 
 The decoder is the one that training uses on a CPU. Whatever it says of a JPEG file counts, even
-where it goes on; files of other kinds are held against Pillow.
+where it goes on; files of other kinds are checked against Pillow.
 """
 
 import errno

@@ -117,7 +117,7 @@ class Found(NamedTuple):
 def training_files(path: Path) -> Found:
     """The files below `path` with the classes that they define.
 
-    DatasetError where they can't be told, or a class has no file.
+    DatasetError where they can't be found out, or a class has no file.
     """
     found = _open(path)
     if isinstance(found, Labelled):
@@ -307,7 +307,7 @@ def _remarks(tree: Tree) -> list[str]:
         )
     if beside:
         lines.append(
-            f"{tree.path}: passed over what lies beside the class folders: {some(beside)} "
+            f"{tree.path}: skipped what lies beside the class folders: {some(beside)} "
             f"({len(beside)} in all)"
         )
     return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.names import check_inside, is_passed_over, plain
+from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LONGEST_END = 1 << 25
 """Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
@@ -33,10 +33,10 @@ def tar_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
         with tarfile.open(path, "r:") as archive:
             whole = ArchiveMember(path.name, 0, os.path.getsize(path))
             entries = list(_entries(archive, whole, path.name))
-            files = [name for name, _, place in entries if place and not is_passed_over(name)]
+            files = [name for name, _, place in entries if place and not is_skipped(name)]
             holds_archives = bool(files) and all(name.endswith(".tar") for name in files)
             for name, entry, place in entries:
-                if place is None or is_passed_over(name) or not holds_archives:
+                if place is None or is_skipped(name) or not holds_archives:
                     yield name, place
                     continue
                 with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
@@ -61,7 +61,7 @@ def _entries(
         name = plain(entry.name)
         if entry.isdir() and name and not name.startswith("/"):
             yield name, entry, None
-        if is_passed_over(name) and not (entry.isfile() and not entry.issparse()):
+        if is_skipped(name) and not (entry.isfile() and not entry.issparse()):
             continue
         place = _place(entry, name, whole, places)
         if place is not None:

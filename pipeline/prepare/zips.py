@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.names import check_inside, is_passed_over, plain
+from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
 _PACKING = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
@@ -31,7 +31,7 @@ def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
                     yield name, None
                     continue
                 why_not = _why_not(entry)
-                if why_not and is_passed_over(name):
+                if why_not and is_skipped(name):
                     continue
                 if why_not:
                     raise ValueError(f"{name} {why_not}")

@@ -320,16 +320,17 @@ MACHINE = [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM]
 
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
 def test_a_fault_of_the_machine_blames_no_image_of_an_archive(archived, number, monkeypatch):
-    """The process that reads archives has it at one image of a batch."""
+    """A process that reads archives has it at one image of a batch."""
     seen = []
     feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
     feeder.next()
     ask = Archives._ask
 
-    def fail(self, request, size):
-        counts = np.frombuffer(ask(self, request, size), np.int64).copy()
-        counts[5] = -number
-        return counts.tobytes()
+    def fail(self, requests):
+        first, second, *others = ask(self, requests)
+        second = second.copy()
+        second[1] = -number
+        return [first, second, *others]
 
     monkeypatch.setattr(Archives, "_ask", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
@@ -341,9 +342,12 @@ def test_a_reader_of_archives_that_is_killed_blames_no_image(archived):
     seen = []
     feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
     feeder.next()
-    feeder._requests._reader._archives._process.kill()
-    with pytest.raises(ResourceError, match="the process that reads archives has ended"):
+    feeder._requests._reader._archives._processes[2].kill()
+    with pytest.raises(ResourceError, match="a process that reads archives has ended"):
         list(feeder)
+    # What the others have answered is not taken for an answer to another request.
+    with pytest.raises(ResourceError, match="a process that reads archives has ended"):
+        feeder._requests._reader.read(np.array([0]))
     assert not seen and not feeder._requests.faults
 
 
@@ -355,9 +359,9 @@ def test_the_process_that_reads_archives_tells_what_the_system_says(archived, ca
     name, row = archived.archive(0)[0].encode(), bytearray(10)
     with monkeypatch.context() as planted:
         planted.setattr(os, call, fail)
-        found = archive_process._Archives().read([name], [memoryview(row)], [0])
-    assert list(found) == [-errno.EMFILE]
-    assert list(archive_process._Archives().read([name], [memoryview(row)], [0])) == [10]
+        found = archive_process._Archives().read(name, memoryview(row), 0)
+    assert found == -errno.EMFILE
+    assert archive_process._Archives().read(name, memoryview(row), 0) == 10
 
 
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)

@@ -5,6 +5,7 @@ import gc
 import os
 import select
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -567,6 +568,9 @@ def test_a_loop_that_fails_leaves_no_threads_behind(folder):
     try:
         before = len(os.listdir("/proc/self/task"))
         failing()
+        until = time.monotonic() + 10  # a thread that was asked to end may need a moment
+        while len(os.listdir("/proc/self/task")) > before and time.monotonic() < until:
+            time.sleep(0.01)
         assert len(os.listdir("/proc/self/task")) <= before
     finally:
         gc.enable()

@@ -10,10 +10,11 @@ import torch
 from nvidia.dali import fn
 from PIL import Image
 
-from alexnet_dali.pipeline import geometry
+from alexnet_dali.pipeline import geometry, graph
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.requests import Requests
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from tests.feeding import OneStep, evaluation_plan, plain, shown, training_plan
 from tests.images import prepare
@@ -363,3 +364,33 @@ def test_augmentations_see_flipped_pixels_whether_crops_are_cut_or_resized(store
     monkeypatch.setattr("alexnet_dali.pipeline.feeder.are_cuts", lambda boxes, size: False)
     (resized,) = shown(images, plan, plain(40), augmentations=[corner])
     assert torch.equal(cut.images, resized.images)
+
+
+def test_steps_that_are_made_together_are_those_that_are_made_alone(dataset):
+    """To the bit, the lighting included."""
+    plan = training_plan(dataset.train, batch_size=1, num_steps=3)
+    directions = np.random.default_rng(0).normal(size=(3, 3))
+    transform = Transform(80, None, directions, mean=(1.0, 2.0, 3.0))
+    options = graph.GraphOptions(80, True, False, None)
+    requests = Requests(dataset.train, plan, transform, options)
+    together = requests.steps(range(3))
+    for number, step in enumerate(together):
+        (alone,) = requests.steps(range(number, number + 1))
+        assert step.samples.lighting.any()
+        for name, rows in step.request.items():
+            for one, other in zip(rows, alone.request[name], strict=True):
+                np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    requests.close()
+
+
+def test_the_next_steps_are_made_while_some_are_handed_out(dataset, monkeypatch):
+    monkeypatch.setattr("alexnet_dali.pipeline.requests._TOGETHER", 24)
+    plan = training_plan(dataset.train, batch_size=8, num_steps=12)
+    options = graph.GraphOptions(80, True, False, None)
+    requests, asked, make = Requests(dataset.train, plan, plain(80), options), [], Requests.steps
+    monkeypatch.setattr(requests, "steps", lambda run: asked.append(run) or make(requests, run))
+    steps = requests.from_step(0)
+    next(steps)
+    steps.close()  # which ends what has begun
+    assert [len(run) for run in asked] == [3, 2]  # an epoch has 5 steps
+    requests.close()

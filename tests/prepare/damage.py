@@ -2,7 +2,7 @@
 
     python -m tests.prepare.damage 300
 
-prints the table of docs/prepare.md, from so many files of each kind.
+prints a table, which docs/prepare.md sums up, from so many files of each kind.
 """
 
 import io

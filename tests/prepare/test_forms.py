@@ -306,7 +306,7 @@ def test_a_pattern_means_files_of_one_folder(folders, tmp_path):
         prep(tmp_path, tmp_path / "?", folders / "val")
 
 
-def test_what_macos_leaves_in_imagenets_archives_is_passed_over(folders, tmp_path, capsys):
+def test_what_macos_leaves_in_imagenets_archives_is_skipped(folders, tmp_path, capsys):
     """Files that begin with ._ stand beside the archives of the classes, and beside the images."""
     reference = prep(tmp_path, folders / "train", folders / "val")
     with tarfile.open(tmp_path / "train.tar", "w") as outer:

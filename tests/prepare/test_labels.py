@@ -162,7 +162,7 @@ def test_links_to_folders_are_followed(folders, tmp_path):
     assert np.bincount(found.source.labels).tolist() == [2, 2, 2, 2]
 
 
-def test_what_systems_leave_behind_is_passed_over_and_said(folders):
+def test_what_systems_leave_behind_is_skipped_and_said(folders):
     for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         (folders / name).mkdir()
         (folders / name / "x.jpg").touch()

@@ -204,7 +204,7 @@ def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path,
     shutil.copy(graphs[True], tmp_path / "alexnet.onnx")
     picture = sorted(Path(Dataset.open(prepared).val.root).rglob("*.jpg"))[0]
     shutil.copy(picture, tmp_path / "picture.jpg")
-    text = (Path(export.__file__).parents[2] / "docs/use.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/use.md").read_text()
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     code = [dedent(block) for block in blocks if "import " in block or "network." in block]
     assert len(code) == 3

@@ -130,7 +130,7 @@ def test_kinds_that_dali_lacks_are_those_of_a_store(trained, tmp_path, say):
             np.testing.assert_allclose(row, expected[stored], rtol=0, atol=1e-6)
 
 
-def test_odd_files_are_named_and_passed_over(trained, tmp_path, say):
+def test_odd_files_are_named_and_skipped(trained, tmp_path, say):
     write_class_folders(tmp_path, {"a": 2, "other": 1})
     whole = (tmp_path / "a/000.jpg").read_bytes()
     (tmp_path / "other/cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -143,7 +143,7 @@ def test_odd_files_are_named_and_passed_over(trained, tmp_path, say):
         str(tmp_path / "other/000.jpg"),
         str(tmp_path / "a/001.jpg"),
     ]
-    odd = {Path(entry["path"]).name: entry["reason"] for entry in found["passed_over"]}
+    odd = {Path(entry["path"]).name: entry["reason"] for entry in found["skipped"]}
     assert odd.keys() == {"cut.jpg", "notes.txt", "empty.jpg", "missing.jpg", "broken.zip"}
     assert "not an image" in odd["notes.txt"] and "empty" in odd["empty.jpg"]
     for name, reason in odd.items():

@@ -351,7 +351,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         check_name(Path(args.plot), "--plot")
     if args.what != "step" and not args.data:
         raise ValueError(
-            f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py"
+            f"{args.what} needs images: expected --data FOLDER, as made by alexnet prep"
         )
     if args.what in ("scale", "host") and args.plot:
         raise ValueError(f"--plot draws images per second of whole work, which {args.what} has not")

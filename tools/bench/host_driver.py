@@ -44,6 +44,8 @@ MOST_THREADS = 16
 """For DALI, as in training on a GPU."""
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 META = torch.device("meta")
+_BEFORE_0_3 = find_spec("pipeline") is not None
+"""Whether the checkout's packages are not in `alexnet_dali` yet."""
 
 
 class Spent(NamedTuple):
@@ -135,18 +137,20 @@ def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]
 
 def _module(name: str) -> Any:
     """The checkout's module: in `alexnet_dali`, but for versions that had none."""
-    return import_module(name if find_spec("pipeline") else f"alexnet_dali.{name}")
+    return import_module(name if _BEFORE_0_3 else f"alexnet_dali.{name}")
 
 
-class _Cut(Pipeline):
+def _cut(pipelines: type[Pipeline], batch_size: int, num_threads: int) -> Pipeline:
     """A pipeline that computes all its outputs, of which the loader sees the first alone.
 
     What is not put out, DALI would not even feed.
     """
 
-    def run(self) -> Any:
-        """The first output."""
-        return super().run()[:1]
+    class Cut(pipelines):
+        def run(self) -> Any:
+            return super().run()[:1]
+
+    return Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
 
 
 def _is_old() -> bool:
@@ -162,12 +166,13 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
         requests: Any, mean: Any, chosen: Any, batch_size: int, device_id: None, num_threads: int
     ) -> Pipeline:
         names = ["shift", *(name for name in graph.inputs(chosen) if name != "shift")]
-        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        pipeline = _cut(graph.Pipeline, batch_size, num_threads)
         with pipeline:
             rows = (tuple(request[name] for name in names) for request in requests)
             nodes = dict(zip(names, fn.external_source(rows, num_outputs=len(names))))
             if not chosen.in_archives:
                 nodes["file"] = fn.io.file.read(nodes["file"])
+            nodes["file"] = nodes["file"].shape()  # of contents, no decoder makes a copy
             pipeline.set_outputs(*nodes.values())
         return pipeline
 
@@ -184,10 +189,11 @@ def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
 
     def build(requests: Any, mean: Any, chosen: Any, batch_size: int, num_threads: int) -> Pipeline:
         names = graph.inputs(chosen)
-        pipeline = _Cut(batch_size, num_threads, None, exec_dynamic=True, prefetch_queue_depth=2)
+        pipeline = _cut(graph.Pipeline, batch_size, num_threads)
         with pipeline:
             nodes = fn.external_source(requests, num_outputs=len(names), no_copy=True)
             asked = dict(zip(names, nodes))
+            asked["encoded"] = asked["encoded"].shape()
             pipeline.set_outputs(asked.pop("mean"), *asked.values())
         return pipeline
 
@@ -260,13 +266,15 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     module.autocast = lambda precision, device: contextlib.nullcontext()  # knows no meta device
     sgd: Any = sys.modules["torch.optim.sgd"]  # torch.optim has a class of that name, too
     sgd._device_dtype_check_for_fused = lambda parameter: None
-    module.local_response_norm = _OneKernel.apply
+    setattr(module, "response_norm" if _BEFORE_0_3 else "local_response_norm", _OneKernel.apply)
     recipe = Path(module.__file__).parents[1] / "configs/alexnet.yaml"
     options = ["--data.root", str(folder), "--train.batch_size", str(batch_size)]
     options += ["--train.compile", "false", "--run.dir", run]
     config = _module("train.config").load([str(recipe), *options])
     columns = _module("model.columns").Columns.whole(2)
-    ranks = _module("train.distributed").Ranks(0, 1, META, 1, columns)
+    ranks = _module("train.distributed" if _BEFORE_0_3 else "train.parallel.ranks").Ranks(
+        0, 1, META, 1, columns
+    )
     trainer = module.Trainer(config, ranks)
     trainer.library = library  # which takes its operation back when it is deleted
     return trainer

@@ -1,4 +1,4 @@
-"""Processes that are killed, told to stop, or hang."""
+"""Processes that are killed, asked to stop, or hang."""
 
 import shutil
 import signal
@@ -94,7 +94,7 @@ def restarted(bench: Bench, times: int) -> Iterator[Outcome]:
 
 
 def hang(bench: Bench, times: int) -> Iterator[Outcome]:
-    """SIGSTOP to a rank: it is named, and the run ends."""
+    """SIGSTOP to a rank: the watchdog names it, and the run ends."""
     for _ in range(times):
         shutil.rmtree(bench.folder / "hang", ignore_errors=True)
         run = bench.start("hang")
@@ -105,5 +105,5 @@ def hang(bench: Bench, times: int) -> Iterator[Outcome]:
         run.wait()
         said = run.message()
         named = f"rank {rank} on" in said and "is silent" in said
-        lost = bench.lost("hang") if named else "it was not named"
+        lost = bench.lost("hang") if named else "the watchdog did not name it"
         yield Outcome(lost, said)

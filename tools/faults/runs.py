@@ -149,11 +149,11 @@ class Run:
         self.process.wait()
 
     def message(self) -> str:
-        """The last line that speaks to the user."""
+        """The last line for the user."""
         lines = [line.strip() for line in self.said().splitlines()]
         marks = ("error:", "warning:", "stopped by", "finished", "resuming from", "made:")
-        told = [line for line in lines if line.startswith(marks)]
-        return told[-1].replace(str(self.folder.parent) + "/", "") if told else ""
+        found = [line for line in lines if line.startswith(marks)]
+        return found[-1].replace(str(self.folder.parent) + "/", "") if found else ""
 
 
 def last_state(folder: Path) -> dict[str, Any]:

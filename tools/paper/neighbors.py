@@ -19,7 +19,7 @@ from alexnet_dali.train.networks import Trained, batches
 from alexnet_dali.train.parallel.ranks import Ranks
 
 COUNT = 10
-"""Neighbours of which the share with the query's label is told."""
+"""Neighbours of which the share with the query's label is reported."""
 PIXEL_SIDE = 32
 """Images are compared in pixels at this size: small enough for millions of them."""
 

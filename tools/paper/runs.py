@@ -24,7 +24,7 @@ from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 
 _LONGEST_SAVE = 600.0
-"""Seconds after which a worker that was told to stop is ended, saved or not."""
+"""Seconds after which a worker that was asked to stop is ended, saved or not."""
 
 _saved: "SimpleQueue[int]"
 """In a worker: where it says that it has saved, by its process number."""
@@ -44,10 +44,10 @@ def workers(count: int) -> Iterator[Executor]:
             yield pool
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            # Ctrl-C and the pool's own end have told the workers; a second signal would not let
+            # Ctrl-C and the pool's own end have reached the workers; a second signal would not let
             # them save.
-            told = isinstance(error, (KeyboardInterrupt, BrokenProcessPool))
-            _end(active_children(), saved, told)
+            asked = isinstance(error, (KeyboardInterrupt, BrokenProcessPool))
+            _end(active_children(), saved, asked)
             if isinstance(error, BrokenProcessPool):
                 raise OSError(
                     "a training was killed, perhaps for its memory; rerun the command to resume"
@@ -92,9 +92,9 @@ def _start_worker(threads: int, saved: "SimpleQueue[int]") -> None:
     threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def _end(processes: list[BaseProcess], saved: "SimpleQueue[int]", told: bool) -> None:
-    """End workers once each has saved or is gone; first tell them to stop, unless already told."""
-    if not told:
+def _end(processes: list[BaseProcess], saved: "SimpleQueue[int]", asked: bool) -> None:
+    """End workers once each has saved or is gone; first ask them to stop, unless that is done."""
+    if not asked:
         for process in processes:
             process.terminate()
     waiting = {process.pid: process for process in processes}

@@ -1,4 +1,4 @@
-"""What the folder of a run tells, without its network and its images."""
+"""What the folder of a run says, without its network and its images."""
 
 from datetime import UTC, datetime
 from pathlib import Path
