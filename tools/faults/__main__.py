@@ -4,7 +4,7 @@
     alexnet faults --only SIGKILL --times 1
 
 It generates images, trains a tiny network on them, and compares what a broken run ends with, bit by
-bit, with a run that nothing happened to. docs/reliability.md has the table. Disks that are full or
+bit, with a run that nothing happened to. docs/reliability.md sums it up. Disks that are full or
 read-only are mounted for the purpose: that needs root.
 """
 
