@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from pipeline.dataset import Dataset
+from tests import processes
 from tests.images import prepare
 from tests.recipes import TINY
 from train.__main__ import main
+
+processes.preload()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,127 @@
-"""Look up processes in /proc."""
+"""Processes: started without seconds of imports, and looked up in /proc."""
 
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def preload() -> None:
+    """Have processes forked from a server that has imported what they need, and done nothing else.
+
+    To be called after imports of the project, which choose for themselves.
+    """
+    needed = ["pipeline.prepare.workers", "train.trainer", "train.alive", "tests.images"]
+    needed += ["tools.evaluate", "tools.paper.ablate", "tools.paper.relu_vs_tanh"]
+    needed += ["torch._dynamo", "torch.nn.parallel.distributed"]  # otherwise by the first optimizer
+    multiprocessing.set_forkserver_preload(needed)
+
+
+class Started:
+    """A function in a new process, which is used as a subprocess.Popen is."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        environment: Mapping[str, str] | None = None,
+        own_session: bool = False,
+    ) -> None:
+        self._errors = tempfile.NamedTemporaryFile("r+")  # noqa: SIM115
+        reader, writer = _CONTEXT.Pipe(duplex=False)
+        variables = dict(os.environ | (environment or {}))
+        streams = (writer, self._errors.name)
+        self._process = _CONTEXT.Process(
+            target=_call, args=(streams, variables, own_session, function, arguments)
+        )
+        self._process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()))
+        reader.close()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; -n where signal n has ended it, None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """As `returncode`."""
+        return self.returncode
+
+    def wait(self, timeout: float = 120) -> int:
+        """Its exit status, once it has ended."""
+        self._process.join(timeout)
+        assert self.returncode is not None, f"still running after {timeout} s: {self.errors()}"
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """What is left of its output, and all its errors, once it has ended."""
+        output = self.stdout.read()
+        self.wait(timeout)
+        return output, self.errors()
+
+    def errors(self) -> str:
+        """What it has said on stderr so far."""
+        return Path(self._errors.name).read_text(errors="replace")
+
+
+def _call(
+    streams: tuple[Connection, str],
+    variables: Mapping[str, str],
+    own_session: bool,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    output, errors = streams
+    os.dup2(output.fileno(), sys.__stdout__.fileno())
+    output.close()
+    said = os.open(errors, os.O_WRONLY | os.O_APPEND)
+    os.dup2(said, sys.__stderr__.fileno())
+    os.close(said)
+    os.environ.clear()
+    os.environ.update(variables)
+    if own_session:
+        os.setsid()
+    function(*arguments)
+
+
+def command(*words: object, **options: Any) -> Started:
+    """`python WORDS` from the project's root: `-m MODULE`, or the path of a script, and its words.
+
+    Imports are not part of it: where they are what is tested, start Python.
+    """
+    return Started(python, list(map(str, words)), **options)
+
+
+def python(words: list[str]) -> None:
+    """Run a module or a script with its words, as Python does."""
+    os.chdir(ROOT)
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 def running(pid: int) -> bool:
