@@ -92,10 +92,10 @@ def _call(
     arguments: tuple[Any, ...],
 ) -> None:
     output, errors = streams
-    os.dup2(output.fileno(), sys.__stdout__.fileno())
+    os.dup2(output.fileno(), 1)
     output.close()
     said = os.open(errors, os.O_WRONLY | os.O_APPEND)
-    os.dup2(said, sys.__stderr__.fileno())
+    os.dup2(said, 2)
     os.close(said)
     os.environ.clear()
     os.environ.update(variables)
