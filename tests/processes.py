@@ -7,9 +7,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+
+from pipeline.prepare import workers
+from tools import evaluate
+from tools.paper import ablate, relu_vs_tanh
+from train import __main__ as train_main
 
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,9 +27,9 @@ def preload() -> None:
 
     To be called after imports of the project, which choose for themselves.
     """
-    needed = ["pipeline.prepare.workers", "train.trainer", "train.alive", "tests.images"]
-    needed += ["tools.evaluate", "tools.paper.ablate", "tools.paper.relu_vs_tanh"]
-    needed += ["torch._dynamo", "torch.nn.parallel.distributed"]  # otherwise by the first optimizer
+    needed = [module.__name__ for module in (workers, train_main, evaluate, ablate, relu_vs_tanh)]
+    # The first optimizer, and what averages gradients, would import these.
+    needed += ["torch._dynamo", "torch.nn.parallel.distributed"]
     multiprocessing.set_forkserver_preload(needed)
 
 
@@ -97,8 +104,13 @@ def _call(
     said = os.open(errors, os.O_WRONLY | os.O_APPEND)
     os.dup2(said, 2)
     os.close(said)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(variables)
+    # As multiprocessing's documentation has it: "a child process will just reuse the forkserver
+    # started by its parent". It would start one of its own, which imports everything again.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
     if own_session:
         os.setsid()
     function(*arguments)
@@ -124,6 +136,13 @@ def python(words: list[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def run_at_once(line: list[str], env: Mapping[str, str], **_: Any) -> CompletedProcess[str]:
+    """In the place of subprocess.run, for lines that begin with Python's path."""
+    process = command(*line[1:], environment=env)
+    output, errors = process.communicate()
+    return CompletedProcess(line, process.wait(), output, errors)
+
+
 def running(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     try:
@@ -132,11 +151,10 @@ def running(pid: int) -> bool:
         return False
 
 
-def workers(pid: int) -> list[int]:
-    """The processes that multiprocessing has spawned from `pid`, without its resource tracker."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+def children(pid: int) -> list[int]:
+    """The processes that `pid` has started, without multiprocessing's resource tracker."""
     return [
         int(child)
-        for child in children
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
     ]
