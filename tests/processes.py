@@ -14,9 +14,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from pipeline.prepare import workers
-from tools import evaluate
-from tools.paper import ablate, relu_vs_tanh
-from train import __main__ as train_main
+from tools.paper import drawing, runs
+from train import alive, ensemble
 
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -27,7 +26,7 @@ def preload() -> None:
 
     To be called after imports of the project, which choose for themselves.
     """
-    needed = [module.__name__ for module in (workers, train_main, evaluate, ablate, relu_vs_tanh)]
+    needed = [module.__name__ for module in (workers, alive, ensemble, drawing, runs)]
     # The first optimizer, and what averages gradients, would import these.
     needed += ["torch._dynamo", "torch.nn.parallel.distributed"]
     multiprocessing.set_forkserver_preload(needed)
@@ -61,6 +60,11 @@ class Started:
     def returncode(self) -> int | None:
         """The exit status; -n where signal n has ended it, None while it runs."""
         return self._process.exitcode
+
+    @property
+    def sentinel(self) -> int:
+        """What multiprocessing.connection.wait takes."""
+        return self._process.sentinel
 
     def poll(self) -> int | None:
         """As `returncode`."""
@@ -110,7 +114,7 @@ def _call(
     os.environ.update(variables)
     # As multiprocessing's documentation has it: "a child process will just reuse the forkserver
     # started by its parent". It would start one of its own, which imports everything again.
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     if own_session:
         os.setsid()
     function(*arguments)

@@ -5,7 +5,6 @@ Examining must also end: where the disk fails, and where the command is killed.
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,11 +16,13 @@ from PIL import Image
 
 from pipeline import decode
 from pipeline.dataset import Dataset
+from pipeline.files import atomic_write
 from pipeline.prepare import examine
 from pipeline.prepare.examine import Task
 from pipeline.prepare.sources import Source
+from pipeline.prepare.workers import Workers
 from tests.images import smooth_image, write_class_folders
-from tests.processes import running
+from tests.processes import Started, running
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,25 +114,24 @@ class Pause(Task):
     """A task that says which process it runs in, and does not end."""
 
     def run(self):
-        print(os.getpid(), flush=True)
+        with atomic_write(self.files) as file:
+            file.write(str(os.getpid()).encode())
         time.sleep(100)
 
 
-def test_workers_end_when_their_parent_is_killed():
-    script = """
-from tests.prepare.test_examine import Pause
-from pipeline.prepare.workers import Workers
-if __name__ == "__main__":
+def pause(told):
     with Workers() as workers:
-        list(workers.results([Pause(None, False, None)]))
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout
-    worker = int(parent.stdout.readline())
+        list(workers.results([Pause(told, False, None)]))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    parent = Started(pause, tmp_path / "told")
+    while not (tmp_path / "told").exists():
+        assert parent.poll() is None, parent.errors()
+        time.sleep(0.02)
+    worker = int((tmp_path / "told").read_text())
     assert running(worker)
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
     while running(worker) and time.monotonic() < deadline:
