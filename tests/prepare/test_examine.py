@@ -4,7 +4,9 @@ Examining must also end: where the disk fails, and where the command is killed.
 """
 
 import errno
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -17,14 +19,12 @@ from PIL import Image
 from pipeline import decode
 from pipeline.dataset import Dataset
 from pipeline.files import atomic_write
-from pipeline.prepare import examine
+from pipeline.prepare import examine, workers
 from pipeline.prepare.examine import Task
 from pipeline.prepare.sources import Source
-from pipeline.prepare.workers import Workers
 from tests.images import smooth_image, write_class_folders
-from tests.processes import Started, running
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, Started, running
+from tools import cli, prep_imagenet
 
 
 @pytest.fixture
@@ -120,8 +120,8 @@ class Pause(Task):
 
 
 def pause(told):
-    with Workers() as workers:
-        list(workers.results([Pause(told, False, None)]))
+    with workers.Workers() as pool:
+        list(pool.results([Pause(told, False, None)]))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -139,18 +139,21 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     assert not running(worker)
 
 
+def prep_with_a_decoder_that_crashes(words):
+    """Workers are forked here: they have the decoder of tests/rehearsal/machine."""
+    machine = runpy.run_path(str(ROOT / "tests/rehearsal/machine/sitecustomize.py"))
+    machine["_crash_on_some_files"](decode)
+    workers._CONTEXT = multiprocessing.get_context("fork")
+    sys.argv = ["prep", *words]
+    cli.run(prep_imagenet.main)
+
+
 def prep_on_a_machine_that_crashes(folder, *more):
     """The command's exit status and what it printed."""
-    command = [sys.executable, "-m", "tools.prep_imagenet", "--train", folder / "train", *more]
-    path = os.pathsep.join(
-        [str(ROOT / "tests/rehearsal/machine"), os.environ.get("PYTHONPATH", "")]
-    )
-    environment = os.environ | {"REHEARSE_CRASH": "1", "PYTHONPATH": path}
-    command += ["--val", folder / "val", "--out", folder / "out"]
-    result = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    return result.returncode, result.stdout + result.stderr
+    words = ["--train", folder / "train", *more, "--val", folder / "val", "--out", folder / "out"]
+    process = Started(prep_with_a_decoder_that_crashes, list(map(str, words)))
+    said = "".join(process.communicate())
+    return process.returncode, said
 
 
 def test_files_that_crash_the_decoder_are_rejected_and_no_others(tmp_path):
