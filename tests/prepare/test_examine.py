@@ -142,7 +142,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 def prep_with_a_decoder_that_crashes(words):
     """Workers are forked here: they have the decoder of tests/rehearsal/machine."""
     machine = runpy.run_path(str(ROOT / "tests/rehearsal/machine/sitecustomize.py"))
-    machine["_crash_on_some_files"](decode)
+    machine["_crash_on_some_files"](examine)
     workers._CONTEXT = multiprocessing.get_context("fork")
     sys.argv = ["prep", *words]
     cli.run(prep_imagenet.main)
