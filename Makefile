@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
-	$(PYTEST) -m "not gpu and not slow"
+	$(PYTEST) -m "not gpu and not slow" --ignore tests/fuzz
 
 rehearse: .venv/installed
 	$(PYTEST) -rs -m "not gpu" tests/rehearsal

@@ -2,7 +2,7 @@
 
 machine/sitecustomize.py emulates them. The ordinary tests run on such a machine, too:
 
-    REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make test
+    REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make check
 """
 
 import os
