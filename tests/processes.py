@@ -6,9 +6,11 @@ import runpy
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -28,7 +30,7 @@ def preload() -> None:
     """
     needed = [module.__name__ for module in (workers, alive, ensemble, drawing, runs)]
     # The first optimizer, and what averages gradients, would import these.
-    needed += ["torch._dynamo", "torch.nn.parallel.distributed"]
+    needed += ["torch._dynamo", "torch.nn.parallel.distributed", "tests.frozen"]
     multiprocessing.set_forkserver_preload(needed)
 
 
@@ -50,6 +52,7 @@ class Started:
             target=_call, args=(streams, variables, own_session, function, arguments)
         )
         self._process.start()
+        weakref.finalize(self, _end, self._process)  # pytest would wait for what a test has left
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()))
         reader.close()
@@ -93,6 +96,11 @@ class Started:
     def errors(self) -> str:
         """What it has said on stderr so far."""
         return Path(self._errors.name).read_text(errors="replace")
+
+
+def _end(process: BaseProcess) -> None:
+    if process.is_alive():
+        process.kill()
 
 
 def _call(

@@ -77,13 +77,10 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
     assert ended.value.code == 0 and "--out FILE.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "command", [["-m", "train"], ["tools/prep_imagenet.py"]], ids=["module", "script"]
-)
-def test_training_and_preparing_answer_help_from_a_shell(command):
-    """Training is called as `python -m train`, preparing as a script by its path."""
+def test_training_answers_help_from_a_shell():
+    """Preparing is called from one in tests/prepare/test_prep.py: as a script, by its path."""
     result = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "train", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
 

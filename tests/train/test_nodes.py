@@ -73,7 +73,7 @@ def test_a_checkpoint_moves_between_two_nodes_one_process_and_two_ranks(launch, 
         if nodes * ranks == 1:
             main(tmp_path, first, last)
         else:
-            launch(nodes, ranks, tmp_path, first, last)
+            (launch if nodes > 1 else at_once)(nodes, ranks, tmp_path, first, last)
     states = [torch.load(tmp_path / f"{last}.pt", weights_only=True) for _, _, _, last in forms]
     assert [state["num_pairs"] for state in states] == [2, 1, 1, 1]
     assert [loss for state in states for loss in state["losses"]] == pytest.approx(
