@@ -10,8 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline import DataLoader
-from pipeline.draws import Draws
+from alexnet_dali.pipeline import DataLoader
+from alexnet_dali.pipeline.draws import Draws
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.column import Column
-from model.columns import Columns
-from model.config import ModelConfig, check
-from model.layers import PAPER, Full, Layer, blocks, layers, shapes
-from model.randomness import chances, generator, key
-from model.response_norm import Norm, response_norm
-from model.side_by_side import side_by_side
+from alexnet_dali.model.column import Column
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig, check
+from alexnet_dali.model.layers import PAPER, Layer, Linear, blocks, layers, shapes
+from alexnet_dali.model.local_response_norm import Norm, local_response_norm
+from alexnet_dali.model.randomness import bernoulli, generator, key
+from alexnet_dali.model.side_by_side import side_by_side
 
 
-class Masks:
+class DropoutMasks:
     """The dropout masks of a training step: a function of (seed, step, layer).
 
     They are defined for the global batch and for both columns, so that every split of the work
@@ -31,7 +31,7 @@ class Masks:
         self.keys = {
             layer.number: torch.empty((), dtype=torch.int64, device=device)
             for layer in PAPER
-            if isinstance(layer, Full) and layer.dropout
+            if isinstance(layer, Linear) and layer.dropout
         }
         self.set_step(step)
 
@@ -44,13 +44,13 @@ class Masks:
         for number, own in self.keys.items():
             own.fill_(key(self._seed, "dropout", step, number))
 
-    def kept(self, rows: int, neurons: range, width: int, layer: Full) -> Tensor:
+    def kept(self, rows: int, neurons: range, width: int, layer: Linear) -> Tensor:
         """[rows, neurons] bool: which of these `neurons` of `width` stay, in this process's rows.
 
         `width` counts the layer's neurons in both columns.
         """
         own_rows = range(self._part * rows, (self._part + 1) * rows)
-        return chances(1 - layer.dropout, own_rows, neurons, width, self.keys[layer.number])
+        return bernoulli(1 - layer.dropout, own_rows, neurons, width, self.keys[layer.number])
 
 
 class AlexNet(nn.Module):
@@ -63,7 +63,7 @@ class AlexNet(nn.Module):
         crop: int,
         columns: Columns | None = None,
         seed: int = 0,
-        norm: Norm = response_norm,
+        norm: Norm = local_response_norm,
     ) -> None:
         """Without `columns`, this process holds all of them.
 
@@ -84,7 +84,7 @@ class AlexNet(nn.Module):
         # Convolutions and pooling are faster in this layout, above all on CPUs.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+    def forward(self, images: Tensor, masks: DropoutMasks | None = None) -> Tensor:
         """Logits, the same on both partners.
 
         `masks` are the dropout masks of a training step; without them, nothing is dropped.
@@ -95,13 +95,13 @@ class AlexNet(nn.Module):
             logits = [column.fc8(both.to(column.fc8.weight.dtype)) for column in self.own_columns]
             return self.columns.collect_logits(logits)[:, : self.num_classes]
 
-    def last_hidden(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+    def last_hidden(self, images: Tensor, masks: DropoutMasks | None = None) -> Tensor:
         """[N, width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
         first, *others = self.blocks
         maps = self._first_block(first, images.contiguous(memory_format=torch.channels_last))
         for block in others:
             both = self.columns.cross_talk(maps)
-            if isinstance(block[0], Full):
+            if isinstance(block[0], Linear):
                 both = both.flatten(1)
             maps = [column(both, block) for column in self.own_columns]
             maps = self._dropout(maps, block[-1], masks)
@@ -127,9 +127,11 @@ class AlexNet(nn.Module):
             return side_by_side(run, self.own_columns, images)
         return [run(column, images) for column in self.own_columns]
 
-    def _dropout(self, hidden: list[Tensor], layer: Layer, masks: Masks | None) -> list[Tensor]:
+    def _dropout(
+        self, hidden: list[Tensor], layer: Layer, masks: DropoutMasks | None
+    ) -> list[Tensor]:
         """Drop neurons in training; otherwise keep all of them at half strength (section 4.2)."""
-        if not isinstance(layer, Full):
+        if not isinstance(layer, Linear):
             return hidden
         if masks is None:
             return [x * (1 - layer.dropout) for x in hidden]
@@ -148,9 +150,9 @@ class AlexNet(nn.Module):
         """
         draws = generator(torch.device("cpu"), seed, "weights")
         num_columns = self.columns.num_columns
-        for line in self.table:
-            std, bias = config.init_std.of(line.name), config.init_bias.of(line.name)
-            own = [cast(nn.Linear, getattr(column, line.name)) for column in self.own_columns]
+        for layer in self.table:
+            std, bias = config.init_std.of(layer.name), config.init_bias.of(layer.name)
+            own = [cast(nn.Linear, getattr(column, layer.name)) for column in self.own_columns]
             rows, *fan_in = own[0].weight.shape
             full = torch.empty(num_columns * rows, *fan_in).normal_(0, std, generator=draws)
             for layer, column in zip(own, self.columns.held, strict=True):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import ModelConfig
-from model.layers import Conv, Layer, Shape
-from model.response_norm import Norm, same_map_norm
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import Conv, Layer, Shape
+from alexnet_dali.model.local_response_norm import Norm, within_channel_norm
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -25,20 +25,20 @@ class Column(nn.Module):
         super().__init__()
         activation: Activation = F.relu if config.activation == "relu" else torch.tanh
         *hidden, last = table
-        for line in hidden:
-            shape = shapes[line.name]
-            if isinstance(line, Conv):
-                layer: nn.Module = ConvLayer(line, shape, activation, norm, config.norm_alpha)
+        for layer in hidden:
+            shape = shapes[layer.name]
+            if isinstance(layer, Conv):
+                layer: nn.Module = ConvLayer(layer, shape, activation, norm, config.norm_alpha)
             else:
                 layer = FullLayer(shape, activation)
-            self.add_module(line.name, layer)
-        reads, gives, _ = shapes[last.name]
-        self.add_module(last.name, nn.Linear(reads, gives))
+            self.add_module(layer.name, layer)
+        in_channels, gives, _ = shapes[last.name]
+        self.add_module(last.name, nn.Linear(in_channels, gives))
 
     def forward(self, x: Tensor, block: Sequence[Layer]) -> Tensor:
         """Apply the layers of `block`: from what its first layer reads to this column's maps."""
-        for line in block:
-            x = self.get_submodule(line.name)(x)
+        for layer in block:
+            x = self.get_submodule(layer.name)(x)
         return x
 
 
@@ -46,35 +46,37 @@ class ConvLayer(nn.Conv2d):
     """A convolution, its activation, and the norm and pooling that follow (section 3.5)."""
 
     def __init__(
-        self, line: Conv, shape: Shape, activation: Activation, norm: Norm, norm_alpha: float
+        self, layer: Conv, shape: Shape, activation: Activation, norm: Norm, norm_alpha: float
     ) -> None:
-        super().__init__(shape.reads, shape.gives, line.size, line.stride, line.padding)
-        self.line, self.activation = line, activation
+        super().__init__(
+            shape.in_channels, shape.out_channels, layer.size, layer.stride, layer.padding
+        )
+        self.layer, self.activation = layer, activation
         self.norm, self.norm_alpha = norm, norm_alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, reads, side, side] to [N, gives, side, side]."""
-        line = self.line
-        missing = -(x.shape[-1] + 2 * line.padding - line.size) % line.stride
+        """Maps [N, in_channels, side, side] to [N, gives, side, side]."""
+        layer = self.layer
+        missing = -(x.shape[-1] + 2 * layer.padding - layer.size) % layer.stride
         if missing:  # windows that reach over the edge count, too: they see zeros there (2012 code)
             x = F.pad(x, (0, missing, 0, missing))
         x = super().forward(x)
-        if not line.activation_last:
+        if not layer.activation_last:
             x = self.activation(x)
-        if line.norm:
+        if layer.norm:
             x = self.norm(x, self.norm_alpha)
-        if line.same_map_norm:
-            x = same_map_norm(x)
-        if line.pool:
-            x = F.max_pool2d(x, line.pool, stride=2)
-        return self.activation(x) if line.activation_last else x
+        if layer.within_channel_norm:
+            x = within_channel_norm(x)
+        if layer.pool:
+            x = F.max_pool2d(x, layer.pool, stride=2)
+        return self.activation(x) if layer.activation_last else x
 
 
 class FullLayer(nn.Linear):
     """A hidden fully connected layer and its activation."""
 
     def __init__(self, shape: Shape, activation: Activation) -> None:
-        super().__init__(shape.reads, shape.gives)
+        super().__init__(shape.in_channels, shape.out_channels)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

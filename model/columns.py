@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import record_function
 
-from model import collectives
+from alexnet_dali.model import collectives
 
 NUM_COLUMNS = 2
 

@@ -42,7 +42,7 @@ class ModelConfig:
         half_kernels: convolutions with half of their kernels (section 3.2, the network on one GPU).
         sixth_convolution: one more over the last pooling layer, like conv5, reading both columns
             (section 6).
-        leave_out: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7;
+        skip_layers: of conv3 to fc7, those that are not there; pooling stays (sections 3.5 and 7;
             figure 1).
         cross_talk: convolutions that read both columns' maps, as fully connected layers always do
             (section 3.5).
@@ -51,11 +51,11 @@ class ModelConfig:
         pool_size: side of the pooling windows, which are 2 apart: 3 overlap, 2 do not (section
             3.4).
         activation: of every hidden neuron: relu, or tanh (section 3.1).
-        response_norm: normalise the responses of conv1 and conv2 (section 3.3).
+        local_response_norm: normalise the responses of conv1 and conv2 (section 3.3).
         norm_alpha: alpha of the response norm, for each squared response (2012 code: 2e-5).
         conv1_relu: where conv1's activation goes: before response norm, or after pooling (2012
             code).
-        same_map_norm: normalise conv2's responses once more, by their neighbours in the same map
+        within_channel_norm: normalise conv2's responses once more, by their neighbours in the same map
             (2012 code).
         fc_width: neurons of each hidden fully connected layer, both columns together.
         init_std: standard deviation of the initial weights (section 5).
@@ -67,16 +67,16 @@ class ModelConfig:
     kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
     half_kernels: tuple[Literal["conv1", "conv2", "conv3", "conv4", "conv5"], ...] = ()
     sixth_convolution: bool = False
-    leave_out: tuple[Literal["conv3", "conv4", "conv5", "fc6", "fc7"], ...] = ()
+    skip_layers: tuple[Literal["conv3", "conv4", "conv5", "fc6", "fc7"], ...] = ()
     cross_talk: tuple[Literal["conv2", "conv3", "conv4", "conv5"], ...] = ("conv3",)
     conv1_size: int = 11
     conv1_stride: int = 4
     pool_size: Literal[2, 3] = 3
     activation: Literal["relu", "tanh"] = "relu"
-    response_norm: bool = True
+    local_response_norm: bool = True
     norm_alpha: float = 1e-4
     conv1_relu: Literal["before_norm", "after_pool"] = "before_norm"
-    same_map_norm: bool = False
+    within_channel_norm: bool = False
     fc_width: int = 4096
     init_std: PerLayer = field(default_factory=lambda: PerLayer(0.01))
     init_bias: PerLayer = field(default_factory=lambda: PerLayer(1, conv1=0, conv3=0, fc8=0))
@@ -108,10 +108,10 @@ def check(config: ModelConfig) -> None:
             f"model: found {', '.join(negative)} in init_std and norm_alpha; expected none below 0"
         )
     _check_widths(config)
-    absent = sorted(set(config.cross_talk) & set(config.leave_out))
+    absent = sorted(set(config.cross_talk) & set(config.skip_layers))
     if absent:
         raise ValueError(
-            f"model.cross_talk names {', '.join(absent)}, which model.leave_out leaves out; name "
+            f"model.cross_talk names {', '.join(absent)}, which model.skip_layers leaves out; name "
             "a layer that is there"
         )
 

@@ -22,7 +22,7 @@ def key(*purpose: int | str) -> int:
     return _signed(_hash(*purpose) + _GOLDEN)
 
 
-def chances(share: float, rows: range, columns: range, width: int, key: Tensor) -> Tensor:
+def bernoulli(share: float, rows: range, columns: range, width: int, key: Tensor) -> Tensor:
     """[rows, columns] bool, each True with probability `share`; on the device of `key`.
 
     They are a part of a table whose rows are `width` long. Entry n of the table is number n of

@@ -1,6 +1,6 @@
 """Images on disk to batches on a device: DALI and numpy, no networks, no ranks.
 
-`from pipeline import DataLoader` is the door for other training loops: docs/pipeline.md. What is
+`from alexnet_dali.pipeline import DataLoader` is the door for other training loops: docs/pipeline.md. What is
 named here is imported when it is asked for: commands that need no DALI start without it.
 """
 
@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
-    from pipeline.data_loader import DataLoader
-    from pipeline.dataset import Dataset
-    from pipeline.transform import Pixels
+    from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
+    from alexnet_dali.pipeline.data_loader import DataLoader
+    from alexnet_dali.pipeline.dataset import Dataset
+    from alexnet_dali.pipeline.transform import Pixels
 
 __all__ = [
     "CentreCrop",

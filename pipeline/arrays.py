@@ -28,6 +28,5 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise OSError(f"{path} can't be read now ({error.strerror})") from error
         raise ValueError(
-            f"{path} can't be read as arrays ({error!r}); rerun tools/prep_imagenet.py, which "
-            "writes it"
+            f"{path} can't be read as arrays ({error!r}); rerun alexnet prep, which writes it"
         ) from error

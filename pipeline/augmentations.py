@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.draws import Draws
 
 
 class Augmentation(Protocol):

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.draws import Draws
 
 
 @runtime_checkable

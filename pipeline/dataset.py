@@ -23,9 +23,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.archives import read
-from pipeline.arrays import read_arrays
-from pipeline.stats import PixelStats
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.stats import PixelStats
 
 FORMAT = 1
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -169,7 +169,7 @@ class Dataset:
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
-                "half-copied); prepare it again with tools/prep_imagenet.py"
+                "half-copied); prepare it again with alexnet prep"
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
@@ -267,7 +267,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(
             f"{folder}: no dataset.yaml, so it is not a prepared folder (or only half of one); "
-            f"make one with: python -m tools.prep_imagenet --train DIR --val DIR --out {folder}"
+            f"make one with: alexnet prep --train DIR --val DIR --out {folder}"
         )
     try:
         about = yaml.safe_load(path.read_text())
@@ -281,7 +281,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     ):
         raise DatasetError(
             f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
-            "prepare the folder again with tools/prep_imagenet.py"
+            "prepare the folder again with alexnet prep"
         )
     return about
 
@@ -293,7 +293,7 @@ def _read_list(
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)
-    again = "prepare the folder again with tools/prep_imagenet.py"
+    again = "prepare the folder again with alexnet prep"
     if not 0 < len(starts) == sizes.size // 2 or not (starts < ends).all():
         raise DatasetError(
             f"{path}: expected {sizes.size // 2} lines 'relative/path label', found "

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from pipeline import graph
-from pipeline.faults import MachineError, gist, machine_error
+from alexnet_dali.pipeline import graph
+from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -122,7 +122,7 @@ def look(data: NDArray[np.uint8]) -> Header:
 def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One file's content as RGB [height, width, 3], upright, as training will see it.
 
-    ValueError where it is no image that DALI decodes, MachineError where memory or the decoder
+    ValueError where it is no image that DALI decodes, ResourceError where memory or the decoder
     itself fails.
     """
     header = look(data)
@@ -149,7 +149,7 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
         _pipeline.cache_clear()  # a pipeline that has failed once does not run again
         if of_an_image(error):
             raise Undecodable(gist(error)) from error
-        raise machine_error(error) or MachineError(
+        raise resource_error(error) or ResourceError(
             f"DALI's decoder failed ({gist(error)})"
         ) from error
 

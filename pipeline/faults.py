@@ -19,13 +19,13 @@ _MISTAKE = re.compile("device-side assert|capturing|during capture")
 only reports."""
 
 
-class MachineError(OSError):
+class ResourceError(OSError):
     """Memory or a GPU failed: no file is to blame, and what has been done so far is kept."""
 
 
-def machine_error(error: BaseException) -> MachineError | None:
+def resource_error(error: BaseException) -> ResourceError | None:
     """The message for users where memory or a GPU failed; None for any other error."""
-    if isinstance(error, MachineError):
+    if isinstance(error, ResourceError):
         return error
     if not isinstance(error, (MemoryError, RuntimeError)):
         return None
@@ -33,14 +33,14 @@ def machine_error(error: BaseException) -> MachineError | None:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(
         str(error)
     ):
-        return MachineError(
+        return ResourceError(
             f"out of memory ({said}); rerun the command to resume. See what else "
             "runs here (free -h, nvidia-smi); a smaller batch takes less"
         )
     if (
         isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
     ) and not _MISTAKE.search(str(error)):
-        return MachineError(
+        return ResourceError(
             f"the GPU or its driver failed ({said}); rerun the command to resume. "
             "nvidia-smi and the kernel's log (dmesg, lines with Xid) say more of the GPU"
         )

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import graph
-from pipeline.augmentations import Augmentation
-from pipeline.dataset import ImageList
-from pipeline.decode import of_an_image
-from pipeline.faults import MachineError, gist, machine_error
-from pipeline.geometry import are_cuts
-from pipeline.parent import check_process
-from pipeline.plan import Plan
-from pipeline.replacements import OnBadImage, stop
-from pipeline.requests import MustResample, Requests, Step
-from pipeline.transform import Transform
+from alexnet_dali.pipeline import graph
+from alexnet_dali.pipeline.augmentations import Augmentation
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
+from alexnet_dali.pipeline.geometry import are_cuts
+from alexnet_dali.pipeline.parent import check_process
+from alexnet_dali.pipeline.plan import Plan
+from alexnet_dali.pipeline.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.requests import MustResample, Requests, Step
+from alexnet_dali.pipeline.transform import Transform
 
 _CPU = torch.device("cpu")
 IGNORE_INDEX = -1
@@ -94,7 +94,7 @@ class Feeder:
         self._begin()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order; MachineError or OSError where a failure is no file's."""
+        """Batches in order; ResourceError or OSError where a failure is no file's."""
         while self.step < self._plan.num_steps:
             yield self.next()
 
@@ -149,13 +149,13 @@ class Feeder:
             self._begin()
 
     def _blame(self, step: Step, error: RuntimeError) -> None:
-        """Note which of a step's images can't be decoded; MachineError where none is to blame."""
-        fault = machine_error(error)
+        """Note which of a step's images can't be decoded; ResourceError where none is to blame."""
+        fault = resource_error(error)
         if fault is not None:
             raise fault from error
         found = self._undecodable(step)
         if not found:
-            raise MachineError(
+            raise ResourceError(
                 f"DALI failed on a batch of {self._batch_size} images, each of which can be "
                 f"decoded alone ({gist(error)}); rerun the command to resume"
             ) from error
@@ -176,7 +176,7 @@ class Feeder:
                     row += 1
             except RuntimeError as error:
                 if not of_an_image(error):
-                    raise machine_error(error) or MachineError(
+                    raise resource_error(error) or ResourceError(
                         f"DALI's decoder failed ({gist(error)}); rerun the command to resume"
                     ) from error
                 found[indices[row]] = f"it can't be decoded ({gist(error)})"

@@ -13,8 +13,8 @@ from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.augmentations import Augmentation
-from pipeline.faults import MachineError, gist, machine_error
+from alexnet_dali.pipeline.augmentations import Augmentation
+from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
 
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.
@@ -246,11 +246,11 @@ def build_decoder(batch_size: int) -> Pipeline:
 
 
 def _started(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with its threads; MachineError where there is no room for them."""
+    """The pipeline with its threads; ResourceError where there is no room for them."""
     try:
         pipeline.build()
     except RuntimeError as error:
-        raise machine_error(error) or MachineError(
+        raise resource_error(error) or ResourceError(
             f"DALI can't start ({gist(error)}); see what else runs here (free -h, ulimit -a)"
         ) from error
     return pipeline

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.augmentations import Augmentation
-from pipeline.crops import Crops
-from pipeline.dataset import ImageList
-from pipeline.draws import Draws
-from pipeline.parent import check_process
+from alexnet_dali.pipeline.augmentations import Augmentation
+from alexnet_dali.pipeline.crops import Crops
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.draws import Draws
+from alexnet_dali.pipeline.parent import check_process
 
 
 class Samples(NamedTuple):

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import archive_process, graph
-from pipeline.dataset import ImageList
-from pipeline.decode import of_an_image
-from pipeline.faults import MachineError, gist, machine_error, the_files_own
-from pipeline.verify import why_bad
+from alexnet_dali.pipeline import archive_process, graph
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error, the_files_own
+from alexnet_dali.pipeline.verify import why_bad
 
 _THREADS = 8
 """They wait for disks and networks, not for processors."""
@@ -90,7 +90,7 @@ class Reader:
 
     def _faults_alone(self, indices: NDArray[np.int64], error: RuntimeError) -> dict[int, str]:
         """Why some of a batch's files can't be read; OSError where none is to blame."""
-        fault = machine_error(error)
+        fault = resource_error(error)
         if fault is not None:
             raise fault from error
         os.stat(self._images.root)  # where all of it is gone, no image is to blame
@@ -100,7 +100,7 @@ class Reader:
         if not faults:
             faults = {index: why for index in each if (why := self._fault_alone(index))}
         if not faults:
-            raise MachineError(
+            raise ResourceError(
                 f"DALI failed to read a batch of {len(indices)} images, each of which can be read "
                 f"alone ({gist(error)}); rerun the command to resume"
             ) from error
@@ -113,7 +113,7 @@ class Reader:
         except RuntimeError as error:
             self._graph = self._new_graph()
             if not of_an_image(error):
-                raise machine_error(error) or MachineError(
+                raise resource_error(error) or ResourceError(
                     f"DALI failed to read {self._images.path(index)}, which is as it was when the "
                     f"lists were made ({gist(error)}); rerun the command to resume"
                 ) from error
@@ -199,7 +199,7 @@ class Archives:
         except BrokenPipeError:
             found = b""
         if len(found) < size:
-            raise MachineError(
+            raise ResourceError(
                 "the process that reads archives has ended (killed, or out of memory?); rerun the "
                 "command to resume"
             )

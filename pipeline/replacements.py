@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from pipeline.dataset import DatasetError, ImageList
+from alexnet_dali.pipeline.dataset import DatasetError, ImageList
 
 
 class BadImage(NamedTuple):
@@ -33,9 +33,7 @@ def warn(bad: BadImage) -> None:
 
 def stop(bad: BadImage) -> NoReturn:
     """End the loop: DatasetError names the file."""
-    raise DatasetError(
-        f"{bad}; restore the file, or prepare the folder again with tools/prep_imagenet.py"
-    )
+    raise DatasetError(f"{bad}; restore the file, or prepare the folder again with alexnet prep")
 
 
 def replacement(
@@ -54,5 +52,5 @@ def replacement(
                 return candidate
     raise DatasetError(
         f"{images.path(index)} can't be used any more, nor can any other image of its list; "
-        "restore the files, or prepare the folder again with tools/prep_imagenet.py"
+        "restore the files, or prepare the folder again with alexnet prep"
     )

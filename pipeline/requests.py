@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import geometry, graph
-from pipeline.dataset import ImageList
-from pipeline.plan import Plan, Replaced, Samples
-from pipeline.reader import FaultyImages, Reader
-from pipeline.replacements import BadImage, replacement
-from pipeline.transform import Transform
+from alexnet_dali.pipeline import geometry, graph
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.plan import Plan, Replaced, Samples
+from alexnet_dali.pipeline.reader import FaultyImages, Reader
+from alexnet_dali.pipeline.replacements import BadImage, replacement
+from alexnet_dali.pipeline.transform import Transform
 
 _AHEAD = 2
 """Requests that are made before they are asked for, beside those that the graph works at."""

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.arrays import read_arrays
 
 STATS_SIZE = 256
 """Side of the square that statistics are taken over (paper, section 2)."""
@@ -79,7 +79,7 @@ class PixelStats:
         try:
             return cls.of(read_arrays(path))
         except TypeError as error:
-            raise ValueError(f"{path}: {error}; rerun tools/prep_imagenet.py") from error
+            raise ValueError(f"{path}: {error}; rerun alexnet prep") from error
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray]) -> "PixelStats":

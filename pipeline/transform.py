@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.crops import Crops
-from pipeline.stats import PixelStats
+from alexnet_dali.pipeline.crops import Crops
+from alexnet_dali.pipeline.stats import PixelStats
 
 Colour = tuple[float, float, float]
 

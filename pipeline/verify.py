@@ -7,15 +7,15 @@ that flip inside an image are not noticed.
 
 import os
 
-from pipeline.dataset import ImageList
-from pipeline.decode import decode, look
-from pipeline.faults import the_files_own
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.decode import decode, look
+from alexnet_dali.pipeline.faults import the_files_own
 
 
 def why_bad(images: ImageList, index: int) -> str:
     """Why image `index` is not what the list says; empty where nothing is found wrong.
 
-    OSError where the machine is to blame, not the file; MachineError where the decoder fails.
+    OSError where the machine is to blame, not the file; ResourceError where the decoder fails.
     """
     try:
         wrong_length = _wrong_length(images, index)

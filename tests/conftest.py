@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.__main__ import main
 from tests import processes
 from tests.images import prepare
 from tests.recipes import TINY
-from train.__main__ import main
 
 processes.preload()
 

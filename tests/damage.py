@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.dataset import ImageList
+from alexnet_dali.pipeline.dataset import ImageList
 
 
 def _resized(content: bytes, factor: float) -> bytes:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.crops import CentreCrop, Crops, RandomCrop
-from pipeline.dataset import ImageList
-from pipeline.feeder import Batch, Feeder
-from pipeline.plan import EpochPlan, Plan, Replaced, Samples, in_order, shuffled
-from pipeline.transform import Transform
+from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomCrop
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.feeder import Batch, Feeder
+from alexnet_dali.pipeline.plan import EpochPlan, Plan, Replaced, Samples, in_order, shuffled
+from alexnet_dali.pipeline.transform import Transform
 
 
 def plain(size: int) -> Transform:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools import prep_imagenet
+from alexnet_dali.tools import prep_imagenet
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Image:

@@ -15,9 +15,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from pipeline.prepare import workers
-from tools.paper import drawing, runs
-from train import alive, ensemble
+from alexnet_dali.pipeline.prepare import workers
+from alexnet_dali.tools.paper import drawing, runs
+from alexnet_dali.train import ensemble
+from alexnet_dali.train.parallel import watchdog as alive
 
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet
-from model.config import ModelConfig, PerLayer
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.config import ModelConfig, PerLayer
 
 TINY = ModelConfig(
     kernels=(8, 12, 16, 16, 12), conv1_size=5, conv1_stride=2, fc_width=24, init_std=PerLayer(0.2)
@@ -61,7 +61,7 @@ def forward(
         return act(F.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **options))
 
     def norm(x: Tensor) -> Tensor:
-        return norm_over_maps(x, config) if config.response_norm else x
+        return norm_over_maps(x, config) if config.local_response_norm else x
 
     def pool(x: Tensor) -> Tensor:
         return F.max_pool2d(x, config.pool_size, 2)
@@ -82,7 +82,7 @@ def forward(
     else:
         x = pool(norm(conv(x, "conv1", stride=stride)))
     x = norm(conv(x, "conv2", padding=2))
-    x = pool(norm_in_map(x) if config.same_map_norm else x)
+    x = pool(norm_in_map(x) if config.within_channel_norm else x)
     x = conv(x, "conv3", padding=1)
     x = conv(x, "conv4", padding=1)
     x = pool(conv(x, "conv5", padding=1))

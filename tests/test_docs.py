@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import Config
+from alexnet_dali.train.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
@@ -91,8 +91,11 @@ def wrong(text):
             yield f"python -m {module}: no such command"
             continue
         known = known_options(module)
-        if module in ("tools.paper.ablate", "tools.paper.figures"):  # they pass others on to train
-            known = known | known_options("train") | known_options("tools.paper")
+        if module in (
+            "alexnet_dali.tools.paper.ablate",
+            "alexnet_dali.tools.paper.figures",
+        ):  # they pass others on to train
+            known = known | known_options("train") | known_options("alexnet_dali.tools.paper")
         yield from (f"{module} --{option}" for option in options if option not in known)
 
 
@@ -122,12 +125,12 @@ def test_faults_are_found():
         "docs/train.md#nowhere: no such heading",
     ]
     text = (
-        "    torchrun --nproc_per_node=2 -m train configs/alexnet.yaml \\\n        --optim.rate 1\n"
-        "`python -m tools.predict RUN --views 10`, `python -m tools.predict RUN --view 10`\n"
-        "    python -m tools.nothing && python -m tools.demo --data DIR\n"
+        "    torchrun --nproc_per_node=2 -m alexnet_dali.train configs/alexnet.yaml \\\n        --optim.rate 1\n"
+        "`alexnet predict RUN --views 10`, `alexnet predict RUN --view 10`\n"
+        "    python -m alexnet_dali.tools.nothing && alexnet demo --data DIR\n"
     )
     assert list(wrong(text)) == [
         "train --optim.rate",
-        "python -m tools.nothing: no such command",
+        "python -m alexnet_dali.tools.nothing: no such command",
         "tools.predict --view",
     ]

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from model.alexnet import Masks
-from model.layers import PAPER
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset
-from pipeline.feeder import IGNORE_INDEX, Feeder
-from pipeline.transform import Pixels
+from alexnet_dali.model.alexnet import DropoutMasks
+from alexnet_dali.model.layers import PAPER
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.transform import Pixels
+from alexnet_dali.tools import prep_imagenet
+from alexnet_dali.train.config import load
+from alexnet_dali.train.parallel.precision import has_tf32_and_bf16
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.trainer import Trainer
 from tests import reference
 from tests.feeding import evaluation_plan, plain, training_plan
 from tests.images import write_class_folders
@@ -24,11 +29,6 @@ from tests.prepare.test_awkward import awkward_images
 from tests.processes import ROOT
 from tests.ranks import run_ranks
 from tests.train import test_train
-from tools import prep_imagenet
-from train.config import load
-from train.distributed import join
-from train.precision import has_tf32_and_bf16
-from train.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -132,7 +132,7 @@ def test_dropout_masks_are_the_same_as_on_the_cpu():
     devices = [torch.device("cpu"), torch.device("cuda")]
     for step in (0, 7, 10**6):
         on_cpu, on_gpu = (
-            Masks(0, step, device, part=1).kept(128, range(2048, 4096), 4096, PAPER[-2])
+            DropoutMasks(0, step, device, part=1).kept(128, range(2048, 4096), 4096, PAPER[-2])
             for device in devices
         )
         assert torch.equal(on_cpu, on_gpu.cpu())

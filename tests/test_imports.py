@@ -36,7 +36,7 @@ def test_imports_run_one_way(room):
 
 
 def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
-    """The exceptions: the benchmark builds rivals' graphs, and cuts ours.
+    """The exceptions: the benchmark builds baselines' graphs, and cuts ours.
 
     The loader shares the machine's cores among ranks, with train or without.
     """
@@ -48,14 +48,14 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
     assert sorted(str(path) for path, text in sources.items() if "import fn" in text) == [
         "pipeline/graph.py",
         "tools/bench/host_driver.py",
-        "tools/bench/rivals.py",
+        "tools/bench/baselines.py",
     ]
     assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == [
         "pipeline/data_loader.py",
-        "train/distributed.py",
+        "train/parallel/ranks.py",
     ]
     assert [str(path) for path, text in sources.items() if "SummaryWriter" in text] == [
-        "train/monitor.py"
+        "train/record/metrics.py"
     ]
 
 
@@ -63,6 +63,6 @@ def test_the_pipeline_does_not_import_its_preparation():
     files = list((ROOT / "pipeline").glob("*.py"))
     assert len(files) > 10
     for path in files:
-        assert "pipeline.prepare" not in path.read_text().replace("pipeline.prepare.store`", ""), (
-            path
-        )
+        assert "alexnet_dali.pipeline.prepare" not in path.read_text().replace(
+            "pipeline.prepare.store`", ""
+        ), path

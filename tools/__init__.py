@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import starting
+from alexnet_dali.pipeline import starting
 
 starting.begin()
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from pipeline import starting
-from pipeline.dataset import printable
-from pipeline.faults import advice
+from alexnet_dali.pipeline import starting
+from alexnet_dali.pipeline.dataset import printable
+from alexnet_dali.pipeline.faults import advice
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -1,5 +1,5 @@
 """A command of version 0.1 that has moved."""
 
-from tools.cli import moved
+from alexnet_dali.tools.cli import moved
 
-moved("python -m tools.bench.cost_model")
+moved("python -m alexnet_dali.tools.bench.cost_model")

@@ -1,7 +1,7 @@
 """From image files to a trained, evaluated network in a few minutes, on any machine.
 
-    python -m tools.demo                 with generated images
-    python -m tools.demo --data DIR      with your own class folders
+    alexnet demo                 with generated images
+    alexnet demo --data DIR      with your own class folders
 
 DIR may also hold `train` and `val`, with class folders in each. The demo prints every command that
 it runs. In the end, the network names two validation images, and a report shows the run.
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.dataset import Dataset
-from tools import ROOT
-from tools.cli import command_line, run
-from tools.launch import launcher
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import launcher
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
     It trains on two ranks, or on one where there is one GPU.
     """
-    parser = command_line("tools.demo", __doc__)
+    parser = command_line("alexnet demo", __doc__)
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
     images, name = Path(".demo/images"), "demo"
@@ -35,16 +35,16 @@ def main(argv: list[str]) -> None:
         # Other images may lie in a folder of the same name.
         name = f"demo-{images.name}-{hashlib.sha256(str(images).encode()).hexdigest()[:6]}"
     elif not (ROOT / images).exists():
-        _command("-m", "tools.make_images", images)
+        _command("-m", "alexnet_dali.tools", "make-images", images)
     prepared, folder = Path(".demo") / name, Path("runs") / name
     if not (ROOT / prepared).exists():
-        _command("-m", "tools.prep_imagenet", *_sources(images), "--out", prepared)
-    start = [*launcher(1 if torch.cuda.device_count() == 1 else 2), "-m", "train"]
+        _command("-m", "alexnet_dali.tools", "prep", *_sources(images), "--out", prepared)
+    start = [*launcher(1 if torch.cuda.device_count() == 1 else 2), "-m", "alexnet_dali.train"]
     _command(*start, "configs/demo.yaml", "--data.root", prepared, "--run.dir", folder)
-    _command("-m", "tools.evaluate", folder, "--data", prepared)
-    _command("-m", "tools.predict", folder, *_two_pictures(ROOT / prepared))
+    _command("-m", "alexnet_dali.tools", "evaluate", folder, "--data", prepared)
+    _command("-m", "alexnet_dali.tools", "predict", folder, *_two_pictures(ROOT / prepared))
     report = folder / "report.html"
-    _command("-m", "tools.report", folder, "--data", prepared, "--out", report)
+    _command("-m", "alexnet_dali.tools", "report", folder, "--data", prepared, "--out", report)
     _say_how_to_go_on(folder, report)
 
 

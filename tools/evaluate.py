@@ -1,8 +1,8 @@
 """Error rates of trained networks on the validation images of a prepared folder.
 
-    python -m tools.evaluate runs/alexnet --data prepared/imagenet --views 10
-    python -m tools.evaluate runs/first runs/second --data prepared/imagenet --weights search
-    torchrun --nproc_per_node=8 -m tools.evaluate runs/alexnet --data prepared/imagenet
+    alexnet evaluate runs/alexnet --data prepared/imagenet --views 10
+    alexnet evaluate runs/first runs/second --data prepared/imagenet --weights search
+    torchrun --nproc_per_node=8 -m alexnet_dali.tools.evaluate runs/alexnet --data prepared/imagenet
 
 Several checkpoints form an ensemble: the mean of their probabilities. With `--weights search`, the
 mean is weighted. Weights are searched on every other image of each class and judged on the rest.
@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools.cli import command_line, run
-from train.distributed import join
-from train.ensemble import halves, mixture, rates, search_weights
-from train.trained import Trained, open_network, predict
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.train.ensemble import halves, mixture, rates, search_weights
+from alexnet_dali.train.networks import Trained, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 
 def main(argv: list[str]) -> None:
@@ -127,7 +127,7 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.evaluate", __doc__)
+    parser = command_line("alexnet evaluate", __doc__)
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one"
     )

@@ -1,5 +1,5 @@
 """A command of version 0.1 that has moved."""
 
-from tools.cli import moved
+from alexnet_dali.tools.cli import moved
 
-moved("python -m tools.paper.figures")
+moved("alexnet figures")

@@ -1,7 +1,7 @@
 """Run the tests marked gpu and every benchmark, and sum them up in one page.
 
-    python -m tools.gpu_check --data prepared/photographs --out gpu-check.md
-    python -m tools.gpu_check --data prepared/photographs --parts pipeline train --rounds 1
+    alexnet gpu-check --data prepared/photographs --out gpu-check.md
+    alexnet gpu-check --data prepared/photographs --parts pipeline train --rounds 1
 
 --parts and --rounds do less. The page names the machine, every test and every figure. Beside the
 most telling figures it says what we expected. Those expectations are drawn from a CPU and from
@@ -23,11 +23,11 @@ from xml.etree import ElementTree
 import torch
 from tabulate import tabulate
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools import ROOT
-from tools.bench.machine import machine
-from tools.cli import command_line, run
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.bench.machine import machine
+from alexnet_dali.tools.cli import command_line, run
 
 
 class Expectation(NamedTuple):
@@ -166,7 +166,16 @@ def commands(
         if name == "tests":
             continue
         report = folder / f"{name}.json"
-        command = ["-m", "tools.bench", name, "--device", "cuda", "--json", str(report)]
+        command = [
+            "-m",
+            "alexnet_dali.tools",
+            "bench",
+            name,
+            "--device",
+            "cuda",
+            "--json",
+            str(report),
+        ]
         if name in NEED_DATA:
             command += ["--data", *(data if name == "host" else data[:1])]
         if rounds:
@@ -256,7 +265,7 @@ def _text(value: Any) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.gpu_check", __doc__)
+    parser = command_line("alexnet gpu-check", __doc__)
     parser.add_argument(
         "--data",
         nargs="+",

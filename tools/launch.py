@@ -13,7 +13,7 @@ def launcher(num_ranks: int) -> list[str]:
 
 def train_on_ranks(options: list[str], num_ranks: int) -> None:
     """Train on several ranks, with these options of train; ValueError where that fails."""
-    command = [sys.executable, *launcher(num_ranks), "-m", "train", *options]
+    command = [sys.executable, *launcher(num_ranks), "-m", "alexnet_dali.train", *options]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -1,6 +1,6 @@
 """Generate JPEG files to learn from: ten textures and shapes over clutter.
 
-    python -m tools.make_images .demo/images
+    alexnet make-images .demo/images
 
 Colours are random in every image, so they do not give the class away. Sizes and shapes vary.
 """
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.files import atomic_folder
-from pipeline.progress import progress
-from tools.cli import command_line, run
+from alexnet_dali.pipeline.files import atomic_folder
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.tools.cli import command_line, run
 
 CLASSES = (
     "checkerboard",
@@ -32,7 +32,7 @@ CLASSES = (
 
 def main(argv: list[str]) -> None:
     """Write `train` and `val` class folders into a new folder."""
-    parser = command_line("tools.make_images", __doc__)
+    parser = command_line("alexnet make-images", __doc__)
     parser.add_argument("out", help="folder to make; it may not hold anything yet")
     parser.add_argument(
         "--train", type=int, default=3000, metavar="N", help="training images (3000)"

@@ -1,7 +1,7 @@
 """Prepare images for training: decode every file once, list the usable ones, take statistics.
 
-    python -m tools.prep_imagenet --train ILSVRC/train --val ILSVRC/val --out prepared/imagenet
-    python -m tools.prep_imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
+    alexnet prep --train ILSVRC/train --val ILSVRC/val --out prepared/imagenet
+    alexnet prep --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
         --val-labels ILSVRC2012_devkit_t12.tar.gz --resize 256 --shards --out prepared/imagenet256
 
 Images stay where they are, and --out gets the lists. With --resize it gets resized copies, and
@@ -26,13 +26,13 @@ from pathlib import Path
 
 import nvidia.dali
 
-from pipeline.dataset import DatasetError
-from pipeline.files import resumable_folder
-from pipeline.prepare.class_names import find_names, read_names
-from pipeline.prepare.preparation import Preparation
-from pipeline.prepare.sources import Source, hold_out, training_files, validation_files
-from pipeline.prepare.store import StoreFormat
-from tools.cli import command_line, run
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.preparation import Preparation
+from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files, validation_files
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.tools.cli import command_line, run
 
 _HALF = 0.5
 
@@ -74,7 +74,7 @@ def _told(files: list[tuple[str, str]], what: str, out: Path) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.prep_imagenet", __doc__)
+    parser = command_line("alexnet prep", __doc__)
     parser.add_argument(
         "--train", required=True, metavar="DIR", help="a folder for each class, or an archive"
     )

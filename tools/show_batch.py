@@ -1,8 +1,8 @@
 """Draw what the network sees: images of a step, a row for each stage of the pipeline.
 
-    python -m tools.show_batch --data prepared/imagenet --out batch.png
-    python -m tools.show_batch runs/alexnet --step 12345 --out step.png
-    python -m tools.show_batch runs/alexnet --worst 16 --out worst.png
+    alexnet show-batch --data prepared/imagenet --out batch.png
+    alexnet show-batch runs/alexnet --step 12345 --out step.png
+    alexnet show-batch runs/alexnet --worst 16 --out worst.png
 
 A run's batches follow from its recipe, so any step of a RUN can be drawn again. With --worst, the
 training images that its newest checkpoint finds hardest: wrong labels are often among them.
@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from pipeline.crops import RandomCrop, squares
-from pipeline.dataset import Dataset, short
-from pipeline.decode import decode
-from pipeline.feeder import Feeder
-from pipeline.plan import EpochPlan, Replaced, Samples, shuffled
-from pipeline.transform import Pixels, Transform
-from tools.cli import command_line, run
-from tools.paper.drawing import check_name, write_figure
-from train.data import training_loader, training_plan
-from train.distributed import join
-from train.run_folder import read_config
-from train.trained import open_network, predict
+from alexnet_dali.pipeline.crops import RandomCrop, squares
+from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.feeder import Feeder
+from alexnet_dali.pipeline.plan import EpochPlan, Replaced, Samples, shuffled
+from alexnet_dali.pipeline.transform import Pixels, Transform
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.paper.drawing import check_name, write_figure
+from alexnet_dali.train.checkpoints.run_folder import read_config
+from alexnet_dali.train.data import training_loader, training_plan
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
 
@@ -185,7 +185,7 @@ def _outline(axes: Axes, box: NDArray[np.float64]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.show_batch", __doc__)
+    parser = command_line("alexnet show-batch", __doc__)
     parser.add_argument("run", nargs="?", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="of the RUN, from 1 (1)")

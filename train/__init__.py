@@ -1,5 +1,5 @@
-"""The run: from `torchrun -m train` to the last checkpoint."""
+"""The run: from `torchrun -m alexnet_dali.train` to the last checkpoint."""
 
-from pipeline import starting
+from alexnet_dali.pipeline import starting
 
 starting.begin()

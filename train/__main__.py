@@ -1,14 +1,14 @@
-"""Train: `torchrun --nproc_per_node=2 -m train CONFIG.yaml [--section.field value ...]`."""
+"""Train: `torchrun --nproc_per_node=2 -m alexnet_dali.train CONFIG.yaml [--section.field value ...]`."""
 
 import sys
 from pathlib import Path
 
-from pipeline import starting
-from train.alive import watching
-from train.check import check
-from train.config import load
-from train.distributed import end_job, join, report_error
-from train.trainer import Trainer
+from alexnet_dali.pipeline import starting
+from alexnet_dali.train.config import load
+from alexnet_dali.train.dry_run import check
+from alexnet_dali.train.parallel.ranks import end_job, join, report_error
+from alexnet_dali.train.parallel.watchdog import watching
+from alexnet_dali.train.trainer import Trainer
 
 
 def main(argv: list[str]) -> int:
@@ -20,12 +20,12 @@ def main(argv: list[str]) -> int:
     starting.done()
     try:
         config = load(argv)
-        folder, seconds = Path(str(config.run.dir)), config.run.hang_seconds
+        folder, seconds = Path(str(config.run.dir)), config.run.watchdog_seconds
         with (
             join(config.run.device, config.model.columns) as ranks,
             watching(ranks, folder, seconds) as progress,
         ):
-            if config.run.check:
+            if config.run.dry_run:
                 return check(config, ranks)
             status = Trainer(config, ranks, progress).fit()
         if status:

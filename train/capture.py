@@ -7,7 +7,7 @@ and batch before a replay, in the order of the GPU's queue, and waits for nothin
 
 Gradients are made anew in every step. In a recorded one they lie in the graph's own memory, which
 each replay fills again, and which nothing else is given. The averages over pairs and the gathers of
-columns are part of the graph. NCCL's own timeouts do not watch what is replayed; train/alive.py
+columns are part of the graph. NCCL's own timeouts do not watch what is replayed; train/parallel/watchdog.py
 does.
 """
 
@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pipeline.faults import gist
-from pipeline.feeder import Batch
-from train.config import ConfigError
+from alexnet_dali.pipeline.faults import gist
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train.config import ConfigError
 
 _WARM_UP = 3
 """Steps that are not recorded. In them, libraries choose kernels and take their memory."""

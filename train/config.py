@@ -11,16 +11,16 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from model.config import CONVOLUTIONS, ModelConfig, PerLayer
-from model.config import check as check_model
-from train.old_config import in_todays_terms
-from train.optim import OptimConfig
-from train.spelling import did_you_mean
+from alexnet_dali.model.config import CONVOLUTIONS, ModelConfig, PerLayer
+from alexnet_dali.model.config import check as check_model
+from alexnet_dali.train.old_config import in_todays_terms
+from alexnet_dali.train.optim import OptimConfig
+from alexnet_dali.train.spelling import did_you_mean
 
-_NO_MATTER = ("root", "num_threads", "on_bad_image", "most_bad_images")
+_NO_MATTER = ("root", "num_threads", "on_bad_image", "max_bad_fraction")
 """Options of data that change no result; a moved folder is the same by its fingerprint."""
 
-USAGE = "python -m train CONFIG.yaml [--section.field value ...]"
+USAGE = "alexnet train CONFIG.yaml [--section.field value ...]"
 
 
 class ConfigError(ValueError):
@@ -32,12 +32,12 @@ class DataConfig:
     """Which images, and what the network sees of them.
 
     Args:
-        root: prepared folder, as written by tools/prep_imagenet.py.
+        root: prepared folder, as written by alexnet prep.
         resize: pixels that the shorter side is resized to; the central square of this side is used
             (section 2).
         crop: side of the random crops taken from that square (section 4.1).
         mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
-        crops_and_flips: random crops, mirrored half of the time; without, the central crop as it is
+        augment: random crops, mirrored half of the time; without, the central crop as it is
             (section 4.1).
         lighting_std: standard deviation of the noise along each principal component of colour
             (section 4.1).
@@ -50,7 +50,7 @@ class DataConfig:
             each GPU.
         on_bad_image: an image that can't be used any more is named, and another of its class stands
             in; or the run stops.
-        most_bad_images: the share of the training images that may be bad in an epoch; with more,
+        max_bad_fraction: the share of the training images that may be bad in an epoch; with more,
             and more than one, the run stops.
     """
 
@@ -58,14 +58,14 @@ class DataConfig:
     resize: PositiveInt = 256
     crop: PositiveInt = 224
     mean: Literal["image", "channel"] = "image"
-    crops_and_flips: bool = True
+    augment: bool = True
     lighting_std: NonNegativeFloat = 0.1
     lighting_epochs: NonNegativeInt | None = None
     lighting_rescale: bool = False
     decoder: Literal["gpu", "cpu"] = "gpu"
     num_threads: PositiveInt | None = None
-    on_bad_image: Literal["stand-in", "stop"] = "stand-in"
-    most_bad_images: NonNegativeFloat = 0.01
+    on_bad_image: Literal["replace", "stop"] = "replace"
+    max_bad_fraction: NonNegativeFloat = 0.01
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class RunConfig:
         checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
         checkpoint_every: steps between two checkpoints, beside those; null for none.
         keep_checkpoints: how many of the newest checkpoints are kept.
-        hang_seconds: after so long without progress on any rank, the run says which rank hangs, and
+        watchdog_seconds: after so long without progress on any rank, the run says which rank hangs, and
             after three times that it ends; ten times as long at the start and while saving. 0
             means never.
         profile: record this many steps, after the first five, into trace-rank<N>.json in the run's
             folder.
         pictures: show the batch, the first kernels and some predictions in TensorBoard, after the
             first step and each epoch.
-        check: print what the run takes, from ten timed steps, and end; nothing is written.
+        dry_run: print what the run takes, from ten timed steps, and end; nothing is written.
     """
 
     dir: str | None = None
@@ -125,10 +125,10 @@ class RunConfig:
     checkpoint_minutes: PositiveFloat = 10.0
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
-    hang_seconds: NonNegativeFloat = 60.0
+    watchdog_seconds: NonNegativeFloat = 60.0
     profile: NonNegativeInt = 0
     pictures: bool = True
-    check: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def load(argv: list[str]) -> Config:
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     argv = [
-        "--run.check=true" if word == "--run.check" and not following[:1].isalpha() else word
+        "--run.dry_run=true" if word == "--run.dry_run" and not following[:1].isalpha() else word
         for word, following in pairwise([*argv, ""])
     ]
     try:
@@ -162,7 +162,7 @@ def load(argv: list[str]) -> Config:
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
         hint += did_you_mean(argv, _files(argv), Config())
         raise ConfigError(
-            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: python -m train --help"
+            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: alexnet train --help"
         ) from error
     if not values.config:
         raise ConfigError(
@@ -177,7 +177,7 @@ def load(argv: list[str]) -> Config:
 
 @lru_cache(maxsize=1)
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m train", usage=USAGE, exit_on_error=False)
+    parser = ArgumentParser(prog="alexnet train", usage=USAGE, exit_on_error=False)
     parser.add_argument(
         "--config", action="config", help="the recipe; the first argument does without the --config"
     )
@@ -268,7 +268,7 @@ def _check(config: Config) -> None:
     data = config.data
     if data.root is None:
         raise ConfigError(
-            "data.root is not set; expected --data.root FOLDER, as made by tools/prep_imagenet.py"
+            "data.root is not set; expected --data.root FOLDER, as made by alexnet prep"
         )
     if data.resize > 4096:
         raise ConfigError(f"data.resize is {data.resize}; expected at most 4096 pixels")

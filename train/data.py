@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cores import MOST_THREADS_A_GPU
-from pipeline.crops import CentreCrop, RandomCrop
-from pipeline.data_loader import DataLoader
-from pipeline.dataset import Dataset, ImageList
-from pipeline.feeder import Batch
-from pipeline.replacements import OnBadImage, stop
-from pipeline.stats import PixelStats
-from pipeline.transform import Colour, Pixels
-from train.config import Config, ConfigError, DataConfig
-from train.distributed import Ranks
+from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
+from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop
+from alexnet_dali.pipeline.data_loader import DataLoader
+from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.transform import Colour, Pixels
+from alexnet_dali.train.config import Config, ConfigError, DataConfig
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _BLACK: Colour = (0.0, 0.0, 0.0)
 _WHOLE: Colour = (1.0, 1.0, 1.0)
@@ -50,7 +50,7 @@ def training_batches(
     dataset: Dataset, config: Config, ranks: Ranks, step: int, on_bad_image: OnBadImage
 ) -> Iterator[Batch]:
     """Augmented batches from `step` on, for this rank; a pair of columns gets both its shards."""
-    ranks.share(config.train.batch_size)
+    ranks.local_batch_size(config.train.batch_size)
     loader = training_loader(
         dataset, config, step, on_bad_image=on_bad_image, **_options(config.data, ranks)
     )
@@ -63,7 +63,7 @@ def training_loader(dataset: Dataset, config: Config, step: int, **options: Any)
     loader = DataLoader(
         dataset,
         global_batch_size=config.train.batch_size,
-        crops=(RandomCrop if data.crops_and_flips else CentreCrop)(data.crop, data.resize),
+        crops=(RandomCrop if data.augment else CentreCrop)(data.crop, data.resize),
         pixels=Pixels(
             data.mean,
             std=_WHOLE,
@@ -89,7 +89,7 @@ def evaluation_batches(
 
     Each image is counted once over all ranks; a bad one, if `on_bad_image` goes on, is not.
     """
-    ranks.share(batch_size)
+    ranks.local_batch_size(batch_size)
     options = _options(data, ranks)
     loader = _evaluation_loader(images, data, batch_size, on_bad_image=on_bad_image, **options)
     return ranks.exchange(_batches(loader, len(loader)))

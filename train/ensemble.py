@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from train.validation import ErrorRates, label_ranks
+from alexnet_dali.train.evaluation import ErrorRates, label_ranks
 
 
 def mixture(

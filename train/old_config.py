@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from model.config import CONVOLUTIONS
+from alexnet_dali.model.config import CONVOLUTIONS
 
 _FULL = ("fc6", "fc7", "fc8")
 

@@ -31,11 +31,11 @@ class OptimConfig:
         later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
             The latest epoch wins; `conv1.weight` overrides `conv1`, which overrides `weight`. A
             later factor overrides lr_factors.
-        schedule: plateau divides lr by 10 when the validation error stalls (section 5); steps,
-            after `drop_epochs`; exponential, evenly with every epoch, by `decay` in all.
+        schedule: plateau divides lr by 10 when the validation error stalls (section 5); multistep,
+            after `milestones`; exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.
         patience: plateau: epochs without a lower validation error that count as a stall.
-        drop_epochs: steps: epochs after which lr drops (2012 code: 25, 51, 79).
+        milestones: steps: epochs after which lr drops (2012 code: 25, 51, 79).
         decay: exponential: the first learning rate over that after the last epoch (2012 code: 250).
         lr_at: learning rates set by hand: [[34, 0.001]] sets 0.001 after epoch 34. The schedule
             goes on from there.
@@ -50,10 +50,10 @@ class OptimConfig:
     later_lr_factors: dict[str, list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(
         default_factory=dict
     )
-    schedule: Literal["plateau", "steps", "exponential"] = "plateau"
+    schedule: Literal["plateau", "multistep", "exponential"] = "plateau"
     lr_drops: NonNegativeInt = 3
     patience: PositiveInt = 5
-    drop_epochs: tuple[PositiveInt, ...] = (25, 51, 79)
+    milestones: tuple[PositiveInt, ...] = (25, 51, 79)
     decay: PositiveFloat = 250.0
     lr_at: list[tuple[PositiveInt, PositiveFloat]] = field(default_factory=list)
 
@@ -271,9 +271,9 @@ class EpochSchedule:
     @property
     def lr(self) -> float:
         """See Schedule."""
-        if self._config.schedule == "steps":
+        if self._config.schedule == "multistep":
             return self._config.lr / 10 ** sum(
-                self._completed >= epoch for epoch in self._config.drop_epochs
+                self._completed >= epoch for epoch in self._config.milestones
             )
         return self._config.lr * self._config.decay ** (-self._completed / self._epochs)
 

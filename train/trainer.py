@@ -12,35 +12,35 @@ import torch
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from model.alexnet import AlexNet, Masks
-from model.response_norm import compiled_response_norm, response_norm
-from pipeline.dataset import Dataset
-from pipeline.faults import advice
-from pipeline.feeder import Batch
-from train import best, checkpoint
-from train.alive import Progress
-from train.bad_images import BadImages
-from train.best import Best
-from train.capture import CapturedStep, CudaGraph
-from train.checkpoint import CheckpointError
-from train.config import Config, to_dict
-from train.data import crop_mean, evaluation_batches, training_batches, training_plan
-from train.distributed import Averaging, Ranks
-from train.header import header
-from train.lab import Lab
-from train.meeting import Meeting
-from train.monitor import Monitor, clock, progress_line, say
-from train.optim import PaperSGD, later_factors, schedule
-from train.pictures import Pictures
-from train.precision import autocast, set_matmul_precision
-from train.profile import Profile
-from train.run_folder import check_kept, claim
-from train.same_start import check_beginning, check_folder, check_options
-from train.state import TrainingState, check_shapes, new_sums
-from train.stop import StopRequest
-from train.stopwatch import Stopwatch
-from train.validation import ErrorRates, error_rates, guesses, label_ranks
-from train.warm_start import take_layers
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
+from alexnet_dali.model.local_response_norm import compiled_local_response_norm, local_response_norm
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.faults import advice
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train.capture import CapturedStep, CudaGraph
+from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.checkpoints.best import Best
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints.run_folder import check_kept, claim
+from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
+from alexnet_dali.train.checkpoints.warm_start import take_layers
+from alexnet_dali.train.config import Config, to_dict
+from alexnet_dali.train.data import crop_mean, evaluation_batches, training_batches, training_plan
+from alexnet_dali.train.evaluation import ErrorRates, error_rates, guesses, label_ranks
+from alexnet_dali.train.optim import PaperSGD, later_factors, schedule
+from alexnet_dali.train.parallel.agreement import Agreement
+from alexnet_dali.train.parallel.precision import autocast, set_matmul_precision
+from alexnet_dali.train.parallel.ranks import GradientAllReduce, Ranks
+from alexnet_dali.train.parallel.same_start import check_beginning, check_folder, check_options
+from alexnet_dali.train.parallel.stop import StopRequest
+from alexnet_dali.train.parallel.watchdog import Progress
+from alexnet_dali.train.record.bad_images import BadImages
+from alexnet_dali.train.record.header import header
+from alexnet_dali.train.record.layers import LayerStats
+from alexnet_dali.train.record.metrics import Monitor, clock, progress_line, say
+from alexnet_dali.train.record.pictures import Pictures
+from alexnet_dali.train.record.profile import Profile
+from alexnet_dali.train.record.stopwatch import Stopwatch
 
 _EXPLODED = 100
 """Times the loss by guessing, beyond which training can't come back."""
@@ -67,13 +67,13 @@ class Trainer:
         self.folder = Path(str(config.run.dir))
         self.dataset = Dataset.open(Path(str(config.data.root)))
         self.plan = training_plan(config, self.dataset)
-        ranks.share(config.train.batch_size)
+        ranks.local_batch_size(config.train.batch_size)
 
         set_matmul_precision(config.train.precision, ranks.device)
         self.autocast = autocast(config.train.precision, ranks.device)
         self.state = self._new_state()
-        self.averaging = Averaging(self.state.model, ranks.data_group)
-        self.masks = Masks(config.train.seed, self.state.step, ranks.device, ranks.pair)
+        self.all_reduce = GradientAllReduce(self.state.model, ranks.data_group)
+        self.masks = DropoutMasks(config.train.seed, self.state.step, ranks.device, ranks.pair)
         self.captured: CapturedStep | None = None
         if config.train.cuda_graph:
             self.captured = CapturedStep(self.state.model.parameters(), CudaGraph(ranks.device))
@@ -82,7 +82,7 @@ class Trainer:
         self.stopwatch = Stopwatch(ranks.device, holds=ranks.is_main)
         trace = self.folder / f"trace-rank{ranks.rank}.json"
         self.profile = Profile(config.run.profile, trace, ranks.device)
-        self.meeting = Meeting(ranks.largest)
+        self.agreement = Agreement(ranks.all_reduce_max)
 
         self._claim()
         self._saved_step, self._saved_at = -1, time.monotonic()
@@ -94,7 +94,7 @@ class Trainer:
         self.monitor = Monitor(self.folder, self.state.step) if ranks.is_main else None
         if ranks.is_main:
             self.bad_images.forget_after(self.state.step)
-        self.lab = Lab(self.state.model, ranks, config.model.activation == "relu")
+        self.layer_stats = LayerStats(self.state.model, ranks, config.model.activation == "relu")
         self.pictures: Pictures | None = None
 
     @property
@@ -112,18 +112,18 @@ class Trainer:
             batches = self.batches()
             while (batch := self._next(batches)) is not None:
                 self.stopwatch.got_batch()
-                with self.lab.watching(self._is_shown(self.state.step + 1)):
+                with self.layer_stats.watching(self._is_shown(self.state.step + 1)):
                     self.train_step(batch)
                 self.stopwatch.end_step()
                 self.profile.end_step()
-                wishes = stop.signal or 0, self._log_is_due(), self._save_is_due()
-                number, log_now, save_now = self.meeting.after_step(*wishes)
+                flags = stop.signal or 0, self._log_is_due(), self._save_is_due()
+                number, log_now, save_now = self.agreement.after_step(*flags)
                 self._after_step(batch, bool(log_now), bool(save_now))
                 if number or self.state.schedule.finished:
                     break
                 self.stopwatch.end_turn()
             # Once more, as a signal may have come after the last meeting.
-            (number,) = self.ranks.largest([stop.signal or 0])
+            (number,) = self.ranks.all_reduce_max([stop.signal or 0])
             self.save()
         number = number or stop.signal or 0  # it may also come while the last checkpoint is written
         self._say_goodbye(int(number))
@@ -156,7 +156,7 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         with self._at("backward"):
             loss.backward()
-            self.averaging.wait()
+            self.all_reduce.wait()
         with self._at("update"):
             state.optimizer.step()
 
@@ -170,7 +170,9 @@ class Trainer:
         batches = evaluation_batches(self.dataset.val, data, ranks, batch_size, on_bad_image)
         mean = crop_mean(self.dataset.stats, data, ranks.device)
         with self.autocast:
-            return error_rates(self.state.model, self._noted(batches), mean, ranks.sum_over_pairs)
+            return error_rates(
+                self.state.model, self._noted(batches), mean, ranks.all_reduce_over_pairs
+            )
 
     def _noted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Batches of an evaluation, each noted as progress."""
@@ -188,7 +190,7 @@ class Trainer:
         saved = self.state.gather(self.ranks)
         loss_sum, _, steps = saved["intervals"].sum(0).tolist()
         self._check_loss(loss_sum / max(steps, 1))
-        if not all(self.ranks.gather(self.state.is_finite())):
+        if not all(self.ranks.all_gather_object(self.state.is_finite())):
             raise TrainingError(
                 f"weights, gradients or momentum are no longer numbers at step {self.state.step}, "
                 "so no checkpoint of it is written; the newest one is from before. Try a smaller "
@@ -225,7 +227,7 @@ class Trainer:
     def _new_state(self) -> TrainingState:
         """The network and its optimizer as they are before the first step."""
         config, device = self.config, self.ranks.device
-        norm = compiled_response_norm(device) if config.train.compile else response_norm
+        norm = compiled_local_response_norm(device) if config.train.compile else local_response_norm
         num_classes, crop = len(self.dataset.classes), config.data.crop
         columns, seed = self.ranks.columns, config.train.seed
         model = AlexNet(config.model, num_classes, crop, columns, seed, norm).to(device)
@@ -276,7 +278,7 @@ class Trainer:
 
     def _show(self, batch: Batch) -> None:
         """Record what the step has shown of the layers, and pictures. Every rank must call it."""
-        state, numbers = self.state, self.lab.numbers()
+        state, numbers = self.state, self.layer_stats.numbers()
         drawn = self.pictures.draw(state.model, batch, self.autocast) if self.pictures else {}
         if self.monitor:
             self.monitor.write(state.step, self.epoch, numbers)
@@ -298,7 +300,9 @@ class Trainer:
 
         The host waits for the device here, and never in the step.
         """
-        loss_sum, error_sum, steps = self.ranks.all_pairs(self.state.sums).sum(0).tolist()
+        loss_sum, error_sum, steps = (
+            self.ranks.all_gather_over_pairs(self.state.sums).sum(0).tolist()
+        )
         self.state.sums.zero_()
         self._check_loss(loss_sum / steps)
         self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
@@ -349,7 +353,7 @@ class Trainer:
             f"top-5 {errors.top5_error:.2%}, {errors.num_images} images"
         )
         if self._only_guesses() and self.epoch == _LEARNS_BY:
-            look = f"python -m tools.show_batch {self.folder} --step {self.state.step - 1}"
+            look = f"alexnet show-batch {self.folder} --step {self.state.step - 1}"
             self._say(
                 f"warning: after {self.epoch} epochs the network only guesses. It goes on; but "
                 "better stop it, and try a tenth of this --optim.lr, or ten times as much, in "

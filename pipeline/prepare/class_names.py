@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare import devkit
-from pipeline.prepare.names import same, some
-from pipeline.prepare.text import read_text
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.names import same, some
+from alexnet_dali.pipeline.prepare.text import read_text
 
 _LINE = re.compile(r"\s*\"?([^\s,:\"]+)\"?[\s,:]+(.+)")
 FILES = ("LOC_synset_mapping.txt", "words.txt")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
 
 Indices = Sequence[int] | NDArray[np.int64]
 """Which items to take, in the order given."""
@@ -67,7 +67,7 @@ class Places:
     _ROW = np.dtype(
         [
             ("archive", np.int32),
-            ("packing", np.int8),
+            ("compression", np.int8),
             ("offset", np.int64),
             ("size", np.int64),
             ("checksum", np.int64),
@@ -78,13 +78,13 @@ class Places:
         self.archives, self.rows = archives, rows
 
     @classmethod
-    def of(cls, places: Iterable[Place]) -> "Places":
+    def of(cls, places: Iterable[ArchiveMember]) -> "Places":
         """From places one by one."""
         numbers: dict[str, int] = {}
         rows = (
             (
                 numbers.setdefault(place.archive, len(numbers)),
-                _PACKINGS.index(place.packing),
+                _PACKINGS.index(place.compression),
                 place.offset,
                 min(place.size, _MOST),
                 _NO_CHECKSUM if place.crc is None else place.crc,
@@ -97,12 +97,12 @@ class Places:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Place:
-        archive, packing, offset, size, checksum = self.rows[index].item()
+    def __getitem__(self, index: int) -> ArchiveMember:
+        archive, compression, offset, size, checksum = self.rows[index].item()
         crc = None if checksum == _NO_CHECKSUM else checksum
-        return Place(self.archives[archive], offset, size, _PACKINGS[packing], crc)
+        return ArchiveMember(self.archives[archive], offset, size, _PACKINGS[compression], crc)
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[ArchiveMember]:
         return (self[index] for index in range(len(self)))
 
     def __reduce__(self) -> tuple[Callable[..., "Places"], tuple[Any, ...]]:
@@ -125,4 +125,4 @@ class Places:
 
     def must_be_unpacked(self) -> bool:
         """Whether one of the files can't be read as the archive's own bytes."""
-        return bool((self.rows["packing"] != _PACKINGS.index("stored")).any())
+        return bool((self.rows["compression"] != _PACKINGS.index("stored")).any())

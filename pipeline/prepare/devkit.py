@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
 
 _TRUTH = re.compile(r"^(ILSVRC20\d\d)_validation_ground_truth\.txt$")
 _CLASSES = "meta.mat"

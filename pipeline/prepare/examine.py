@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode import (
+from alexnet_dali.pipeline.decode import (
     MOST_TOGETHER,
     Header,
     Undecodable,
@@ -27,12 +27,18 @@ from pipeline.decode import (
     decode_together,
     look,
 )
-from pipeline.faults import MachineError, machine_error, the_files_own
-from pipeline.prepare import pillow
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import StoreFormat, encode, resize_on_the_grid, tar_entry, write_file
-from pipeline.stats import STATS_SIZE, PixelSums
+from alexnet_dali.pipeline.faults import ResourceError, resource_error, the_files_own
+from alexnet_dali.pipeline.prepare import pillow
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import (
+    StoreFormat,
+    encode,
+    resize_on_the_grid,
+    tar_entry,
+    write_file,
+)
+from alexnet_dali.pipeline.stats import STATS_SIZE, PixelSums
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a run are decoded together up to this many pixels: 150 MB for each process."""
@@ -84,7 +90,7 @@ class Task:
         )
 
     def run(self) -> Examined:
-        """Examine the files; MachineError or OSError where no file is to blame."""
+        """Examine the files; ResourceError or OSError where no file is to blame."""
         found, stored = Findings.none(len(self)), []
         sums = PixelSums() if self.with_sums else None
         for index in range(len(self)):  # before they are read
@@ -273,9 +279,9 @@ def _raise_unless_the_file_is_at_fault(error: Exception, source: Source, index: 
     Every other file would be rejected, too.
     """
     path = f"{source.root}/{source.listed_name(index)}"
-    fault = machine_error(error)
+    fault = resource_error(error)
     if fault is not None:
-        raise MachineError(
+        raise ResourceError(
             f"{fault}. It happened at {path}; if it happens there again, remove the file"
         ) from error
     if isinstance(error, OSError) and error.errno is not None and not the_files_own(error):

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.labelled import Labelled
-from pipeline.prepare.parquet import arrow, columns, parquet
-from pipeline.prepare.place import Place
-from pipeline.prepare.tree import matching
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.parquet import arrow, columns, parquet
+from alexnet_dali.pipeline.prepare.tree import matching
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 
@@ -77,7 +77,7 @@ def _with(found: Labelled, path: Path) -> Labelled:
             found.labels.extend(table[which.label].to_pylist())
             found.names.extend(_names(table, which.image, f"{path.stem}/{group:04d}"))
             found.places.extend(
-                Place(path.name, group, row, "parquet") for row in range(table.num_rows)
+                ArchiveMember(path.name, group, row, "parquet") for row in range(table.num_rows)
             )
     return replace(found, class_names=which.names)
 

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare import devkit
-from pipeline.prepare.names import same, some
-from pipeline.prepare.text import read_text
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.names import same, some
+from alexnet_dali.pipeline.prepare.text import read_text
 
 _ABSENT, _AMBIGUOUS = -1, -2
 _HEADINGS = {"label", "labels", "class", "classes", "target", "category", "synset", "class_id"}

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.names import fits_a_list, same, some
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Labelled:
     path: Path
     root: Path
     names: list[str]
-    places: list[Place]
+    places: list[ArchiveMember]
     labels: list[int | str]
     class_names: list[str] | None = None
 

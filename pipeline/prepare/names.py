@@ -1,14 +1,14 @@
-"""Names of files: which are passed over, and when two of them are the same."""
+"""Names of files: which are skipped, and when two of them are the same."""
 
 import os
 import unicodedata
 
-from pipeline.dataset import one_line
+from alexnet_dali.pipeline.dataset import one_line
 
 _JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 
 
-def is_passed_over(name: str) -> bool:
+def is_skipped(name: str) -> bool:
     """Whether a file or folder is one that systems leave behind: no image, and no class.
 
     Those are names that begin with a dot, and those of macOS, Synology and Windows.

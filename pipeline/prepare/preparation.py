@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import DatasetError, ImageList, PreparedFiles
-from pipeline.files import sync_file_system, writing_to
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
-from pipeline.prepare.workers import Workers
-from pipeline.progress import progress
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.dataset import DatasetError, ImageList, PreparedFiles
+from alexnet_dali.pipeline.files import sync_file_system, writing_to
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.stats import PixelSums
 
 _NO_STAMP = (-1, -1)
 
@@ -74,28 +74,28 @@ class Preparation(NamedTuple):
 
         Files are read as they lie in their archives, and found in the source's order.
         """
-        ledger = Ledger(notes / part)
+        journal = Journal(notes / part)
         order = source.reading_order()
-        _check_unchanged(source, order, ledger.findings())
+        _check_unchanged(source, order, journal.findings())
         shards = None
         if self.store is not None and self.store.shards:
-            shards = Shards(folder / "shards", part, ledger.position)
+            shards = Shards(folder / "shards", part, journal.position)
         remaining = tasks(
-            source, order[ledger.done :], part == "train", self.store, folder / "images" / part
+            source, order[journal.done :], part == "train", self.store, folder / "images" / part
         )
-        with progress(len(order), part, "images", done=ledger.done) as advance:
+        with progress(len(order), part, "images", done=journal.done) as advance:
             for found, stored, sums in pool.results(remaining):
                 with writing_to(folder):
                     if shards is not None:
                         _place(found, shards.add(stored))
-                    ledger.add(found, sums)
-                    if ledger.is_due():
-                        ledger.save(self._safe_position(shards, folder))
+                    journal.add(found, sums)
+                    if journal.is_due():
+                        journal.save(self._safe_position(shards, folder))
                 advance(len(found.rows))
         with writing_to(folder):
             if shards is not None:
                 shards.close()
-            return ledger.findings().in_order(order), ledger.sums
+            return journal.findings().in_order(order), journal.sums
 
     def _safe_position(self, shards: Shards | None, folder: Path) -> tuple[int, int]:
         """How far the shards have come; all images that were stored are safe on disk."""

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives import read
-from pipeline.dataset import DatasetError
-from pipeline.prepare import hub, webdataset
-from pipeline.prepare.columns import Indices, Names, Places
-from pipeline.prepare.label_file import read_labels
-from pipeline.prepare.labelled import Labelled
-from pipeline.prepare.names import same, some
-from pipeline.prepare.place import Place
-from pipeline.prepare.tree import ARCHIVES, Tree, open_tree, step_inside
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare import hub, webdataset
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
+from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.names import same, some
+from alexnet_dali.pipeline.prepare.tree import ARCHIVES, Tree, open_tree, step_inside
 
 CONTAINERS = (*ARCHIVES, ".parquet")
 """How the names of files end that hold other files."""
@@ -45,7 +45,7 @@ class Source:
         root: Path,
         names: Iterable[str],
         labels: Sequence[int] | NDArray[np.int64],
-        places: Iterable[Place] | None = None,
+        places: Iterable[ArchiveMember] | None = None,
         inside: str = "",
     ) -> "Source":
         """From an entry for each file."""
@@ -307,7 +307,7 @@ def _remarks(tree: Tree) -> list[str]:
         )
     if beside:
         lines.append(
-            f"{tree.path}: passed over what lies beside the class folders: {some(beside)} "
+            f"{tree.path}: skipped what lies beside the class folders: {some(beside)} "
             f"({len(beside)} in all)"
         )
     return lines

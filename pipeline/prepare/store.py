@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.files import writing_to
+from alexnet_dali.pipeline.files import writing_to
 
 SHARD_BYTES = 256 << 20
 """A shard is closed when it has grown to this size."""
@@ -83,7 +83,7 @@ def stored_name(name: str) -> str:
 def write_file(folder: Path, name: str, image: bytes) -> None:
     """A stored image in a file of its own, in the same folders as the original.
 
-    Every process may write files: what comes after the ledger's end is simply written again.
+    Every process may write files: what comes after the journal's end is simply written again.
     """
     path = folder / stored_name(name)
     with writing_to(path):

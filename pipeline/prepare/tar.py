@@ -5,9 +5,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.dataset import one_line
-from pipeline.prepare.names import check_inside, is_passed_over, plain
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LONGEST_END = 1 << 25
 """Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
@@ -20,7 +20,7 @@ _PACKERS = {
 }
 
 
-def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
+def tar_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     """(name, place) of each file and (name, None) of each folder, in the archive's order.
 
     A name may come twice; the last one counts, as when one unpacks. An archive of archives alone
@@ -31,12 +31,12 @@ def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
     _check_not_compressed(path)
     try:
         with tarfile.open(path, "r:") as archive:
-            whole = Place(path.name, 0, os.path.getsize(path))
+            whole = ArchiveMember(path.name, 0, os.path.getsize(path))
             entries = list(_entries(archive, whole, path.name))
-            files = [name for name, _, place in entries if place and not is_passed_over(name)]
+            files = [name for name, _, place in entries if place and not is_skipped(name)]
             holds_archives = bool(files) and all(name.endswith(".tar") for name in files)
             for name, entry, place in entries:
-                if place is None or is_passed_over(name) or not holds_archives:
+                if place is None or is_skipped(name) or not holds_archives:
                     yield name, place
                     continue
                 with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
@@ -53,15 +53,15 @@ def tar_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
 
 
 def _entries(
-    archive: tarfile.TarFile, whole: Place, called: str
-) -> Iterator[tuple[str, tarfile.TarInfo, Place | None]]:
+    archive: tarfile.TarFile, whole: ArchiveMember, called: str
+) -> Iterator[tuple[str, tarfile.TarInfo, ArchiveMember | None]]:
     """Files and folders of the archive at `whole`; ValueError unless all of it is there."""
-    places: dict[str, Place] = {}
+    places: dict[str, ArchiveMember] = {}
     for entry in archive:
         name = plain(entry.name)
         if entry.isdir() and name and not name.startswith("/"):
             yield name, entry, None
-        if is_passed_over(name) and not (entry.isfile() and not entry.issparse()):
+        if is_skipped(name) and not (entry.isfile() and not entry.issparse()):
             continue
         place = _place(entry, name, whole, places)
         if place is not None:
@@ -76,8 +76,8 @@ def _entries(
 
 
 def _place(
-    entry: tarfile.TarInfo, name: str, whole: Place, places: dict[str, Place]
-) -> Place | None:
+    entry: tarfile.TarInfo, name: str, whole: ArchiveMember, places: dict[str, ArchiveMember]
+) -> ArchiveMember | None:
     """Where an entry's bytes are; None where it is no file."""
     if entry.issym():
         raise ValueError(f"{name} is a symbolic link; make the archive with tar --dereference")
@@ -91,7 +91,7 @@ def _place(
         return None
     if entry.issparse():
         raise ValueError(f"{name} is stored with holes; make the archive without tar --sparse (-S)")
-    return Place(whole.archive, whole.offset + entry.offset_data, entry.size)
+    return ArchiveMember(whole.archive, whole.offset + entry.offset_data, entry.size)
 
 
 def _check_not_compressed(path: Path) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.names import is_passed_over, some
-from pipeline.prepare.place import Place
-from pipeline.prepare.tar import tar_entries
-from pipeline.prepare.zips import zip_entries
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.names import is_skipped, some
+from alexnet_dali.pipeline.prepare.tar import tar_entries
+from alexnet_dali.pipeline.prepare.zips import zip_entries
 
 ARCHIVES = (".tar", ".zip")
 """How the names of archives end."""
@@ -24,16 +24,16 @@ class Tree:
 
     `places` says where in their archives they are, which lie in `root`; None for files of their
     own. `inside` is the folder of the archives that the names are relative to. `folders` are all
-    folders, empty ones included, and `passed_over` is what is not taken: see is_passed_over.
+    folders, empty ones included, and `skipped` is what is not taken: see is_skipped.
     """
 
     path: Path
     root: Path
     names: list[str]
-    places: list[Place] | None
+    places: list[ArchiveMember] | None
     folders: list[str]
     inside: str = ""
-    passed_over: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def top_folders(self) -> list[str]:
         """The folders at the top, sorted."""
@@ -42,10 +42,10 @@ class Tree:
     def remarks(self) -> list[str]:
         """What a user should know of how the files were found, a line each."""
         lines = []
-        if self.passed_over:
+        if self.skipped:
             lines.append(
-                f"{self.path}: passed over what systems leave behind: {some(self.passed_over)} "
-                f"({len(self.passed_over)} in all)"
+                f"{self.path}: skipped what systems leave behind: {some(self.skipped)} "
+                f"({len(self.skipped)} in all)"
             )
         return lines
 
@@ -113,7 +113,7 @@ def _holds_only_folders(tree: Tree, folder: str) -> bool:
 
 def _archives_in(folder: Path) -> list[Path]:
     """The archives in a folder that holds archives and nothing else."""
-    entries = [entry for entry in os.scandir(folder) if not is_passed_over(entry.name)]
+    entries = [entry for entry in os.scandir(folder) if not is_skipped(entry.name)]
     if entries and all(entry.name.lower().endswith(ARCHIVES) for entry in entries):
         return sorted(Path(entry.path) for entry in entries)
     return []
@@ -121,9 +121,9 @@ def _archives_in(folder: Path) -> list[Path]:
 
 def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     """Several archives stand for a folder each, of their stem; one stands for itself."""
-    found: dict[str, Place] = {}
+    found: dict[str, ArchiveMember] = {}
     folders: set[str] = set()
-    passed_over: set[str] = set()
+    skipped: set[str] = set()
     are_folders = path.is_dir() or len(archives) > 1
     for archive in archives:
         prefix = f"{archive.stem}/" if are_folders else ""
@@ -133,8 +133,8 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
             if inside and not name.startswith(inside):
                 continue
             name = prefix + name.removeprefix(inside)
-            if is_passed_over(name):
-                passed_over.add(_top_of_what_is_passed_over(name))
+            if is_skipped(name):
+                skipped.add(_top_of_what_is_skipped(name))
             elif place is not None:
                 found[name] = place
             elif name:
@@ -149,7 +149,7 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
         _check_not_parts(path, archives, folders)
     root = path if path.is_dir() else archives[0].parent
     places = [found[name] for name in names]
-    return Tree(path, root, names, places, sorted(folders), inside, sorted(passed_over))
+    return Tree(path, root, names, places, sorted(folders), inside, sorted(skipped))
 
 
 def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> None:
@@ -166,7 +166,7 @@ def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> Non
         )
 
 
-def _entries(archive: Path) -> Iterable[tuple[str, Place | None]]:
+def _entries(archive: Path) -> Iterable[tuple[str, ArchiveMember | None]]:
     """Files and folders of a tar or zip archive, told apart by what is in it."""
     with open(archive, "rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -177,15 +177,15 @@ def _entries(archive: Path) -> Iterable[tuple[str, Place | None]]:
 def _of_folder(root: Path) -> Tree:
     names: list[str] = []
     folders: list[str] = []
-    passed_over: list[str] = []
+    skipped: list[str] = []
     whole = os.path.realpath(root)
     waiting, seen = [""], set()
     while waiting:
         folder = waiting.pop()
         for entry in os.scandir(root / folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if is_passed_over(entry.name):
-                passed_over.append(name)
+            if is_skipped(entry.name):
+                skipped.append(name)
             # Unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
             elif not os.path.isdir(entry.path):
                 _check_link(root, name, entry)
@@ -195,7 +195,7 @@ def _of_folder(root: Path) -> Tree:
                 seen |= {real, (real[0], whole)}
                 folders.append(name)
                 waiting.append(name)
-    return Tree(root, root, sorted(names), None, sorted(folders), passed_over=sorted(passed_over))
+    return Tree(root, root, sorted(names), None, sorted(folders), skipped=sorted(skipped))
 
 
 def _check_link(root: Path, name: str, entry: os.DirEntry[str]) -> None:
@@ -207,7 +207,7 @@ def _check_link(root: Path, name: str, entry: os.DirEntry[str]) -> None:
         )
 
 
-def _top_of_what_is_passed_over(name: str) -> str:
+def _top_of_what_is_skipped(name: str) -> str:
     parts = name.split("/")
-    first = next(i for i, part in enumerate(parts) if is_passed_over(part))
+    first = next(i for i, part in enumerate(parts) if is_skipped(part))
     return "/".join(parts[: first + 1])

@@ -4,10 +4,10 @@ import json
 
 from PIL import Image
 
-from pipeline.dataset import DatasetError
-from pipeline.prepare.labelled import Labelled
-from pipeline.prepare.names import some
-from pipeline.prepare.tree import Tree
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.names import some
+from alexnet_dali.pipeline.prepare.tree import Tree
 
 _LABEL_KEYS = ("label", "cls", "class")
 

@@ -16,11 +16,16 @@ from typing import Self
 
 import torch
 
-from pipeline.cores import usable_cores
-from pipeline.faults import MachineError
-from pipeline.parent import end_with_the_parent
-from pipeline.prepare.examine import Examined, Task, catch_what_the_decoder_says, crashed
-from pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.cores import usable_cores
+from alexnet_dali.pipeline.faults import ResourceError
+from alexnet_dali.pipeline.parent import end_with_the_parent
+from alexnet_dali.pipeline.prepare.examine import (
+    Examined,
+    Task,
+    catch_what_the_decoder_says,
+    crashed,
+)
+from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
 
 # Forked from a process that has imported DALI and done nothing else, workers start at once. Above
 # all that process has not asked for GPUs (DALI's dynamic mode would, on import): a child of a
@@ -51,7 +56,7 @@ class Workers:
     def results(self, tasks: Iterable[Task]) -> Iterator[Examined]:
         """What is found for each task, in order.
 
-        Whatever a task raises is raised here. MachineError where the system kills a process, which
+        Whatever a task raises is raised here. ResourceError where the system kills a process, which
         it does for want of memory.
         """
         most_waiting = 4 * self._count  # stored images must not pile up in memory
@@ -110,7 +115,7 @@ def _apart(task: Task) -> Examined:
         return _apart(first).merged_with(_apart(second))
     number = -(process.exitcode or 0)
     if number == signal.SIGKILL:
-        raise MachineError(
+        raise ResourceError(
             f"a process that decoded {task.files.root}/{task.files.listed_name(0)} was killed, as "
             "the system does where memory runs out; rerun the command to resume. See what else "
             "runs here (free -h)"

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.dataset import one_line
-from pipeline.prepare.names import check_inside, is_passed_over, plain
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
 _PACKING = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
 _ENCRYPTED, _UTF8 = 1, 1 << 11
 
 
-def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
+def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     """(name, place) of each file and (name, None) of each folder, in the archive's order.
 
     ValueError where it is no zip archive, is not whole, or holds what can't be read by its place: a
-    symbolic link, an encrypted file, a packing other than deflate, a name that leads out of it.
+    symbolic link, an encrypted file, a compression other than deflate, a name that leads out of it.
     """
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
@@ -31,14 +31,17 @@ def zip_entries(path: Path) -> Iterator[tuple[str, Place | None]]:
                     yield name, None
                     continue
                 why_not = _why_not(entry)
-                if why_not and is_passed_over(name):
+                if why_not and is_skipped(name):
                     continue
                 if why_not:
                     raise ValueError(f"{name} {why_not}")
                 check_inside(name)
                 offset = _data_offset(file, entry.header_offset, name)
-                packing = _PACKING[entry.compress_type]
-                yield name, Place(path.name, offset, entry.compress_size, packing, entry.CRC)
+                compression = _PACKING[entry.compress_type]
+                yield (
+                    name,
+                    ArchiveMember(path.name, offset, entry.compress_size, compression, entry.CRC),
+                )
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(str(error))}") from error
     except OSError as error:

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from tools import ROOT
-from tools.bench import __main__ as bench
-from tools.bench.against import Other, both, interval, packages_of, ratios
-from tools.bench.feeding import contenders
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench.against import Other, both, interval, packages_of, ratios
+from alexnet_dali.tools.bench.feeding import baselines
 
 OTHER = Other(ROOT)
 
@@ -61,9 +61,11 @@ def test_packages_come_from_the_other_checkout_wherever_python_starts(tmp_path):
     for room in ("pipeline", "tools/bench"):
         (tmp_path / room).mkdir(parents=True)
         (tmp_path / room / "__init__.py").write_text("")
-    (tmp_path / "tools/bench/told.py").write_text("import pipeline; print(pipeline.__file__)")
+    (tmp_path / "tools/bench/told.py").write_text(
+        "import alexnet_dali.pipeline; print(pipeline.__file__)"
+    )
     arguments, environment = Other.at(str(tmp_path)).command(
-        (["-m", "tools.bench.told"], {"A": "1"})
+        (["-m", "alexnet_dali.tools.bench.told"], {"A": "1"})
     )
     assert environment == {"A": "1", **packages_of(tmp_path)}
     told = subprocess.run(
@@ -72,9 +74,11 @@ def test_packages_come_from_the_other_checkout_wherever_python_starts(tmp_path):
     assert told.stdout.strip() == str(tmp_path / "pipeline/__init__.py"), told.stderr
 
 
-def test_another_checkout_names_its_own_contenders():
-    found = Other.at(str(ROOT)).contenders("tools.bench.feeding", "contenders", "cuda", "resnet")
-    assert found == [*contenders("cuda", "resnet")]
+def test_another_checkout_names_its_own_baselines():
+    found = Other.at(str(ROOT)).baselines(
+        "alexnet_dali.tools.bench.feeding", "baselines", "cuda", "resnet"
+    )
+    assert found == [*baselines("cuda", "resnet")]
 
 
 def test_what_the_other_lacks_is_left_out(capsys):
@@ -101,7 +105,7 @@ def test_rounds_begin_with_each_of_a_pair_in_turn(prepared, monkeypatch, capsys)
 
     monkeypatch.setattr(bench, "_measure", measure)
     monkeypatch.setattr(bench, "stores", lambda data, folder, names: dict.fromkeys(names, "."))
-    monkeypatch.setattr(Other, "contenders", lambda *arguments: ["decode", "ours"])
+    monkeypatch.setattr(Other, "baselines", lambda *arguments: ["decode", "ours"])
     arguments = ["pipeline", "--data", str(prepared), "--device", "cpu", "--against", str(ROOT)]
     bench.main(arguments)
     ours, theirs = ("ours", None), (OTHER.name("ours"), str(ROOT))

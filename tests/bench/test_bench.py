@@ -4,16 +4,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.alexnet import AlexNet
-from model.config import ModelConfig
-from model.response_norm import response_norm
-from pipeline.dataset import Dataset
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.local_response_norm import local_response_norm
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench import steps
+from alexnet_dali.tools.bench.feeding import Feeding, baselines, stores
+from alexnet_dali.tools.bench.steps import (
+    Baseline,
+    Work,
+    plain_network,
+    step_baselines,
+    train_baselines,
+)
 from tests.processes import run_at_once
 from tests.tape import TapeRecorder
-from tools.bench import __main__ as bench
-from tools.bench import steps
-from tools.bench.feeding import Feeding, contenders, stores
-from tools.bench.steps import Contender, Work, plain_network, step_contenders, train_contenders
 
 
 def test_the_plain_network_has_the_same_parameters_as_ours():
@@ -28,8 +34,8 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     names = ("slow-fp32", "fast-fp32", "peak-fp32", "peak-bf16")
     monkeypatch.setattr(
         bench,
-        "step_contenders",
-        lambda num_gpus: {name: Contender(1, None, "fp32") for name in names},
+        "step_baselines",
+        lambda num_gpus: {name: Baseline(1, None, "fp32") for name in names},
     )
     monkeypatch.setattr(bench, "flops_per_image", lambda: 2e9)
 
@@ -68,7 +74,7 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """The contenders' processes need not import anything."""
+    """The baselines' processes need not import anything."""
     monkeypatch.setattr(bench.subprocess, "run", run_at_once)
 
 
@@ -99,7 +105,7 @@ def test_feeding_contenders_run_on_real_files_and_are_compared_with_decoding(
 @pytest.mark.parametrize("name", ["dali-example", "ours"])
 def test_contenders_of_the_resnet_recipe_give_what_a_resnet_expects(name, dataset):
     work = Feeding(dataset, torch.device("cpu"), 8, 1, "resnet")
-    batch = next(contenders("cpu", "resnet")[name](work))
+    batch = next(baselines("cpu", "resnet")[name](work))
     images = batch if isinstance(batch, torch.Tensor) else batch.images
     assert images.shape == (8, 3, 224, 224) and images.dtype == torch.float32
     assert images.mean().abs() < 1 and 0.3 < images.std() < 2
@@ -147,7 +153,7 @@ def test_a_captured_step_runs_and_is_replayed(monkeypatch):
     """On few images, and on a tape for a graph."""
     recorder = TapeRecorder({})
     monkeypatch.setattr(steps, "CudaGraph", lambda device: recorder)
-    monkeypatch.setattr(steps, "compiled_response_norm", lambda device: response_norm)
+    monkeypatch.setattr(steps, "compiled_local_response_norm", lambda device: local_response_norm)
     measured = steps.ours(Work("fp32", "cpu", 2, 1, ""), captured=True)
     assert measured["images_per_second"] > 0
     assert (recorder.asides, recorder.records, recorder.replays) == (3, 1, 3)
@@ -159,6 +165,6 @@ def test_an_old_gpu_is_measured_in_what_it_has(monkeypatch):
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda device, found=capability: found
         )
-        for contenders_of in (step_contenders, train_contenders):
-            found = {contender.precision for contender in contenders_of(1).values()}
-            assert found == precisions - ({"tf32"} if contenders_of is train_contenders else set())
+        for contenders_of in (step_baselines, train_baselines):
+            found = {baseline.precision for baseline in contenders_of(1).values()}
+            assert found == precisions - ({"tf32"} if contenders_of is train_baselines else set())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import cost_model
-from tools.bench.cost_model import LINKS, Link, predict
-from tools.bench.traffic import bytes_per_step, column_parameters
+from alexnet_dali.tools.bench import cost_model
+from alexnet_dali.tools.bench.cost_model import LINKS, Link, predict
+from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
 
 
 def test_design_md_holds_the_tables_of_the_model():

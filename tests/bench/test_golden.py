@@ -1,6 +1,6 @@
 import pytest
 
-from tools.bench import golden
+from alexnet_dali.tools.bench import golden
 
 
 def test_the_golden_file_has_a_loss_for_every_step():

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench import host, host_driver
+from alexnet_dali.tools.bench.against import Other
 from tests.processes import run_at_once
-from tools import ROOT
-from tools.bench import __main__ as bench
-from tools.bench import host, host_driver
-from tools.bench.against import Other
 
 
 def burn(seconds):

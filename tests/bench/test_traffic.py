@@ -7,15 +7,15 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from model import collectives
-from model.alexnet import AlexNet, Masks
-from model.config import ModelConfig
-from pipeline.feeder import Batch
+from alexnet_dali.model import collectives
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
+from alexnet_dali.train.parallel.precision import autocast
+from alexnet_dali.train.parallel.ranks import GradientAllReduce, join
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from tools.bench.traffic import bytes_per_step, column_parameters
-from train.distributed import Averaging, join
-from train.precision import autocast
 
 BATCH = 8
 
@@ -49,15 +49,15 @@ def count(received):
 def step(folder, precision):
     with join("cpu") as ranks:
         model = AlexNet(TINY, CLASSES, CROP, ranks.columns)
-        averaging = Averaging(model, ranks.data_group)
-        rows = ranks.share(BATCH)
+        averaging = GradientAllReduce(model, ranks.data_group)
+        rows = ranks.local_batch_size(BATCH)
         own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
         received = {"gathered": 0, "reduced": 0}
         count(received)
         (batch,) = ranks.exchange([own])
         inputs = received["gathered"]
         with autocast(precision, ranks.device):
-            logits = model(batch.images, Masks(0, 0, ranks.device, ranks.pair)).float()
+            logits = model(batch.images, DropoutMasks(0, 0, ranks.device, ranks.pair)).float()
         F.cross_entropy(logits, batch.labels).backward()
         averaging.wait()
         found = [inputs, received["gathered"] - inputs, received["reduced"]]

@@ -10,7 +10,7 @@ from runpy import run_path
 import numpy as np
 import pytest
 
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.draws import Draws
 from tests.images import prepare
 from tests.processes import command
 from tests.ranks import launch

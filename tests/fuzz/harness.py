@@ -199,8 +199,8 @@ def npz_files(draw: DrawFn, sound: Mapping[str, np.ndarray]) -> bytes:
             members[key] = _npy(np.array([{}, None], object))
         else:
             members[key] = huge_npy()
-    packing = draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
-    return zipped({f"{key}.npy": data for key, data in members.items()}, packing)
+    compression = draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+    return zipped({f"{key}.npy": data for key, data in members.items()}, compression)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -215,10 +215,10 @@ def huge_npy() -> bytes:
     return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
 
 
-def zipped(members: Mapping[str, bytes], packing: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A zip archive of them."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packing) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return file.getvalue()

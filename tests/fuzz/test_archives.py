@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.prepare import webdataset
-from pipeline.prepare.sources import training_files, validation_files
-from pipeline.prepare.store import tar_entry, write_file
-from pipeline.prepare.tree import open_tree, step_inside
+from alexnet_dali.pipeline.prepare import webdataset
+from alexnet_dali.pipeline.prepare.sources import training_files, validation_files
+from alexnet_dali.pipeline.prepare.store import tar_entry, write_file
+from alexnet_dali.pipeline.prepare.tree import open_tree, step_inside
 from tests.fuzz.harness import NUMBERS, TEXTS, altered, damaged, listing, works_or_says, zipped
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(200))
@@ -55,7 +55,11 @@ TARS = [
     ),
     tarred(CLASSES, tarfile.PAX_FORMAT, pax_headers={"comment": "x", "size": "203"}),
 ]
-ZIPS = [zipped(dict(members), packing) for members in (CLASSES, LONG, SHARD) for packing in (0, 8)]
+ZIPS = [
+    zipped(dict(members), compression)
+    for members in (CLASSES, LONG, SHARD)
+    for compression in (0, 8)
+]
 
 
 def with_checksums(data):
@@ -151,15 +155,17 @@ def test_damaged_zip_archives(data, place):
     used(place / "a.zip", data)
 
 
-@given(names=st.lists(NAMES, max_size=4), packing=st.sampled_from((0, 8, 12)), link=st.booleans())
-def test_zip_archives_of_odd_entries(names, packing, link, place):
+@given(
+    names=st.lists(NAMES, max_size=4), compression=st.sampled_from((0, 8, 12)), link=st.booleans()
+)
+def test_zip_archives_of_odd_entries(names, compression, link, place):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packing) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name in [*dict(CLASSES), *names]:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o120777 << 16 if link and name not in dict(CLASSES) else 0
             try:
-                archive.writestr(entry, IMAGE, packing)
+                archive.writestr(entry, IMAGE, compression)
             except UnicodeError:
                 return
     used(place / "a.zip", file.getvalue())

@@ -11,17 +11,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.alexnet import AlexNet
-from model.config import ModelConfig, PerLayer
-from pipeline.stats import STATS_SIZE
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.config import ModelConfig, PerLayer
+from alexnet_dali.pipeline.stats import STATS_SIZE
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
+from alexnet_dali.train.checkpoints.warm_start import take_layers
+from alexnet_dali.train.config import Config, DataConfig, to_dict
+from alexnet_dali.train.networks import open_network
+from alexnet_dali.train.optim import OptimConfig, PaperSGD, schedule
+from alexnet_dali.train.parallel.ranks import join
 from tests.fuzz.harness import PLAIN, altered, damaged, slow, works_or_says, zipped
-from train import checkpoint
-from train.config import Config, DataConfig, to_dict
-from train.distributed import join
-from train.optim import OptimConfig, PaperSGD, schedule
-from train.state import TrainingState, check_shapes, new_sums
-from train.trained import open_network
-from train.warm_start import take_layers
 
 MODEL = ModelConfig(kernels=(4, 4, 4, 4, 4), fc_width=4, init_std=PerLayer(0.1), pool_size=2)
 CONFIG = Config(DataConfig("x", resize=64, crop=64), MODEL, OptimConfig())

@@ -5,10 +5,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from alexnet_dali.train.checkpoints.run_folder import changed_options, claim, read_config
+from alexnet_dali.train.config import Config, DataConfig, from_dict, load, to_dict, to_yaml
 from tests.fuzz.harness import NUMBERS, PLAIN, TEXTS, altered, damaged, slow, works_or_says
 from tests.recipes import TINY
-from train.config import Config, DataConfig, from_dict, load, to_dict, to_yaml
-from train.run_folder import changed_options, claim, read_config
 
 CONFIG = Config(DataConfig("x"))
 PLAIN_CONFIG = to_dict(CONFIG)

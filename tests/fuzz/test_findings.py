@@ -9,18 +9,18 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.archives import read
-from pipeline.arrays import read_arrays
-from pipeline.dataset import DatasetError
-from pipeline.prepare import devkit
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.sources import training_files
-from pipeline.prepare.tree import open_tree
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.prepare.sources import training_files
+from alexnet_dali.pipeline.prepare.tree import open_tree
+from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from tests.fuzz.harness import bounded, huge_npy, zipped
 from tests.fuzz.test_archives import CLASSES, IMAGE, tarred
 from tests.fuzz.test_texts import TRUTH, TRUTH_NAME, meta
-from train.monitor import Monitor, read_metrics
 
 
 @pytest.mark.parametrize("place, value", [(296, 0), (340, 0), (360, 255)])
@@ -88,32 +88,32 @@ def test_arrays_that_claim_more_than_their_file_are_refused(tmp_path):
 
 def test_a_changed_byte_in_the_ledger_is_no_other_finding(tmp_path):
     """Another size or reason would go into the list."""
-    ledger = Ledger(tmp_path / "val")
+    journal = Journal(tmp_path / "val")
     found = Findings.none(2)
     found.rows["size"][0] = 3, 4
     found.remarks[1] = "damaged"
-    ledger.add(found, None)
-    ledger.save((0, 0))
+    journal.add(found, None)
+    journal.save((0, 0))
     for name, old, new in (("val.rows", b"\3", b"\5"), ("val.remarks", b"damaged", b"Damaged")):
         content = (tmp_path / name).read_bytes()
-        assert Ledger(tmp_path / "val").findings().reasons() == {1: "damaged"}
+        assert Journal(tmp_path / "val").findings().reasons() == {1: "damaged"}
         (tmp_path / name).write_bytes(content.replace(old, new))
         with pytest.raises(ValueError, match=rf"{name}, .*its checksum differs.*begin afresh"):
-            Ledger(tmp_path / "val")
+            Journal(tmp_path / "val")
         (tmp_path / name).write_bytes(content)
 
 
 def test_a_disk_that_fails_gives_up_no_ledger(tmp_path, monkeypatch):
     """A ValueError would delete what was done so far."""
-    ledger = Ledger(tmp_path / "val")
-    ledger.save((0, 0))
+    journal = Journal(tmp_path / "val")
+    journal.save((0, 0))
 
     def fail(path):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(np, "load", fail)
     with pytest.raises(OSError, match=r"val\.npz can't be read now \(Input/output error\)"):
-        Ledger(tmp_path / "val")
+        Journal(tmp_path / "val")
 
 
 def test_lines_of_another_kind_do_not_stop_a_resume(tmp_path):

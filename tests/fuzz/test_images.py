@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import look
-from pipeline.prepare import pillow
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.sources import Source
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.decode import look
+from alexnet_dali.pipeline.prepare import pillow
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.workers import Workers
 from tests.fuzz.harness import NUM_EXAMPLES, slow, works_or_says
 from tests.fuzz.harness import damaged as edited
 from tests.prepare.damage import KINDS, damaged, sound_files

@@ -1,4 +1,4 @@
-"""What an interrupted run or preparation left: metrics.jsonl, and the ledger of what was found."""
+"""What an interrupted run or preparation left: metrics.jsonl, and the journal of what was found."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.ledger import Ledger
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.stats import PixelSums
+from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from tests.fuzz.harness import altered, damaged, works_or_says
-from train.monitor import Monitor, read_metrics
 
 TAG = "train/loss"
 LINES = [json.dumps({"step": step, "epoch": 0, TAG: 1 / step}).encode() for step in range(1, 9)]
@@ -62,15 +62,15 @@ def found(number):
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory):
-    """A ledger of ten files, the last four of which were found after it was saved."""
+    """A journal of ten files, the last four of which were found after it was saved."""
     folder = tmp_path_factory.mktemp("notes")
-    ledger = Ledger(folder / "val")
+    journal = Journal(folder / "val")
     for number in range(3):
-        ledger.add(found(number), PixelSums())
-    ledger.save((0, 7))
+        journal.add(found(number), PixelSums())
+    journal.save((0, 7))
     for number in range(3, 5):
-        ledger.add(found(number), None)
-    assert len(ledger.findings().rows) == 10
+        journal.add(found(number), None)
+    assert len(journal.findings().rows) == 10
     return folder
 
 
@@ -81,9 +81,9 @@ def taken_up(notes, place, name, data):
     whole = [found(number) for number in range(3)]
 
     def resume():
-        ledger = Ledger(place / "val")
-        rows, remarks = ledger.findings()
-        assert len(rows) == ledger.done == 6 and ledger.position == (0, 7)
+        journal = Journal(place / "val")
+        rows, remarks = journal.findings()
+        assert len(rows) == journal.done == 6 and journal.position == (0, 7)
         assert rows.tobytes() == b"".join(one.rows.tobytes() for one in whole)
         assert remarks == {2 * number + 1: f"damaged {number}" for number in range(3)}
 
@@ -93,6 +93,6 @@ def taken_up(notes, place, name, data):
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["val.rows", "val.remarks", "val.npz"])
 def test_the_ledger(name, data, notes, tmp_path_factory):
-    place = tmp_path_factory.getbasetemp() / "ledger"
+    place = tmp_path_factory.getbasetemp() / "journal"
     place.mkdir(exist_ok=True)
     taken_up(notes, place, name, data.draw(damaged((notes / name).read_bytes())))

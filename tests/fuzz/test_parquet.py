@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from pipeline.prepare.sources import training_files
+from alexnet_dali.pipeline.prepare.sources import training_files
 from tests.fuzz.harness import PLAIN, altered, damaged, works_or_says
 
 IMAGES = arrow.array([{"bytes": b"\xff\xd8%d" % i, "path": f"d/{i}.jpg"} for i in range(6)])

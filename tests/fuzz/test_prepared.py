@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset import Dataset, ImageList, PreparedFiles, fingerprint
-from pipeline.stats import PixelStats
+from alexnet_dali.pipeline.dataset import Dataset, ImageList, PreparedFiles, fingerprint
+from alexnet_dali.pipeline.stats import PixelStats
 from tests.fuzz.harness import altered, damaged, npz_files, slow, works_or_says
 
 LISTS = ("train.txt", "val.txt", "classes.txt", "names.txt")

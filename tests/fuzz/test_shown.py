@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.dataset import Dataset, DatasetError, one_line, printable
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError, one_line, printable
+from alexnet_dali.tools import cli, prep_imagenet
 from tests.images import write_class_folders
-from tools import cli, prep_imagenet
 
 EVIL = ("esc\x1b[2J", "return\rx", "bell\x07", "c1\x9b2J", "right-to-left\u202e")
 LATIN = os.fsdecode(b"caf\xe9")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 import pipeline.prepare.workers  # noqa: F401 - the fork server then has what it needs
-from pipeline.prepare import devkit
-from pipeline.prepare.class_names import find_names, read_names
-from pipeline.prepare.label_file import read_labels
-from pipeline.prepare.text import read_text
+from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.text import read_text
 from tests.fuzz.harness import PLAIN, TEXTS, damaged, slow, works_or_says, zipped
 
 CLASSES = ["n01", "n02", "n03", "10"]

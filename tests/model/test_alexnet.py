@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig, PerLayer
-from model.layers import PAPER, layers
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig, PerLayer
+from alexnet_dali.model.layers import PAPER, layers
 from tests import reference
 from tests.reference import CLASSES, CROP, TINY
 
@@ -19,7 +19,7 @@ def test_the_default_layers_are_the_papers_table():
 
 
 def test_a_layer_named_twice_in_leave_out_is_left_out_once():
-    once, twice = (ModelConfig(leave_out=names) for names in (("conv4",), ("conv4", "conv4")))
+    once, twice = (ModelConfig(skip_layers=names) for names in (("conv4",), ("conv4", "conv4")))
     assert layers(once, 10) == layers(twice, 10) and len(layers(once, 10)) == 7
 
 
@@ -117,10 +117,10 @@ def test_evaluation_halves_the_hidden_neurons_and_drops_none():
         ({"kernels": (96, 256, 384, 384, 256, 256)}, "model.sixth_convolution: true"),
         ({"init_std": PerLayer(0.01, conv3=-0.03)}, "conv3 -0.03"),
         ({"half_kernels": ("conv1",), "kernels": (98, 256, 384, 384, 256)}, "98.*conv1.*4.*halved"),
-        ({"leave_out": ("conv3", "conv4", "conv5"), "cross_talk": ()}, "keep one of conv3"),
+        ({"skip_layers": ("conv3", "conv4", "conv5"), "cross_talk": ()}, "keep one of conv3"),
         ({"norm_alpha": -1.0}, "norm_alpha -1"),
         ({"dropout": 1.0}, "less than 1"),
-        ({"leave_out": ("conv3",)}, "cross_talk names conv3"),
+        ({"skip_layers": ("conv3",)}, "cross_talk names conv3"),
     ],
 )
 def test_impossible_networks_are_refused(changes, message):

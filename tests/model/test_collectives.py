@@ -6,9 +6,9 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from model import collectives
+from alexnet_dali.model import collectives
+from alexnet_dali.train.parallel.ranks import join
 from tests.ranks import run_ranks
-from train.distributed import join
 
 OLD = {
     "all_gather_single": "all_gather_into_tensor",

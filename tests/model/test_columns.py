@@ -11,32 +11,32 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from model import columns as columns_module
-from model.alexnet import AlexNet, Masks
-from model.config import PerLayer
-from pipeline.dataset import Dataset
-from pipeline.replacements import stop
+from alexnet_dali.model import columns as columns_module
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
+from alexnet_dali.model.config import PerLayer
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.replacements import stop
+from alexnet_dali.train.config import Config, DataConfig, RunConfig, TrainConfig
+from alexnet_dali.train.data import training_batches
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.ranks import GradientAllReduce, Ranks, join
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
-from train.config import Config, DataConfig, RunConfig, TrainConfig
-from train.data import training_batches
-from train.distributed import Averaging, Ranks, join
-from train.optim import OptimConfig, PaperSGD
 
 VARIANTS = {
     "one column": {"columns": 1, "kernels": (4, 6, 8, 8, 12)},
     "no cross talk": {"cross_talk": ()},
     "cross talk everywhere": {"cross_talk": ("conv2", "conv4", "conv5")},
-    "no response norm": {"response_norm": False},
+    "no response norm": {"local_response_norm": False},
     "pooling without overlap": {"pool_size": 2},
-    "without conv3": {"leave_out": ("conv3",), "cross_talk": ("conv4",)},
-    "without conv4 and conv5": {"leave_out": ("conv4", "conv5")},
+    "without conv3": {"skip_layers": ("conv3",), "cross_talk": ("conv4",)},
+    "without conv4 and conv5": {"skip_layers": ("conv4", "conv5")},
     "tanh": {"activation": "tanh", "dropout": 0.2, "init_bias": PerLayer(0)},
-    "four layers": {"leave_out": ("conv4", "conv5", "fc6", "fc7")},
+    "four layers": {"skip_layers": ("conv4", "conv5", "fc6", "fc7")},
     "sixth convolution": {"sixth_convolution": True, "init_bias": PerLayer(0.5, conv6=0.25)},
     "half of the kernels": {"half_kernels": ("conv2", "conv5")},
-    "2012 code": {"norm_alpha": 2e-5, "conv1_relu": "after_pool", "same_map_norm": True},
+    "2012 code": {"norm_alpha": 2e-5, "conv1_relu": "after_pool", "within_channel_norm": True},
 }
 
 SEED, BATCH = 11, 8
@@ -69,7 +69,7 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
     Returns their losses, and the state at the end.
     """
     model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED).double().to(ranks.device)
-    averaging = Averaging(model, ranks.data_group)
+    averaging = GradientAllReduce(model, ranks.data_group)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     if state:
         model.load_full_state(state["model"])
@@ -83,12 +83,14 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
         images, labels = (part[rows].to(ranks.device) for part in batch)
         if optimizer.lr != lr:
             optimizer.set_lr(lr)
-        loss = F.cross_entropy(model(images, Masks(SEED, step, ranks.device, ranks.pair)), labels)
+        loss = F.cross_entropy(
+            model(images, DropoutMasks(SEED, step, ranks.device, ranks.pair)), labels
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         averaging.wait()
         optimizer.step()
-        losses.append(ranks.sum_over_pairs(loss.detach()).item() / ranks.num_pairs)
+        losses.append(ranks.all_reduce_over_pairs(loss.detach()).item() / ranks.num_pairs)
     momentum = ranks.columns.merge([optimizer.momentum(column) for column in model.own_columns])
     return losses, {"model": model.full_state(), "momentum": momentum, "lr": optimizer.lr}
 
@@ -108,7 +110,7 @@ def train_and_save(folder, dataset):
     with join("cpu") as ranks:
         losses, weights = train(ranks)
         swapped = list(train_with_swapped_rules(ranks))
-        assert ranks.largest([ranks.rank, -ranks.rank]) == [ranks.world_size - 1, 0]
+        assert ranks.all_reduce_max([ranks.rank, -ranks.rank]) == [ranks.world_size - 1, 0]
         result = {
             "losses": losses,
             "weights": weights,
@@ -169,14 +171,14 @@ def average_twice(folder):
         def gradients(model, averaging):
             model.zero_grad(set_to_none=True)
             F.cross_entropy(
-                model(images, Masks(SEED, 7, ranks.device, ranks.pair)), labels
+                model(images, DropoutMasks(SEED, 7, ranks.device, ranks.pair)), labels
             ).backward()
             averaging.wait()
             return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
         model = AlexNet(config, CLASSES, CROP, ranks.columns, SEED)
-        own = gradients(model, Averaging(model, group=None))
-        averaging = Averaging(model, ranks.data_group)
+        own = gradients(model, GradientAllReduce(model, group=None))
+        averaging = GradientAllReduce(model, ranks.data_group)
         torch.save(
             [own, gradients(model, averaging), gradients(model, averaging)],
             folder / f"{ranks.rank}.pt",

@@ -9,18 +9,18 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
-from model import randomness
-from model.alexnet import Masks
-from model.layers import Full
-from model.randomness import key
+from alexnet_dali.model import randomness
+from alexnet_dali.model.alexnet import DropoutMasks
+from alexnet_dali.model.layers import Linear
+from alexnet_dali.model.randomness import key
 from tests.reference import mask, split_mix
 
 CPU = torch.device("cpu")
 WHOLE = (range(512), range(4096), 4096)
 
 
-def chances(share, rows, columns, width, *purpose):
-    return randomness.chances(share, rows, columns, width, torch.tensor(key(*purpose)))
+def bernoulli(share, rows, columns, width, *purpose):
+    return randomness.bernoulli(share, rows, columns, width, torch.tensor(key(*purpose)))
 
 
 def test_the_reference_is_the_published_generator():
@@ -43,7 +43,7 @@ def test_masks_equal_the_reference_however_the_work_is_split(dropout):
             rows = 12 // num_parts
             neurons = range(5 * column, 5 * column + 5)
             own = [
-                Masks(3, 7, CPU, part).kept(rows, neurons, 10, Full("fc6", 10, dropout))
+                DropoutMasks(3, 7, CPU, part).kept(rows, neurons, 10, Linear("fc6", 10, dropout))
                 for part in range(num_parts)
             ]
             assert torch.equal(torch.cat(own), whole[:, neurons.start : neurons.stop])
@@ -51,8 +51,8 @@ def test_masks_equal_the_reference_however_the_work_is_split(dropout):
 
 def test_masks_of_another_step_come_from_the_same_tensors():
     """A captured step is replayed with other masks: nothing but the keys may change."""
-    layers = [Full("fc6", 10, 0.5), Full("fc7", 10, 0.5)]
-    masks = Masks(3, 0, CPU)
+    layers = [Linear("fc6", 10, 0.5), Linear("fc7", 10, 0.5)]
+    masks = DropoutMasks(3, 0, CPU)
     keys = {number: own.data_ptr() for number, own in masks.keys.items()}
     for step in (1, 2**31, 10**12):
         masks.set_step(step)
@@ -69,7 +69,7 @@ def test_shares_are_right_overall_and_in_rows_and_columns(share):
     Their squared and scaled deviations sum to a chi-square variable. It has as many degrees of
     freedom as there are rows or columns.
     """
-    draws = chances(share, *WHOLE, "shares").numpy()
+    draws = bernoulli(share, *WHOLE, "shares").numpy()
     deviation = (draws.mean() - share) / np.sqrt(share * (1 - share) / draws.size)
     assert abs(deviation) < 4
     for axis in (0, 1):
@@ -80,7 +80,7 @@ def test_shares_are_right_overall_and_in_rows_and_columns(share):
 
 def test_neighbours_rows_steps_layers_and_seeds_are_uncorrelated():
     """The share of equal entries is one half, within four standard deviations."""
-    draws = chances(0.5, *WHOLE, 0, "dropout", 5, 6)
+    draws = bernoulli(0.5, *WHOLE, 0, "dropout", 5, 6)
     pairs = {
         "next neuron": (draws[:, 1:], draws[:, :-1]),
         "other column's neuron": (draws[:, :2048], draws[:, 2048:]),
@@ -88,7 +88,7 @@ def test_neighbours_rows_steps_layers_and_seeds_are_uncorrelated():
         "row of another pair": (draws[:256], draws[256:]),
         "diagonal": (draws[1:, 1:], draws[:-1, :-1]),
         **{
-            name: (draws, chances(0.5, *WHOLE, *purpose))
+            name: (draws, bernoulli(0.5, *WHOLE, *purpose))
             for name, purpose in {
                 "next step": (0, "dropout", 6, 6),
                 "next layer": (0, "dropout", 5, 7),
@@ -103,7 +103,7 @@ def test_neighbours_rows_steps_layers_and_seeds_are_uncorrelated():
 
 def test_all_words_of_eight_neighbours_are_equally_frequent():
     """Chi-square over all 256 words, along rows and along columns."""
-    draws = chances(0.5, *WHOLE, "words").numpy()
+    draws = bernoulli(0.5, *WHOLE, "words").numpy()
     for table in (draws, draws.T):
         words = np.packbits(table.reshape(-1, 8), axis=1).ravel()
         assert chisquare(np.bincount(words, minlength=256)).pvalue > norm.sf(4)
@@ -111,7 +111,7 @@ def test_all_words_of_eight_neighbours_are_equally_frequent():
 
 def test_one_neuron_over_many_steps_is_a_fair_coin():
     steps = [
-        chances(0.5, range(3, 4), range(17, 18), 4096, 0, "dropout", step, 6).item()
+        bernoulli(0.5, range(3, 4), range(17, 18), 4096, 0, "dropout", step, 6).item()
         for step in range(4000)
     ]
     runs = np.count_nonzero(np.diff(steps))

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import cli
+from alexnet_dali.tools.paper import ablate, runs
+from alexnet_dali.tools.paper.ablate import Claim, compare, verdict
+from alexnet_dali.train.parallel.stop import StopRequest
 from tests.paper.pool import workers
 from tests.processes import Started, command
 from tests.recipes import TINY
-from tools import cli
-from tools.paper import ablate, runs
-from tools.paper.ablate import Claim, compare, verdict
-from train.stop import StopRequest
 
 
 def test_differences_are_paired_and_their_intervals_cover_the_truth():
@@ -126,7 +126,7 @@ def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(
         ablate.main([*options, "--run.max_steps", "2"])
     folder = tmp_path / "out/whole-seed0"
     begun = len((folder / "metrics.jsonl").read_text().splitlines())
-    process = command("-m", "tools.paper.ablate", *options)
+    process = command("-m", "alexnet_dali.tools", "ablate", *options)
     while len((folder / "metrics.jsonl").read_text().splitlines()) == begun:
         assert process.poll() is None, process.errors()
         time.sleep(0.1)

@@ -5,9 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.paper import curves, figures, kernels
-from train.distributed import join
-from train.trained import open_network, predict
+from alexnet_dali.tools.paper import curves, figures, kernels
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 
 def test_the_colour_share_tells_grey_from_coloured_kernels():

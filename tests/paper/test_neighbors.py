@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tools.paper import binary_codes, figures, neighbors
-from train.distributed import join
-from train.trained import open_network, predict
+from alexnet_dali.tools.paper import binary_codes, figures, neighbors
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 
 def test_the_nearest_agree_with_sorting_all_distances():

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.alexnet import AlexNet, Masks
-from model.config import ModelConfig
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.tools import cli
+from alexnet_dali.tools.paper import figures, relu_vs_tanh, runs
+from alexnet_dali.tools.paper.relu_vs_tanh import Curve, Result, epochs_to, factor
+from alexnet_dali.train.config import load
+from alexnet_dali.train.optim import PaperSGD
 from tests.paper.pool import Pool, workers
 from tests.processes import Started, children, running
 from tests.recipes import TINY
-from tools import cli
-from tools.paper import figures, relu_vs_tanh, runs
-from tools.paper.relu_vs_tanh import Curve, Result, epochs_to, factor
-from train.config import load
-from train.optim import PaperSGD
 
 
 def test_epochs_to_a_target_are_interpolated_between_epochs():
@@ -65,7 +65,9 @@ def test_modern_weights_train_as_if_pixels_were_divided_by_64(activation):
         optimizer = PaperSGD(model.named_parameters(), optim)
         losses.append([])
         for step, (images, labels) in enumerate(batches):
-            loss = F.cross_entropy(model(images / divisor, Masks(0, step, images.device)), labels)
+            loss = F.cross_entropy(
+                model(images / divisor, DropoutMasks(0, step, images.device)), labels
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -6,9 +6,9 @@ import signal
 import numpy as np
 import pytest
 
-from pipeline.archives import read
-from pipeline.dataset import ImageList
-from pipeline.reader import Archives
+from alexnet_dali.pipeline.archives import read
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.reader import Archives
 from tests.processes import running
 
 

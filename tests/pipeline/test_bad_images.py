@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import archive_process, graph, verify
-from pipeline.crops import TenCrops
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.faults import MachineError
-from pipeline.feeder import IGNORE_INDEX, Feeder
-from pipeline.reader import Archives, Reader
-from pipeline.replacements import replacement, stop
+from alexnet_dali.pipeline import archive_process, graph, verify
+from alexnet_dali.pipeline.crops import TenCrops
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.faults import ResourceError
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.reader import Archives, Reader
+from alexnet_dali.pipeline.replacements import replacement, stop
+from alexnet_dali.tools import prep_imagenet
 from tests.damage import DAMAGE, damage, reason
 from tests.feeding import OneStep, evaluation_plan, plain, training_plan
 from tests.images import prepare, smooth_image
-from tools import prep_imagenet
 
 PLAIN = plain(80)
 
@@ -342,7 +342,7 @@ def test_a_reader_of_archives_that_is_killed_blames_no_image(archived):
     feeder = Feeder(archived, plan(archived), PLAIN, on_bad_image=seen.append)
     feeder.next()
     feeder._requests._reader._archives._process.kill()
-    with pytest.raises(MachineError, match="the process that reads archives has ended"):
+    with pytest.raises(ResourceError, match="the process that reads archives has ended"):
         list(feeder)
     assert not seen and not feeder._requests.faults
 
@@ -370,7 +370,7 @@ def test_a_fault_of_the_machine_blames_no_file(images, number, monkeypatch):
     def fail(self, index):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("pipeline.dataset.ImageList.content", fail)
+    monkeypatch.setattr("alexnet_dali.pipeline.dataset.ImageList.content", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
         list(feeder)
     assert not seen and not feeder._requests.faults
@@ -384,7 +384,7 @@ def test_a_lack_of_memory_in_the_reader_blames_no_image(images, error, monkeypat
     feeder = Feeder(images, plan(images), PLAIN)
     feeder.next()
     monkeypatch.setattr(graph, "read", fail)
-    with pytest.raises((MachineError, MemoryError)):
+    with pytest.raises((ResourceError, MemoryError)):
         list(feeder)
     assert not feeder._requests.faults
 
@@ -403,7 +403,7 @@ def test_a_reader_that_fails_for_some_time_blames_no_image(images, times, monkey
     feeder = Feeder(images, plan(images), PLAIN)
     feeder.next()
     monkeypatch.setattr(graph, "read", fail_at_first)
-    with pytest.raises(MachineError, match="Too many open files"):
+    with pytest.raises(ResourceError, match="Too many open files"):
         list(feeder)
     assert not feeder._requests.faults
 
@@ -442,7 +442,7 @@ def test_a_file_that_is_well_again_is_not_called_so_many_pixels_large(images, mo
         Path(images.path(bad)).write_bytes(content)
         return right(some, index)
 
-    monkeypatch.setattr("pipeline.reader.why_bad", restored)
+    monkeypatch.setattr("alexnet_dali.pipeline.reader.why_bad", restored)
     seen = []
     feeder = Feeder(images, plan(images, num_steps=1), PLAIN, on_bad_image=seen.append)
     list(feeder)

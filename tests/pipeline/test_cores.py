@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline import cores
+from alexnet_dali.pipeline import cores
 
 
 @pytest.fixture

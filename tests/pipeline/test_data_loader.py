@@ -15,7 +15,7 @@ from nvidia.dali import fn
 from PIL import Image
 from scipy import stats
 
-from pipeline import (
+from alexnet_dali.pipeline import (
     CentreCrop,
     DataLoader,
     Dataset,
@@ -24,8 +24,8 @@ from pipeline import (
     RandomResizedCrop,
     TenCrops,
 )
-from pipeline.draws import Draws
-from pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.draws import Draws
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX
 from tests.images import prepare
 
 RAW = Pixels(dtype="uint8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.draws import Draws
+from alexnet_dali.pipeline.draws import Draws
 from tests.reference import split_mix
 
 

@@ -10,11 +10,11 @@ import torch
 from nvidia.dali import fn
 from PIL import Image
 
-from pipeline import geometry
-from pipeline.crops import CentreCrop, RandomCrop, TenCrops
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.feeder import IGNORE_INDEX, Feeder
-from pipeline.transform import Pixels, Transform
+from alexnet_dali.pipeline import geometry
+from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, TenCrops
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.transform import Pixels, Transform
 from tests.feeding import OneStep, evaluation_plan, plain, shown, training_plan
 from tests.images import prepare
 
@@ -257,7 +257,7 @@ def test_boxes_of_whole_pixels_are_cut_whoever_drew_them(stored, crops, monkeypa
             expected = expected[:, ::-1] if samples.mirrored[row] else expected
             found = batch.images[row].numpy().transpose(1, 2, 0)
             assert np.abs(found - expected).max() <= 3 and np.abs(found - expected).mean() < 0.5
-    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
+    monkeypatch.setattr("alexnet_dali.pipeline.feeder.are_cuts", lambda boxes, size: False)
     for one, other in zip(cut, shown(images, plan, plain(40)), strict=True):
         assert torch.equal(one.images, other.images)
 
@@ -360,6 +360,6 @@ def test_augmentations_see_flipped_pixels_whether_crops_are_cut_or_resized(store
     (cut,) = shown(images, plan, plain(40), augmentations=[corner])
     assert 0 < plan.samples(0, 0, 1).mirrored.sum() < len(cut.images)
     assert not cut.images[:, :, :8, :8].any() and cut.images[:, :, :8, -8:].any()
-    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
+    monkeypatch.setattr("alexnet_dali.pipeline.feeder.are_cuts", lambda boxes, size: False)
     (resized,) = shown(images, plan, plain(40), augmentations=[corner])
     assert torch.equal(cut.images, resized.images)

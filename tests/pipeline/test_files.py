@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.files import resumable_folder, sync_file_system
+from alexnet_dali.pipeline.files import resumable_folder, sync_file_system
 
 
 def plant(monkeypatch, syncfs):

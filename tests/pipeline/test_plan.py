@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
-from pipeline.dataset import ImageList
-from pipeline.plan import EpochPlan, in_order, shuffled
+from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.plan import EpochPlan, in_order, shuffled
 from tests.feeding import evaluation_plan, some_images, training_plan
 
 CROPS = RandomCrop(224, 256)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.stats import PixelSums
 
 
 def test_statistics_match_numpys_over_all_pixels():

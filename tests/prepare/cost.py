@@ -18,13 +18,13 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.prepare import preparation
-from pipeline.prepare.examine import Examined, Task
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.preparation import Preparation
-from pipeline.prepare.sources import Source, hold_out, training_files
-from pipeline.prepare.store import StoreFormat
-from pipeline.stats import PixelSums
+from alexnet_dali.pipeline.prepare import preparation
+from alexnet_dali.pipeline.prepare.examine import Examined, Task
+from alexnet_dali.pipeline.prepare.preparation import Preparation
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.stats import PixelSums
 
 FORMS = {
     "in place": None,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
 
-from pipeline.decode import decode
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.sources import Source
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.workers import Workers
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("JPEG", {"quality": 85}),

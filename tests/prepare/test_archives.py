@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.prepare.tar import tar_entries
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.prepare.tar import tar_entries
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
-from tools import prep_imagenet
 
 SYNSETS = ["n01", "n02", "n03"]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipeline.dataset import Dataset
-from pipeline.feeder import IGNORE_INDEX
-from pipeline.prepare.store import stored_name
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.prepare.store import stored_name
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import evaluation_plan, plain, shown
 from tests.images import smooth_image, write_class_folders
-from tools import prep_imagenet
 
 SIDE = 64
 _EXIF_TURNED = Image.Exif()

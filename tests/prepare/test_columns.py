@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.prepare.columns import Names, Places
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.place import Place
+from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.columns import Names, Places
+from alexnet_dali.pipeline.prepare.records import Findings
 
 NAMES = ["a/1.jpg", "naïve/2 3.jpg", "", os.fsdecode(b"b/\xff\xfe.jpg"), "line\nbreak", "a/1.jpg"]
 
@@ -17,7 +17,7 @@ NAMES = ["a/1.jpg", "naïve/2 3.jpg", "", os.fsdecode(b"b/\xff\xfe.jpg"), "line\
 def places(count, seed=0):
     rng = random.Random(seed)
     return [
-        Place(
+        ArchiveMember(
             rng.choice(["b.tar", "ä.zip", "a.tar"]),
             rng.randrange(4),
             rng.randrange(3),
@@ -58,14 +58,14 @@ def test_files_are_read_as_they_lie_in_their_archives():
     assert Places.of(expected).reading_order().tolist() == sorted(range(200), key=key)
 
 
-@pytest.mark.parametrize("packing, unpacked", [("stored", False), ("deflate", True)])
-def test_one_packed_file_counts(packing, unpacked):
-    found = Places.of([Place("a.zip", 0, 1), Place("a.zip", 1, 1, packing)])
+@pytest.mark.parametrize("compression, unpacked", [("stored", False), ("deflate", True)])
+def test_one_packed_file_counts(compression, unpacked):
+    found = Places.of([ArchiveMember("a.zip", 0, 1), ArchiveMember("a.zip", 1, 1, compression)])
     assert found.must_be_unpacked() is unpacked
 
 
 def test_a_size_that_no_archive_can_have_is_no_overflow():
-    assert Places.of([Place("a.zip", 0, 2**64)])[0].size == 2**63 - 1
+    assert Places.of([ArchiveMember("a.zip", 0, 2**64)])[0].size == 2**63 - 1
 
 
 def found(sizes, remarks):

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.dataset import Dataset
-from pipeline.decode import look
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.decode import look
+from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image, write_class_folders
 from tests.prepare.damage import opinions, our_verdicts, write_damaged_files
-from tools import prep_imagenet
 
 
 def test_what_is_accepted_has_the_pixels_of_a_strict_decoder(tmp_path):

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import decode
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from pipeline.prepare import examine, workers
-from pipeline.prepare.examine import Task
-from pipeline.prepare.sources import Source
+from alexnet_dali.pipeline import decode
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare import examine, workers
+from alexnet_dali.pipeline.prepare.examine import Task
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.tools import cli, prep_imagenet
 from tests.images import smooth_image, write_class_folders
 from tests.processes import ROOT, Started, running
-from tools import cli, prep_imagenet
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_long_path_for_temporary_files_is_no_obstacle(tmp_path):
     write_class_folders(tmp_path / "train", {"a": 2, "b": 2})
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    command = [sys.executable, "-m", "tools.prep_imagenet", "--hold-out", "0.5"]
+    command = [sys.executable, "-m", "alexnet_dali.tools", "prep", "--hold-out", "0.5"]
     command += ["--train", str(tmp_path / "train"), "--out", str(tmp_path / "out")]
     environment = os.environ | {"TMPDIR": str(long)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)

@@ -11,11 +11,11 @@ import pytest
 import webdataset
 from pyarrow import parquet
 
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
-from tools import prep_imagenet
 
 CLASSES = ["n01", "n02", "n03"]
 COUNT = 8
@@ -70,8 +70,8 @@ def tar(folder, path, top="", extra=()):
     return path
 
 
-def zip_of(folder, path, top, packing):
-    with zipfile.ZipFile(path, "w", packing) as archive:
+def zip_of(folder, path, top, compression):
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, file in reversed(files(folder)):
             archive.write(file, f"{top}{name}/{file.name}")
     return path
@@ -191,8 +191,8 @@ def test_webdataset_shards_of_others_are_read_in_place(folders, tmp_path, kind):
 
 def test_a_zip_member_that_was_damaged_is_rejected_by_its_checksum(folders, tmp_path):
     """A changed byte in the scan of a JPEG file often decodes without a word."""
-    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        path = zip_of(folders / "train", tmp_path / f"{packing}.zip", "", packing)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = zip_of(folders / "train", tmp_path / f"{compression}.zip", "", compression)
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo("n02/n02_003.JPEG")
         data = bytearray(path.read_bytes())
@@ -204,17 +204,17 @@ def test_a_zip_member_that_was_damaged_is_rejected_by_its_checksum(folders, tmp_
 
 
 def test_zips_that_can_not_be_read_safely_are_refused_by_name(tmp_path):
-    def archive(name, attributes=0, packing=zipfile.ZIP_STORED):
+    def archive(name, attributes=0, compression=zipfile.ZIP_STORED):
         with zipfile.ZipFile(tmp_path / "odd.zip", "w") as file:
             entry = zipfile.ZipInfo(name)
-            entry.external_attr, entry.compress_type = attributes, packing
+            entry.external_attr, entry.compress_type = attributes, compression
             file.writestr(entry, b"content")
         return tmp_path / "odd.zip"
 
     for path, message in [
         (lambda: archive("../a/1.jpg"), "leads out of the archive"),
         (lambda: archive("a/1.jpg", attributes=0o120777 << 16), "symbolic link"),
-        (lambda: archive("a/1.jpg", packing=zipfile.ZIP_LZMA), "packed with method 14"),
+        (lambda: archive("a/1.jpg", compression=zipfile.ZIP_LZMA), "packed with method 14"),
     ]:
         with pytest.raises(ValueError, match=message):
             prep(tmp_path, path(), tmp_path)
@@ -306,7 +306,7 @@ def test_a_pattern_means_files_of_one_folder(folders, tmp_path):
         prep(tmp_path, tmp_path / "?", folders / "val")
 
 
-def test_what_macos_leaves_in_imagenets_archives_is_passed_over(folders, tmp_path, capsys):
+def test_what_macos_leaves_in_imagenets_archives_is_skipped(folders, tmp_path, capsys):
     """Files that begin with ._ stand beside the archives of the classes, and beside the images."""
     reference = prep(tmp_path, folders / "train", folders / "val")
     with tarfile.open(tmp_path / "train.tar", "w") as outer:

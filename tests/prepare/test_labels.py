@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.prepare.class_names import find_names, read_names
-from pipeline.prepare.label_file import read_labels
-from pipeline.prepare.sources import training_files, validation_files
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.sources import training_files, validation_files
+from alexnet_dali.tools import prep_imagenet
 from tests.images import write_class_folders
-from tools import prep_imagenet
 
 NAMES = [f"V{number}.JPEG" for number in range(6)]
 CLASSES = ["n01", "n02", "n03"]
@@ -162,7 +162,7 @@ def test_links_to_folders_are_followed(folders, tmp_path):
     assert np.bincount(found.source.labels).tolist() == [2, 2, 2, 2]
 
 
-def test_what_systems_leave_behind_is_passed_over_and_said(folders):
+def test_what_systems_leave_behind_is_skipped_and_said(folders):
     for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         (folders / name).mkdir()
         (folders / name / "x.jpg").touch()

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.dataset import Dataset, DatasetError, fingerprint
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError, fingerprint
+from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image, write_class_folders
-from tools import prep_imagenet
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,17 +16,17 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
-from pipeline import geometry
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.prepare import examine, ledger, store
-from pipeline.prepare.findings import ROW
-from pipeline.prepare.ledger import Ledger
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline import geometry
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.prepare import examine, journal, store
+from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.records import ROW
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
 from tests.processes import Started
-from tools import prep_imagenet
 
 SIDE, CROP = 48, 40
 
@@ -97,7 +97,7 @@ def test_crops_of_stored_images_need_no_resampling(prepared, monkeypatch):
         samples = plan_for(prepared[form].train).samples(0, 0, 1)
         assert geometry.are_cuts(samples.boxes, CROP) == are_cuts
     cut = load(prepared["shards"].train)
-    monkeypatch.setattr("pipeline.feeder.are_cuts", lambda boxes, size: False)
+    monkeypatch.setattr("alexnet_dali.pipeline.feeder.are_cuts", lambda boxes, size: False)
     for one, other in zip(cut, load(prepared["shards"].train), strict=True):
         assert torch.equal(one.images, other.images)  # resampling at scale 1 is the identity
 
@@ -161,7 +161,7 @@ def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
 
 
 def save_always_and_close_shards_early(monkeypatch):
-    monkeypatch.setattr(ledger, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(journal, "_SAVE_EVERY", 0)
     monkeypatch.setattr(store, "SHARD_BYTES", 100_000)
 
 
@@ -171,7 +171,7 @@ def prep_to_be_killed(words):
 
 
 def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path, monkeypatch):
-    """It is killed twice, and saves its ledger after every chunk.
+    """It is killed twice, and saves its journal after every chunk.
 
     The folder must be the same as from one run without a kill.
     """
@@ -244,7 +244,7 @@ def interrupt(originals, out, monkeypatch):
     """Prepare until the disk fails, behind the first files, which have been noted."""
     monkeypatch.setattr(Workers, "results", fail_after_one)
     monkeypatch.setattr(examine, "_decoder_said", lambda: "")
-    monkeypatch.setattr(Ledger, "is_due", lambda self: True)
+    monkeypatch.setattr(Journal, "is_due", lambda self: True)
     with pytest.raises(OSError):
         prep(originals, out, "--resize", SIDE)
     monkeypatch.undo()

@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from model import alexnet, randomness
+from alexnet_dali.model import alexnet, randomness
+from alexnet_dali.train import trainer as trainer_module
+from alexnet_dali.train.capture import CudaGraph
+from alexnet_dali.train.config import ConfigError, load
+from alexnet_dali.train.optim import PaperSGD
+from alexnet_dali.train.parallel import ranks as distributed
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 from tests.rehearsal import test_collectives, test_step
 from tests.tape import Tape, TapeRecorder, fixed_tensors
 from tests.train import test_train
-from train import distributed
-from train import trainer as trainer_module
-from train.capture import CudaGraph
-from train.config import ConfigError, load
-from train.optim import PaperSGD
-from train.trainer import Trainer
 
 on_meta, recipe, train = test_step.trainer, test_train.recipe, test_train.train
 
@@ -54,8 +54,8 @@ def test_two_steps_on_a_device_are_the_same_operations(on_meta):
     assert differences(on_meta, test_step.batch()) == []
 
 
-def with_keys_as_numbers(share, rows, columns, width, key, chances=randomness.chances):
-    return chances(share, rows, columns, width, torch.tensor(int(key)))
+def with_keys_as_numbers(share, rows, columns, width, key, bernoulli=randomness.bernoulli):
+    return bernoulli(share, rows, columns, width, torch.tensor(int(key)))
 
 
 def with_rates_as_numbers(self, step=PaperSGD.step):
@@ -68,11 +68,11 @@ def with_rates_as_numbers(self, step=PaperSGD.step):
 
 
 def test_masks_of_a_number_are_detected(on_meta, monkeypatch):
-    def of_a_number(share, rows, columns, width, key, chances=randomness.chances):
+    def of_a_number(share, rows, columns, width, key, bernoulli=randomness.bernoulli):
         number = on_meta.state.step
-        return chances(share, rows, columns, width, key).ne(number)
+        return bernoulli(share, rows, columns, width, key).ne(number)
 
-    monkeypatch.setattr(alexnet, "chances", of_a_number)
+    monkeypatch.setattr(alexnet, "bernoulli", of_a_number)
     assert any("aten.ne.Scalar" in one for one in differences(on_meta, test_step.batch()))
 
 
@@ -83,11 +83,11 @@ def test_a_learning_rate_that_is_a_number_is_detected(on_meta, monkeypatch):
 
 
 def test_a_tensor_made_by_the_host_is_detected(on_meta, monkeypatch):
-    def with_a_new_key(share, rows, columns, width, key, chances=randomness.chances):
-        return chances(share, rows, columns, width, made_elsewhere)
+    def with_a_new_key(share, rows, columns, width, key, bernoulli=randomness.bernoulli):
+        return bernoulli(share, rows, columns, width, made_elsewhere)
 
     made_elsewhere = torch.empty((), dtype=torch.int64, device="meta")
-    monkeypatch.setattr(alexnet, "chances", with_a_new_key)
+    monkeypatch.setattr(alexnet, "bernoulli", with_a_new_key)
     assert "a tensor [] from elsewhere" in differences(on_meta, test_step.batch())
 
 
@@ -190,7 +190,7 @@ def test_gradients_and_progress_are_those_of_the_last_step(train, recorders, tmp
 
 @pytest.mark.parametrize(
     "owner, name, fault",
-    [(alexnet, "chances", with_keys_as_numbers), (PaperSGD, "step", with_rates_as_numbers)],
+    [(alexnet, "bernoulli", with_keys_as_numbers), (PaperSGD, "step", with_rates_as_numbers)],
 )
 def test_a_replay_with_an_old_number_is_detected(
     owner, name, fault, train, recorders, tmp_path, monkeypatch

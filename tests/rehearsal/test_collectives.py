@@ -15,13 +15,13 @@ import torch.distributed as dist
 from torch.distributed import HashStore
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from model import collectives
-from model.columns import Columns
+from alexnet_dali.model import collectives
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.train.config import load
+from alexnet_dali.train.parallel import ranks as distributed
+from alexnet_dali.train.parallel.ranks import Ranks
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
-from train import distributed
-from train.config import load
-from train.distributed import Ranks
-from train.trainer import Trainer
 
 
 class Notes:

@@ -11,19 +11,19 @@ import pytest
 import torch
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline import decode
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset, DatasetError
-from pipeline.faults import MachineError, machine_error
-from pipeline.feeder import Feeder
-from pipeline.prepare import examine, preparation
-from pipeline.transform import Pixels
+from alexnet_dali.pipeline import decode
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.faults import ResourceError, resource_error
+from alexnet_dali.pipeline.feeder import Feeder
+from alexnet_dali.pipeline.prepare import examine, preparation
+from alexnet_dali.pipeline.transform import Pixels
+from alexnet_dali.tools import prep_imagenet
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.trainer import Trainer
 from tests.feeding import training_plan
 from tests.images import write_class_folders
 from tests.recipes import TINY
-from tools import prep_imagenet
-from train.__main__ import main
-from train.trainer import Trainer
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
@@ -111,7 +111,7 @@ def test_a_fault_while_decoding_rejects_no_file_and_the_command_can_be_rerun(
         failing.cache_clear = lambda: None
         planted.setattr(decode, "_pipeline", failing)
         with pytest.raises(
-            MachineError, match=f"(?s){message}.*It happened at .*jpg; if it happens there again"
+            ResourceError, match=f"(?s){message}.*It happened at .*jpg; if it happens there again"
         ):
             prep_imagenet.main(command)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.unfinished").is_dir()
@@ -149,7 +149,7 @@ def begun(dataset):
 def test_a_fault_in_the_loader_blames_no_image(error, message, dataset, monkeypatch):
     feeder = begun(dataset)
     monkeypatch.setattr(feeder, "_pipeline", Failing(error))
-    with pytest.raises(MachineError, match=f"(?s){message}") as caught:
+    with pytest.raises(ResourceError, match=f"(?s){message}") as caught:
         feeder.next()
     assert ".jpg" not in str(caught.value) and not feeder._requests.faults
 
@@ -173,7 +173,9 @@ OF_A_FILE = [
 
 @pytest.mark.parametrize("said", OF_A_FILE)
 def test_what_is_said_of_a_file_is_no_fault_of_the_machine(said):
-    assert machine_error(RuntimeError(f"Critical error in pipeline:\nencountered:\n{said}")) is None
+    assert (
+        resource_error(RuntimeError(f"Critical error in pipeline:\nencountered:\n{said}")) is None
+    )
 
 
 @pytest.mark.parametrize("said", OF_A_FILE)
@@ -184,7 +186,7 @@ def test_the_loader_blames_no_image_if_each_decodes_alone(said, dataset, monkeyp
         feeder, "_pipeline", Failing(RuntimeError(f"Critical error\nencountered:\n\n{said}"))
     )
     with pytest.raises(
-        MachineError, match=f"12 images, each of which can be decoded alone .*{re.escape(said)}"
+        ResourceError, match=f"12 images, each of which can be decoded alone .*{re.escape(said)}"
     ):
         feeder.next()
     assert not feeder._requests.faults
@@ -195,7 +197,7 @@ def test_running_out_of_memory_while_looking_for_the_bad_image_blames_none(datas
     monkeypatch.setattr(feeder, "_pipeline", Failing(RuntimeError("Failed to decode sample #3 :")))
     alone = Failing(RuntimeError("std::bad_alloc"))
     monkeypatch.setattr(feeder, "_graph", lambda requests: alone)
-    with pytest.raises(MachineError, match="out of memory"):
+    with pytest.raises(ResourceError, match="out of memory"):
         feeder.next()
     assert not feeder._requests.faults
 
@@ -213,7 +215,7 @@ def test_an_image_is_blamed_where_it_alone_fails_with_what_is_said_of_files(
     monkeypatch.setattr(feeder, "_pipeline", Failing(error))
     monkeypatch.setattr(feeder, "_graph", lambda asked: next(graphs, None) or right(asked))
     if said == "something new":
-        with pytest.raises(MachineError, match="DALI's decoder failed"):
+        with pytest.raises(ResourceError, match="DALI's decoder failed"):
             feeder.next()
         assert not feeder._requests.faults
     else:
@@ -227,7 +229,7 @@ def test_a_graph_for_which_there_is_no_room_blames_no_image(dataset, monkeypatch
         raise RuntimeError("Critical error\nencountered:\n\nnvImageCodec failure: '#8'")
 
     monkeypatch.setattr(Pipeline, "build", fail)
-    with pytest.raises(MachineError, match="DALI can't start"):
+    with pytest.raises(ResourceError, match="DALI can't start"):
         begun(dataset)
 
 
@@ -284,4 +286,4 @@ def test_a_fault_in_a_step_gives_one_message_and_keeps_the_checkpoint(
     ],
 )
 def test_mistakes_of_the_program_or_its_user_are_not_machine_errors(mistake):
-    assert machine_error(mistake) is None
+    assert resource_error(mistake) is None

@@ -8,8 +8,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline import graph
-from pipeline.requests import Requests
+from alexnet_dali.pipeline import graph
+from alexnet_dali.pipeline.requests import Requests
 from tests.feeding import plain, training_plan
 
 

@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_dali.tools import demo, gpu_check
+from alexnet_dali.tools.bench import __main__ as bench
+from alexnet_dali.tools.bench import host
+from alexnet_dali.tools.bench.feeding import NEEDS, baselines
+from alexnet_dali.tools.bench.steps import step_baselines, train_baselines
+from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.parallel import devices as gpus
+from alexnet_dali.train.parallel import ranks as distributed
 from tests.images import write_class_folders
 from tests.recipes import TINY
-from tools import demo, gpu_check
-from tools.bench import __main__ as bench
-from tools.bench import host
-from tools.bench.feeding import NEEDS, contenders
-from tools.bench.steps import step_contenders, train_contenders
-from train import distributed, gpus
-from train.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/rehearsal/machine"
@@ -50,7 +51,17 @@ def images(tmp_path_factory):
 
 
 def prep(images, out):
-    return ["-m", "tools.prep_imagenet", "--train", images, "--hold-out", "0.2", "--out", out]
+    return [
+        "-m",
+        "alexnet_dali.tools",
+        "prep",
+        "--train",
+        images,
+        "--hold-out",
+        "0.2",
+        "--out",
+        out,
+    ]
 
 
 @pytest.mark.slow
@@ -76,8 +87,8 @@ def test_a_decoder_that_asks_for_gpus_before_the_fork_is_detected(images, tmp_pa
 COMPARISON = """
 import sys
 from pathlib import Path
-from tools.paper import runs
-from tools.paper.relu_vs_tanh import Curve, Settings, train
+from alexnet_dali.tools.paper import runs
+from alexnet_dali.tools.paper.relu_vs_tanh import Curve, Settings, train
 if __name__ == "__main__":
     settings = Settings(sys.argv[1], Path(sys.argv[2]), 1, 1, 1, ("--config", sys.argv[3]))
     with runs.workers(1) as pool:
@@ -97,7 +108,8 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
     commands = [
         [
             "-m",
-            "tools.bench",
+            "alexnet_dali.tools",
+            "bench",
             "scale",
             "--data",
             prepared,
@@ -134,7 +146,7 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
 @pytest.mark.slow
 def test_an_ordinary_test_that_takes_a_gpu_is_detected(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
-        "from train.distributed import join\n\ndef test_greedy():\n    with join('auto'):\n      "
+        "from alexnet_dali.train.parallel.ranks import join\n\ndef test_greedy():\n    with join('auto'):\n      "
         "  pass\n"
     )
     result = on_a_machine(
@@ -261,19 +273,19 @@ def test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
 def test_every_expectation_belongs_to_a_measured_figure(prepared):
     names = {
         "host": host.commands([str(prepared)], host.BATCH_SIZES),
-        "step": step_contenders(8),
-        "train": train_contenders(8),
-        "pipeline": contenders("cuda"),
+        "step": step_baselines(8),
+        "train": train_baselines(8),
+        "pipeline": baselines("cuda"),
     }
     for one in gpu_check.EXPECTATIONS:
         assert one.row in names[one.benchmark]
-    assert set(NEEDS) <= {*contenders("cuda"), *contenders("cuda", "resnet")}
+    assert set(NEEDS) <= {*baselines("cuda"), *baselines("cuda", "resnet")}
 
 
 def test_a_contender_for_more_gpus_than_there_are_is_detected(prepared, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "rehearsed GPU")
-    monkeypatch.setattr(bench, "train_contenders", lambda num_gpus: train_contenders(2))
+    monkeypatch.setattr(bench, "train_baselines", lambda num_gpus: train_baselines(2))
     with pytest.raises(AssertionError, match="ranks <= num_gpus"):
         test_gpu_check_asks_for_no_more_gpus_than_there_are_and_fills_every_table(
             1, prepared, monkeypatch, tmp_path
@@ -293,7 +305,7 @@ def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gp
 
 
 def test_only_the_listed_files_ask_pytorch_for_gpus():
-    """`auto` is resolved in train/distributed.py and in the benchmark.
+    """`auto` is resolved in train/parallel/ranks.py and in the benchmark.
 
     The benchmark tells its processes what it found. The loader asks only if it is told to use one.
     """
@@ -306,7 +318,12 @@ def test_only_the_listed_files_ask_pytorch_for_gpus():
     assert sorted(asking) == [
         "pipeline/data_loader.py",
         *("tools/bench/__main__.py", "tools/bench/machine.py", "tools/bench/steps.py"),
-        *("tools/demo.py", "tools/gpu_check.py", "train/distributed.py", "train/gpus.py"),
+        *(
+            "tools/demo.py",
+            "tools/gpu_check.py",
+            "train/parallel/ranks.py",
+            "train/parallel/devices.py",
+        ),
     ]
 
 

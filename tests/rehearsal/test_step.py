@@ -15,17 +15,17 @@ from torch.autograd.function import once_differentiable
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import alexnet
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig
-from pipeline.feeder import Batch
-from train import trainer as trainer_module
-from train.config import load
-from train.distributed import Ranks
-from train.optim import OptimConfig, PaperSGD
-from train.trainer import Trainer
-from train.validation import centre_view, error_rates, probabilities
+from alexnet_dali.model import alexnet
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train import trainer as trainer_module
+from alexnet_dali.train.config import load
+from alexnet_dali.train.evaluation import centre_view, error_rates, probabilities
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.ranks import Ranks
+from alexnet_dali.train.trainer import Trainer
 
 META = torch.device("meta")
 _META_KERNELS = torch.library.Library("aten", "IMPL", "Meta")
@@ -88,7 +88,7 @@ def trainer(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys.modules["torch.optim.sgd"], "_device_dtype_check_for_fused", lambda parameter: None
     )
-    monkeypatch.setattr(trainer_module, "response_norm", lambda x, alpha: _OneKernel.apply(x))
+    monkeypatch.setattr(trainer_module, "local_response_norm", lambda x, alpha: _OneKernel.apply(x))
     options = ["--data.root", str(prepared), "--train.batch_size", "6", "--train.compile", "false"]
     config = load(["configs/alexnet.yaml", *options, "--run.dir", str(tmp_path / "run")])
     return Trainer(config, Ranks(0, 1, META, 1, Columns.whole(2)))
@@ -110,7 +110,7 @@ def test_a_step_stays_on_the_device_and_has_few_kernels(trainer):
 
 
 def test_a_mask_drawn_on_the_host_is_detected(trainer, monkeypatch):
-    monkeypatch.setattr(alexnet, "chances", lambda *arguments: torch.rand(6, 4096) < 0.5)
+    monkeypatch.setattr(alexnet, "bernoulli", lambda *arguments: torch.rand(6, 4096) < 0.5)
     with Watch(), pytest.raises((AssertionError, RuntimeError), match=r"on the CPU|device"):
         trainer.train_step(batch())
 
@@ -127,7 +127,7 @@ def test_a_host_that_waits_for_the_device_is_detected(trainer, monkeypatch):
 
 
 def test_an_optimizer_group_for_each_weight_is_detected(trainer, monkeypatch):
-    monkeypatch.setattr("train.optim._treatment", lambda name, config: name)
+    monkeypatch.setattr("alexnet_dali.train.optim._treatment", lambda name, config: name)
     trainer.state.optimizer = PaperSGD(trainer.state.model.named_parameters(), OptimConfig())
     with Watch() as watch:
         trainer.train_step(batch())
@@ -151,7 +151,7 @@ def test_gradients_have_the_memory_layout_of_their_weights(device):
     config = replace(ModelConfig(), fc_width=64)
     model = AlexNet(config, 10, 64, norm=lambda x, alpha: _OneKernel.apply(x)).to(device)
     images = torch.zeros(2, 3, 64, 64, device=device)
-    model(images, alexnet.Masks(0, 0, device)).sum().backward()
+    model(images, alexnet.DropoutMasks(0, 0, device)).sum().backward()
     assert gradients_in_other_layouts(model) == []
     for parameter in model.parameters():  # a planted fault
         parameter.grad = parameter.grad.contiguous()

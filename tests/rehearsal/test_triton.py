@@ -19,8 +19,8 @@ from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model import response_norm
-from model.response_norm import ALPHA, BETA, K
+from alexnet_dali.model import local_response_norm
+from alexnet_dali.model.local_response_norm import ALPHA, BETA, K
 
 triton = pytest.importorskip(
     "triton", reason="Triton is not installed (it comes with PyTorch's CUDA builds)"
@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 MAPS = (128, 48, 55, 55)
-FORWARD, BACKWARD = (response_norm._forward, 1), (response_norm._backward, 2)
+FORWARD, BACKWARD = (local_response_norm._forward, 1), (local_response_norm._backward, 2)
 GPU = torch.device("cuda", 0)
 A100 = {"multi_processor_count": 108, "major": 8, "regs_per_multiprocessor": 65536, "warp_size": 32}
 A100 |= {"max_threads_per_multi_processor": 2048}
@@ -133,7 +133,7 @@ def test_a_sum_that_takes_more_kernels_is_detected(monkeypatch):
         totals = torch.nn.functional.pad(x, (0, 0, 0, 0, 3, 2)).cumsum(1)
         return totals[:, 5:] - totals[:, :-5]
 
-    monkeypatch.setattr(response_norm, "_window_sum", from_running_totals)
+    monkeypatch.setattr(local_response_norm, "_window_sum", from_running_totals)
     assert len(kernels(generate(*FORWARD, torch.float32))) > 1
 
 
@@ -149,4 +149,6 @@ def test_the_function_that_kernels_are_generated_from_computes_the_formula():
     squares = torch.nn.functional.avg_pool3d(
         x.square()[:, None], (5, 1, 1), 1, (2, 0, 0), divisor_override=1
     )[:, 0]
-    torch.testing.assert_close(response_norm._forward(x, ALPHA), x / (K + ALPHA * squares) ** BETA)
+    torch.testing.assert_close(
+        local_response_norm._forward(x, ALPHA), x / (K + ALPHA * squares) ** BETA
+    )

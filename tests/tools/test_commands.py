@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.paper import figures
+from alexnet_dali.tools.paper import figures
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("pipeline", "model", "train", "tools")
@@ -80,7 +80,10 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
 def test_training_answers_help_from_a_shell():
     """Preparing is called from one in tests/prepare/test_prep.py: as a script, by its path."""
     result = subprocess.run(
-        [sys.executable, "-m", "train", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "alexnet_dali.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
 
@@ -131,7 +134,7 @@ def distributions(path):
 def test_every_import_comes_with_the_install(room):
     """Some files also import packages of an extra; without it they say what is missing."""
     extras = {
-        "rivals.py": "bench",
+        "baselines.py": "bench",
         "parquet.py": "parquet",
         "decode.py": "heic",
         "weights.py": "export",
@@ -140,7 +143,9 @@ def test_every_import_comes_with_the_install(room):
     for path in (ROOT / room).rglob("*.py"):
         extra = extras.get(path.name)
         allowed = requirements(None) | (requirements(extra) if extra else set())
-        allowed |= {"ffcv"} if path.name == "rivals.py" else set()  # it needs libraries of C++, too
+        allowed |= (
+            {"ffcv"} if path.name == "baselines.py" else set()
+        )  # it needs libraries of C++, too
         missing = set(distributions(path)) - allowed
         assert not missing, (
             f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"

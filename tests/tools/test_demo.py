@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_dali.tools import demo
 from tests.images import write_class_folders
-from tools import demo
 
 
 @pytest.fixture
@@ -24,8 +24,12 @@ def started(monkeypatch, tmp_path, trained):
         if module == "torch.distributed.run":
             module = "train"
             shutil.copytree(trained, Path(arguments[-1]))
-        elif module != "tools.evaluate":
-            path = f"{module}.__main__" if module in ("tools.predict", "tools.report") else module
+        elif module != "alexnet_dali.tools.evaluate":
+            path = (
+                f"{module}.__main__"
+                if module in ("alexnet_dali.tools.predict", "alexnet_dali.tools.report")
+                else module
+            )
             importlib.import_module(path).main(arguments)
         commands[module] = arguments
 
@@ -47,15 +51,15 @@ def test_it_names_two_pictures_and_reports(form, started, tmp_path, capsys):
             shutil.rmtree(folder)
     demo.main(["--data", str(images)])
     printed = capsys.readouterr().out
-    _, *pictures = started["tools.predict"]
-    prepared = tmp_path / started["tools.prep_imagenet"][-1]
+    _, *pictures = started["alexnet_dali.tools.predict"]
+    prepared = tmp_path / started["alexnet_dali.tools.prep_imagenet"][-1]
     held_out = [line.split()[0] for line in (prepared / "val.txt").read_text().splitlines()]
     assert all(any(picture.endswith(name) for name in held_out) for picture in pictures)
     assert {Path(picture).parent.name for picture in pictures} == {"a", "b"}
     assert "pictures in a class's folder: 2;" in printed, (
         "their classes are known from their folders"
     )
-    report = tmp_path / started["tools.report"][-1]
+    report = tmp_path / started["alexnet_dali.tools.report"][-1]
     assert "</html>" in report.read_text()
     assert str(report) in printed and "tensorboard --logdir" in printed
 
@@ -64,7 +68,7 @@ def test_pictures_of_its_own_are_named_by_short_paths(started, tmp_path, capsys)
     write_class_folders(tmp_path / ".demo/images/train", dict.fromkeys("abc", 4))
     write_class_folders(tmp_path / ".demo/images/val", dict.fromkeys("abc", 1))
     demo.main([])
-    assert started["tools.predict"] == [
+    assert started["alexnet_dali.tools.predict"] == [
         "runs/demo",
         ".demo/images/val/a/000.jpg",
         ".demo/images/val/b/000.jpg",

@@ -17,17 +17,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model.alexnet import AlexNet
-from pipeline.dataset import Dataset
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.export import __main__ as export
+from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet, weights
+from alexnet_dali.tools.export.plain import plain
+from alexnet_dali.train.config import Config, DataConfig
+from alexnet_dali.train.networks import Trained, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import VARIANTS
 from tests.reference import CLASSES, TINY
-from tools.export import __main__ as export
-from tools.export import check, onnx_graph, plain_alexnet, weights
-from tools.export.plain import plain
-from train.config import Config, DataConfig
-from train.distributed import join
-from train.trained import Trained, open_network, predict
 
 RESIZE, CROP = 44, 36
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from tools.faults import __main__ as faults
-from tools.faults.rows import FAULTS
-from tools.faults.runs import difference
+from alexnet_dali.tools.faults import __main__ as faults
+from alexnet_dali.tools.faults.rows import FAULTS
+from alexnet_dali.tools.faults.runs import difference
 
 
 @pytest.mark.slow

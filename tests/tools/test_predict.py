@@ -17,18 +17,18 @@ import torch
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from model.config import ModelConfig
-from pipeline.dataset import Dataset
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import evaluate, prep_imagenet
+from alexnet_dali.tools.cli import run
+from alexnet_dali.tools.predict import __main__ as predict
+from alexnet_dali.tools.predict.answers import Answer, class_texts
+from alexnet_dali.tools.predict.drawing import draw
+from alexnet_dali.tools.predict.pictures import find
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.networks import open_network
 from tests import reference
 from tests.images import smooth_image, write_class_folders
-from tools import evaluate, prep_imagenet
-from tools.cli import run
-from tools.predict import __main__ as predict
-from tools.predict.answers import Answer, class_texts
-from tools.predict.drawing import draw
-from tools.predict.pictures import find
-from train import checkpoint
-from train.trained import open_network
 
 CPU = torch.device("cpu")
 
@@ -130,7 +130,7 @@ def test_kinds_that_dali_lacks_are_those_of_a_store(trained, tmp_path, say):
             np.testing.assert_allclose(row, expected[stored], rtol=0, atol=1e-6)
 
 
-def test_odd_files_are_named_and_passed_over(trained, tmp_path, say):
+def test_odd_files_are_named_and_skipped(trained, tmp_path, say):
     write_class_folders(tmp_path, {"a": 2, "other": 1})
     whole = (tmp_path / "a/000.jpg").read_bytes()
     (tmp_path / "other/cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -143,7 +143,7 @@ def test_odd_files_are_named_and_passed_over(trained, tmp_path, say):
         str(tmp_path / "other/000.jpg"),
         str(tmp_path / "a/001.jpg"),
     ]
-    odd = {Path(entry["path"]).name: entry["reason"] for entry in found["passed_over"]}
+    odd = {Path(entry["path"]).name: entry["reason"] for entry in found["skipped"]}
     assert odd.keys() == {"cut.jpg", "notes.txt", "empty.jpg", "missing.jpg", "broken.zip"}
     assert "not an image" in odd["notes.txt"] and "empty" in odd["empty.jpg"]
     for name, reason in odd.items():

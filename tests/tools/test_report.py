@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_dali.tools.report import __main__ as report
+from alexnet_dali.tools.report import findings, record
+from alexnet_dali.train.checkpoints.run_folder import read_config
+from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 from tests.images import prepare
-from tools.report import __main__ as report
-from tools.report import findings, record
-from train.distributed import join
-from train.run_folder import read_config
-from train.trained import open_network, predict
 
 NAMES = ["<script>alert(1)</script>", 'b & "quoted" <b>', "c"]
 VOID = {"meta", "img", "br"}
@@ -199,16 +199,16 @@ def test_the_recipe_is_set_against_the_papers(page):
 
 
 def test_the_papers_recipe_has_no_deviation(named):
-    from train.config import load
+    from alexnet_dali.train.config import load
 
     paper = ["configs/alexnet.yaml", "--data.root", str(named), "--data.num_threads", "3"]
     assert record.deviations(load(paper)) == []
 
 
 def test_it_says_how_to_train_it_again(page, trained, named):
-    assert f"python -m train {trained}/config.yaml --run.dir runs/run-again" in page.text
-    assert f"python -m tools.report {trained} --data {named} --out" in page.text
-    assert "python -m tools.prep_imagenet --train" in page.text
+    assert f"alexnet train {trained}/config.yaml --run.dir runs/run-again" in page.text
+    assert f"alexnet report {trained} --data {named} --out" in page.text
+    assert "alexnet prep --train" in page.text
     assert "stopped after 4 steps, as its options ask" in page.text
 
 
@@ -315,6 +315,6 @@ def test_the_template_is_installed_with_the_command():
     root = Path(report.__file__).parents[2]
     config = ConfigParser()
     config.read(root / "setup.cfg")
-    assert "tools.report" in config["options"]["packages"].split()
-    assert config["options.package_data"]["tools.report"].split() == ["report.html"]
+    assert "alexnet_dali.tools.report" in config["options"]["packages"].split()
+    assert config["options.package_data"]["alexnet_dali.tools.report"].split() == ["report.html"]
     assert (root / "tools/report/report.html").is_file()

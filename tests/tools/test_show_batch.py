@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.crops import RandomCrop
-from pipeline.transform import Pixels
+from alexnet_dali.pipeline.crops import RandomCrop
+from alexnet_dali.pipeline.transform import Pixels
+from alexnet_dali.tools import show_batch
+from alexnet_dali.train.checkpoints.run_folder import read_config
+from alexnet_dali.train.config import load
+from alexnet_dali.train.data import training_loader, training_plan
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.trainer import Trainer
 from tests.feeding import training_plan as plan_of
 from tests.images import prepare
 from tests.recipes import TINY
-from tools import show_batch
-from train.config import load
-from train.data import training_loader, training_plan
-from train.distributed import join
-from train.run_folder import read_config
-from train.trainer import Trainer
 
 
 def test_each_row_adds_only_its_stage_to_the_row_before(dataset):

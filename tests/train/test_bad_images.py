@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.dataset import Dataset
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.__main__ import main
 from tests.recipes import TINY
-from train.__main__ import main
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def weights(folder: Path):
 
 
 BAD = ("train/a/003.jpg", "train/b/001.jpg", "val/c/002.jpg")
-MOST = ("--data.most_bad_images", "0.5")
+MOST = ("--data.max_bad_fraction", "0.5")
 
 
 def test_the_run_names_lists_and_counts_them(train, tmp_path, capsys):
@@ -53,7 +53,7 @@ def test_the_run_names_lists_and_counts_them(train, tmp_path, capsys):
     assert "14 images" in output  # of 15 to validate on
     metrics = (tmp_path / "run/metrics.jsonl").read_text()
     lines = [json.loads(line) for line in metrics.splitlines()]
-    rows = sum(line.get("data/stand_ins", 0) for line in lines)
+    rows = sum(line.get("data/replacements", 0) for line in lines)
     assert rows == len([one for one in listed if one[3] != "not counted"]) > 4
 
 

@@ -7,12 +7,12 @@ import re
 
 import pytest
 
+from alexnet_dali.tools import evaluate
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.evaluation import ErrorRates
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
-from tools import evaluate
-from train import best, checkpoint
-from train.__main__ import main
-from train.trainer import Trainer
-from train.validation import ErrorRates
 
 ERRORS = [0.9, 0.7, 0.8, 0.7]  # after each of four epochs of three steps: the second is the best
 

@@ -2,15 +2,15 @@
 
 import pytest
 
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.optim import OptimConfig, schedule
+from alexnet_dali.train.record.metrics import read_metrics
 from tests.recipes import TINY
 from tests.train.test_train import assert_same_run, metrics
-from train.__main__ import main
-from train.monitor import read_metrics
-from train.optim import OptimConfig, schedule
 
 PLATEAU = ("--optim.patience", "9", "--run.pictures", "false")  # never stalls
 BY_HAND = (*PLATEAU, "--optim.lr_at", "[[3, 0.001]]")
-STEPS = ("--optim.schedule", "steps", "--optim.drop_epochs", "[3]")
+STEPS = ("--optim.schedule", "multistep", "--optim.milestones", "[3]")
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
     """The plateau drops after epochs 2, 3 and 4. A rate that would jump is refused."""
     plateau = ("--optim.patience", "1", "--run.pictures", "false")
     assert train(tmp_path / "run", *plateau) == 0
-    steps = (*plateau, "--optim.schedule", "steps", "--train.epochs", "6")
-    assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[5]") == 2
+    steps = (*plateau, "--optim.schedule", "multistep", "--train.epochs", "6")
+    assert train(tmp_path / "run", *steps, "--optim.milestones", "[5]") == 2
     assert "optim.schedule: plateau -> steps" in capsys.readouterr().err
-    assert train(tmp_path / "run", *steps, "--optim.drop_epochs", "[2, 3, 4, 5]") == 0
+    assert train(tmp_path / "run", *steps, "--optim.milestones", "[2, 3, 4, 5]") == 0
     rates = read_metrics(tmp_path / "run", "train/lr")
     assert rates[12] == pytest.approx(2e-4) and rates[14] == pytest.approx(2e-5)
     assert rates[18] == pytest.approx(2e-6)
@@ -58,7 +58,7 @@ def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
     [
         (("--optim.lr_at", "[[1, 0.001]]"), "optim.lr_at"),  # would have been before
         (("--optim.schedule", "exponential"), "optim.schedule"),
-        (("--optim.schedule", "steps", "--optim.drop_epochs", "[1]"), "optim.schedule"),
+        (("--optim.schedule", "multistep", "--optim.milestones", "[1]"), "optim.schedule"),
     ],
 )
 def test_what_would_have_been_otherwise_is_refused(change, name, train, tmp_path, capsys):
@@ -68,21 +68,21 @@ def test_what_would_have_been_otherwise_is_refused(change, name, train, tmp_path
     assert not (tmp_path / "run/changes.txt").exists()
 
 
-@pytest.mark.parametrize("kind", ["plateau", "steps", "exponential"])
+@pytest.mark.parametrize("kind", ["plateau", "multistep", "exponential"])
 def test_a_schedule_goes_on_from_the_rate_that_was_set(kind):
     """What it multiplies its own by goes for that one; a state restored anywhere goes on alike."""
     config = OptimConfig(
         lr=0.01,
         schedule=kind,
         patience=1,
-        drop_epochs=(1, 4),
+        milestones=(1, 4),
         decay=100.0,
         lr_at=[(2, 0.3), (5, 0.07)],
     )
     errors = [0.5, 0.6, 0.4, 0.5, 0.3, 0.2, 0.1]
     own = {
         "plateau": [1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01],
-        "steps": [1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01],
+        "multistep": [1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01],
         "exponential": [100 ** (-epoch / 7) for epoch in range(8)],
     }[kind]
     expected = [0.01 * share for share in own[:2]]

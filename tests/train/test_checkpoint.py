@@ -8,8 +8,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from train import checkpoint
-from train.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
 
 
 def state(step):

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config import ModelConfig
-from model.layers import layers
-from train.config import (
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import layers
+from alexnet_dali.train.config import (
     Config,
     ConfigError,
     DataConfig,
@@ -16,7 +16,7 @@ from train.config import (
     to_dict,
     to_yaml,
 )
-from train.optim import OptimConfig
+from alexnet_dali.train.optim import OptimConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -120,7 +120,7 @@ def test_a_variant_changes_only_what_it_names():
         if "model.half_kernels" in named:  # listed as the numbers of kernels that it gives
             named = named - {"model.half_kernels"} | {"model.kernels"}
         changed = differing_keys(config, to_dict(load([str(base), "--data.root", "x"])))
-        may_be_the_same = {"model.same_map_norm"}
+        may_be_the_same = {"model.within_channel_norm"}
         assert {line.split(":")[0] for line in changed} - named == set(), name
         assert named - may_be_the_same <= {line.split(":")[0] for line in changed}, name
 

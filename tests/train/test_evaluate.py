@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.tools import evaluate
+from alexnet_dali.train.ensemble import halves, mixture, search_weights
+from alexnet_dali.train.evaluation import (
+    centre_view,
+    error_rates,
+    label_ranks,
+    probabilities,
+    ten_views,
+)
 from tests.ranks import launch
-from tools import evaluate
-from train.ensemble import halves, mixture, search_weights
-from train.validation import centre_view, error_rates, label_ranks, probabilities, ten_views
 
 
 def test_label_ranks_agree_with_sorting():
@@ -124,7 +130,9 @@ def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
     options = [trained, trained, "--data", prepared, "--views", "10", "--json", "--device", "cpu"]
     options = list(map(str, [*options, "--batch-size", "4", "--save"]))
     evaluate.main([*options, str(tmp_path / "one.npz")])
-    launched = launch(num_ranks, "-m", "tools.evaluate", *options, tmp_path / "many.npz")
+    launched = launch(
+        num_ranks, "-m", "alexnet_dali.tools", "evaluate", *options, tmp_path / "many.npz"
+    )
     assert launched.wait() == [0] * num_ranks, launched.ranks[0].errors()
     many = launched.ranks[0].stdout.read()
     found = [

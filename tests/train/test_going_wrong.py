@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from pipeline import starting
-from pipeline.faults import advice
-from pipeline.files import writing_to
+from alexnet_dali.pipeline import starting
+from alexnet_dali.pipeline.faults import advice
+from alexnet_dali.pipeline.files import writing_to
+from alexnet_dali.train import trainer
+from alexnet_dali.train.evaluation import guesses
 from tests.train import test_train
-from train import trainer
-from train.validation import guesses
 
 recipe, train = test_train.recipe, test_train.train
 

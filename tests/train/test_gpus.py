@@ -6,13 +6,14 @@ These tests need no GPU.
 import pytest
 import torch
 
-from model.columns import Columns
-from train import data, gpus
-from train.config import ConfigError, DataConfig
-from train.distributed import Ranks, join
-from train.gpus import runs_on
-from train.precision import set_matmul_precision
-from train.stopwatch import Stopwatch
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.train import data
+from alexnet_dali.train.config import ConfigError, DataConfig
+from alexnet_dali.train.parallel import devices as gpus
+from alexnet_dali.train.parallel.devices import runs_on
+from alexnet_dali.train.parallel.precision import set_matmul_precision
+from alexnet_dali.train.parallel.ranks import Ranks, join
+from alexnet_dali.train.record.stopwatch import Stopwatch
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12020). "
@@ -201,7 +202,7 @@ def test_the_share_of_time_in_which_a_gpu_computes(
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", hold)
-    monkeypatch.setattr("train.stopwatch.time.monotonic", lambda: Event.host)
+    monkeypatch.setattr("alexnet_dali.train.record.stopwatch.time.monotonic", lambda: Event.host)
     Event.host = Event.device = 0.0
     stopwatch = Stopwatch(torch.device("cuda"), holds=True)
     for step in range(1, 451):

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import multiprocessing as mp
 
-from pipeline.files import atomic_write
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import LRS, SEED, batches, largest_difference, train_from
 from tests.ranks import environment_of, free_port
-from train.distributed import join
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from train import optim
-from train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
+from alexnet_dali.train import optim
+from alexnet_dali.train.optim import OptimConfig, PaperSGD, PlateauSchedule, schedule
 
 
 @pytest.mark.parametrize("rounded", [False, True], ids=["float64", "float32"])
@@ -182,7 +182,7 @@ def test_a_factor_for_an_unknown_layer_is_an_error():
 
 
 def test_the_steps_schedule_drops_after_the_given_epochs():
-    steps = schedule(OptimConfig(schedule="steps", drop_epochs=(2, 3)), epochs=5)
+    steps = schedule(OptimConfig(schedule="multistep", milestones=(2, 3)), epochs=5)
     rates = [steps.lr]
     for _ in range(4):
         steps.end_epoch(0.5)

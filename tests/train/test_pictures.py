@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from train import pictures
+from alexnet_dali.train.record import pictures
 
 
 def test_a_batch_is_drawn_with_zero_as_grey():

@@ -15,22 +15,25 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from pipeline.files import resumable_folder
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.train.checkpoints.run_folder import claim
+from alexnet_dali.train.config import ConfigError
+from alexnet_dali.train.parallel import stop
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.parallel.stop import StopRequest
 from tests.processes import command
 from tests.ranks import environment_of, free_port, run_ranks
 from tests.recipes import TINY
-from train import stop
-from train.config import ConfigError
-from train.distributed import join
-from train.run_folder import claim
-from train.stop import StopRequest
 
 
 def test_ranks_with_different_options_say_which_differ(prepared, tmp_path):
     """Numbers that decide the weights, numbers that do not, and lists."""
     more = ["--optim.lr", "0.5", "--run.log_seconds", "3", "--model.cross_talk", "[conv4]"]
     (tmp_path / "tiny.yaml").write_text(TINY)
-    port, words = free_port(), ["-m", "train", tmp_path / "tiny.yaml", "--data.root", prepared]
+    port, words = (
+        free_port(),
+        ["-m", "alexnet_dali.train", tmp_path / "tiny.yaml", "--data.root", prepared],
+    )
     ranks = [
         command(
             *words, "--run.dir", tmp_path / "run", *own, environment=environment_of(rank, 2, port)
@@ -53,7 +56,7 @@ def fail_while_the_other_waits(error):
     ):
         if ranks.is_main:
             raise error
-        ranks.largest([0])
+        ranks.all_reduce_max([0])
 
 
 @pytest.mark.parametrize(

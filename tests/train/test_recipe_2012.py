@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
-from train import checkpoint
-from train.__main__ import main
-from train.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EPOCHS, STEPS_PER_EPOCH = 4, 3
@@ -26,7 +26,7 @@ def recipe(tmp_path):
     config["data"] |= small["data"] | {"lighting_epochs": 2}
     config["model"] |= small["model"] | {"init_std": {"default": 0.1}}
     later = {"conv1.weight": [[1, 0.1], [3, 0]], "conv1.bias": [[3, 0]]}
-    config["optim"] |= {"drop_epochs": [2], "later_lr_factors": later}
+    config["optim"] |= {"milestones": [2], "later_lr_factors": later}
     config |= {"train": small["train"], "run": small["run"]}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -117,7 +117,7 @@ def test_images_are_scaled_down_only_while_there_is_noise(run):
 
 
 def test_without_crops_and_flips_every_epoch_shows_the_same_images(run):
-    _, images, _ = run("still", (6,), "--data.crops_and_flips", "false", "--data.lighting_std", "0")
+    _, images, _ = run("still", (6,), "--data.augment", "false", "--data.lighting_std", "0")
     first, second = (torch.cat(images[start : start + 3]).flatten(1) for start in (0, 3))
     seen = {tuple(row[:50].tolist()) for row in first}
     # An epoch leaves out 6 of 42

@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_node_runs_one_torchrun_with_a_rank_for_each_gpu_and_all_cores(tmp_path):
-    stand_ins = {"scontrol": "printf 'node7\\nnode8\\n'", "srun": 'printf "%s\\n" "$@"'}
-    for name, script in stand_ins.items():
+    replacements = {"scontrol": "printf 'node7\\nnode8\\n'", "srun": 'printf "%s\\n" "$@"'}
+    for name, script in replacements.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {
@@ -40,4 +40,10 @@ def test_each_node_runs_one_torchrun_with_a_rank_for_each_gpu_and_all_cores(tmp_
         "--rdzv_endpoint=node7:23456",
     }
     assert expected <= set(told[launcher:])
-    assert told[-5:] == ["-m", "train", "configs/alexnet.yaml", "--data.root", "with a space"]
+    assert told[-5:] == [
+        "-m",
+        "alexnet_dali.train",
+        "configs/alexnet.yaml",
+        "--data.root",
+        "with a space",
+    ]

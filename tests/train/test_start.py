@@ -1,14 +1,14 @@
-"""What a run says when it begins, and `--run.check`."""
+"""What a run says when it begins, and `--run.dry_run`."""
 
 import re
 
 import pytest
 
-from model.alexnet import AlexNet
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.config import ConfigError, load
+from alexnet_dali.train.record.header import num_parameters
 from tests.recipes import TINY
-from train.__main__ import main
-from train.config import ConfigError, load
-from train.header import num_parameters
 
 HEADER = r"""network: 8 layers in two columns, ([\d,]+) parameters
 images: 42 for training, 15 for validation, 3 classes, from .*
@@ -46,7 +46,9 @@ def test_the_papers_network_has_60_million_parameters():
 
 def test_a_check_says_what_the_run_takes_and_writes_nothing(train, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert train(folder, "--run.check", "--train.epochs", "100", "--run.keep_checkpoints", "3") == 0
+    assert (
+        train(folder, "--run.dry_run", "--train.epochs", "100", "--run.keep_checkpoints", "3") == 0
+    )
     printed = capsys.readouterr().out
     assert re.search(r"time: \d:\d\d:\d\d for 300 steps of \d+ ms", printed)
     assert re.search(r"disk: up to 5 checkpoints of [\d,]+ MB", printed)
@@ -57,10 +59,10 @@ def test_a_check_says_what_the_run_takes_and_writes_nothing(train, tmp_path, cap
 def test_a_check_leaves_a_run_as_it_is(train, tmp_path, capsys):
     assert train(tmp_path / "run", "--run.max_steps", "2") == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert train(tmp_path / "run", "--run.check") == 0
+    assert train(tmp_path / "run", "--run.dry_run") == 0
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert before == after
-    assert train(tmp_path / "run", "--run.check", "--train.epochs", "1") == 2
+    assert train(tmp_path / "run", "--run.dry_run", "--train.epochs", "1") == 2
     assert "too few to be timed" in capsys.readouterr().err
 
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alexnet_dali.tools import evaluate
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.trainer import Trainer
 from tests.images import prepare
 from tests.processes import command
 from tests.ranks import launch
 from tests.recipes import TINY
-from tools import evaluate
-from train import checkpoint
-from train.__main__ import main
-from train.trainer import Trainer
 
 STEPS = 12  # 42 images make 3 steps an epoch
 
@@ -37,7 +37,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture
 def train(recipe, prepared):
-    """Runs `python -m train` in this process; returns its exit status."""
+    """Runs `alexnet train` in this process; returns its exit status."""
 
     def run(folder, *more):
         return main([str(recipe), "--data.root", str(prepared), "--run.dir", str(folder), *more])
@@ -46,7 +46,7 @@ def train(recipe, prepared):
 
 
 def words(recipe, prepared, folder, *more):
-    return ["-m", "train", recipe, "--data.root", prepared, "--run.dir", folder, *more]
+    return ["-m", "alexnet_dali.train", recipe, "--data.root", prepared, "--run.dir", folder, *more]
 
 
 def final_state(folder):
@@ -356,7 +356,7 @@ def test_a_checkpoint_never_holds_a_network_that_has_diverged(train, tmp_path, c
 
 def test_the_stopwatch_separates_waiting_from_computing(monkeypatch):
     """Two steps wait 0.3 s and compute 0.7 s, after a first one that does not count."""
-    from train.stopwatch import Stopwatch
+    from alexnet_dali.train.record.stopwatch import Stopwatch
 
     clock = iter([0, 10, 20, 20.3, 21, 21.3, 22])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
@@ -381,20 +381,20 @@ def test_a_signal_shortly_before_the_last_step_is_not_forgotten(train, tmp_path,
 
     monkeypatch.setattr(Trainer, "train_step", signalled)
     monkeypatch.setattr(
-        "train.meeting._INTERVAL", 1000.0
+        "alexnet_dali.train.parallel.agreement._INTERVAL", 1000.0
     )  # ranks meet after steps 1, 3, 7, 15, ...
     assert train(tmp_path / "run") == 128 + signal.SIGTERM
     assert final_state(tmp_path / "run")["step"] == STEPS
 
 
-BY_STEPS = ("--optim.schedule", "steps")
+BY_STEPS = ("--optim.schedule", "multistep")
 
 
 def test_a_longer_run_with_a_later_drop_is_the_run_that_had_them_from_the_start(train, tmp_path):
     """So the paper's authors did it by hand; the folder keeps a record."""
-    train(tmp_path / "whole", *BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
-    train(tmp_path / "longer", *BY_STEPS, "--train.epochs", "2", "--optim.drop_epochs", "[1]")
-    more = (*BY_STEPS, "--train.epochs", "4", "--optim.drop_epochs", "[1, 3]")
+    train(tmp_path / "whole", *BY_STEPS, "--train.epochs", "4", "--optim.milestones", "[1, 3]")
+    train(tmp_path / "longer", *BY_STEPS, "--train.epochs", "2", "--optim.milestones", "[1]")
+    more = (*BY_STEPS, "--train.epochs", "4", "--optim.milestones", "[1, 3]")
     train(tmp_path / "longer", *more)
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
     record = (tmp_path / "longer/changes.txt").read_text()
@@ -406,7 +406,7 @@ def test_a_longer_run_with_a_later_drop_is_the_run_that_had_them_from_the_start(
 @pytest.mark.parametrize(
     "before, after, name",
     [
-        (BY_STEPS, ("--optim.drop_epochs", "[1]"), "optim.drop_epochs"),  # would have been before
+        (BY_STEPS, ("--optim.milestones", "[1]"), "optim.milestones"),  # would have been before
         (BY_STEPS, ("--train.epochs", "1"), "train.epochs"),
         (("--optim.schedule", "exponential"), ("--train.epochs", "6"), "train.epochs"),
         (BY_STEPS, ("--optim.momentum", "0.5"), "optim.momentum"),

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints import checkpoint
 from tests.images import prepare
 from tests.recipes import TINY
-from train import checkpoint
-from train.__main__ import main
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""Measure contenders for the same work, in turn, round after round, and report medians.
+"""Measure baselines for the same work, in turn, round after round, and report medians.
 
-python -m tools.bench pipeline --data prepared/imagenet    feeding a network
-python -m tools.bench scale --data prepared/imagenet       a list as long as ImageNet's
-python -m tools.bench step                                 a training step on random input
-python -m tools.bench train --data prepared/imagenet       training, with data and without
-python -m tools.bench host --data prepared/imagenet        what Python costs, without any decoding
+alexnet bench pipeline --data prepared/imagenet    feeding a network
+alexnet bench scale --data prepared/imagenet       a list as long as ImageNet's
+alexnet bench step                                 a training step on random input
+alexnet bench train --data prepared/imagenet       training, with data and without
+alexnet bench host --data prepared/imagenet        what Python costs, without any decoding
 
-With --against CHECKOUT, pipeline, train and host measure this project's contenders on another
+With --against CHECKOUT, pipeline, train and host measure this project's baselines on another
 checkout of it, too, and give ratios.
 """
 
@@ -27,16 +27,16 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools.bench import against, feeding, host
-from tools.bench.against import Command, Other, Rounds
-from tools.bench.feeding import NEEDS, stores
-from tools.bench.machine import machine
-from tools.bench.steps import flops_per_image, step_contenders, train_contenders
-from tools.cli import command_line, run
-from tools.launch import launcher
-from tools.paper.drawing import check_name, write_figure
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools.bench import against, feeding, host
+from alexnet_dali.tools.bench.against import Command, Other, Rounds
+from alexnet_dali.tools.bench.feeding import NEEDS, stores
+from alexnet_dali.tools.bench.machine import machine
+from alexnet_dali.tools.bench.steps import flops_per_image, step_baselines, train_baselines
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import launcher
+from alexnet_dali.tools.paper.drawing import check_name, write_figure
 
 _BUSY = 0.7
 _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5, "host": 0}
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run(commands: dict[str, Command], count: int, in_turns: bool) -> Rounds:
-    """What each contender has measured in each round; those that lack something are left out.
+    """What each baseline has measured in each round; those that lack something are left out.
 
     With `in_turns`, every other round goes backwards: neither of a pair is always the first.
     """
@@ -119,15 +119,17 @@ def _print(report: dict[str, Any]) -> None:
 def _with_other(
     commands: dict[str, Command], other: Other, args: argparse.Namespace
 ) -> dict[str, Command]:
-    """What both checkouts have of our own contenders."""
+    """What both checkouts have of our own baselines."""
     if args.what == "host":  # whose driver is this checkout's
         return against.both(commands, other, commands)
     if args.what == "train":
         num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
-        names = other.contenders("tools.bench.steps", "train_contenders", num_gpus)
+        names = other.baselines("alexnet_dali.tools.bench.steps", "train_baselines", num_gpus)
         return against.both(commands, other, names)
     commands = {name: command for name, command in commands.items() if name.startswith("ours")}
-    names = other.contenders("tools.bench.feeding", "contenders", args.device, args.recipe)
+    names = other.baselines(
+        "alexnet_dali.tools.bench.feeding", "baselines", args.device, args.recipe
+    )
     return against.both(commands, other, names)
 
 
@@ -135,14 +137,20 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     if args.what == "host":
         return host.commands(args.data, args.batch_size)
     if args.data:
-        # An error in it is better reported here than by each contender's process
+        # An error in it is better reported here than by each baseline's process
         Dataset.open(Path(args.data))
     if args.what == "pipeline":
         return _pipeline_commands(args, folder)
     if args.what == "scale":
         return {
             "scale": (
-                ["-m", "tools.bench.scale", str(args.batch_size), str(args.steps), args.data],
+                [
+                    "-m",
+                    "alexnet_dali.tools.bench.scale",
+                    str(args.batch_size),
+                    str(args.steps),
+                    args.data,
+                ],
                 {},
             )
         }
@@ -152,26 +160,26 @@ def _commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
 def _step_commands(args: argparse.Namespace) -> dict[str, Command]:
     commands: dict[str, Command] = {}
     num_gpus = torch.cuda.device_count() if args.device == "cuda" else 0
-    contenders = step_contenders if args.what == "step" else train_contenders
-    for name, contender in contenders(num_gpus).items():
-        command = [*launcher(contender.num_ranks), "-m", "tools.bench.steps", name]
+    baselines = step_baselines if args.what == "step" else train_baselines
+    for name, baseline in baselines(num_gpus).items():
+        command = [*launcher(baseline.num_ranks), "-m", "alexnet_dali.tools.bench.steps", name]
         command += [args.device, str(args.batch_size), str(args.steps), args.data or ""]
         # One process gets all cores, as it would without torchrun.
-        threads = max(1, len(os.sched_getaffinity(0)) // contender.num_ranks)
+        threads = max(1, len(os.sched_getaffinity(0)) // baseline.num_ranks)
         commands[name] = (command, {"OMP_NUM_THREADS": str(threads)})
     return commands
 
 
 def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Command]:
     commands: dict[str, Command] = {}
-    names = feeding.contenders(args.device, args.recipe)
+    names = feeding.baselines(args.device, args.recipe)
     for name, data in stores(Path(args.data), folder, names).items():
         if find_spec(NEEDS.get(name, "torch")) is None:
             print(f"{name} is left out: {NEEDS[name]} is not installed", file=sys.stderr)
             continue
         command = [
             "-m",
-            "tools.bench.feeding",
+            "alexnet_dali.tools.bench.feeding",
             args.recipe,
             name,
             args.device,
@@ -185,7 +193,7 @@ def _pipeline_commands(args: argparse.Namespace, folder: Path) -> dict[str, Comm
 
 
 def _measure(name: str, command: Command) -> dict[str, Any]:
-    """One round of one contender, in processes of its own."""
+    """One round of one baseline, in processes of its own."""
     arguments, environment = command
     result = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment
@@ -197,7 +205,7 @@ def _measure(name: str, command: Command) -> dict[str, Any]:
 
 
 def _busy(row: dict[str, Any], cores: int) -> float:
-    """The share of all cores' time that a contender takes."""
+    """The share of all cores' time that a baseline takes."""
     return row["images_per_second"] * row["cpu_ms_per_image"] / 1000 / cores
 
 
@@ -270,7 +278,7 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _plot(report: dict[str, Any], path: Path) -> None:
-    """Bars of images/s, one for each contender."""
+    """Bars of images/s, one for each baseline."""
     rows = report["rows"][::-1]
     figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -287,7 +295,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line("tools.bench", __doc__)
+    parser = command_line("alexnet bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
     parser.add_argument(
         "--data",
@@ -311,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds",
         type=int,
         metavar="N",
-        help=f"rounds over all contenders (3; with --against {against.ENOUGH})",
+        help=f"rounds over all baselines (3; with --against {against.ENOUGH})",
     )
     parser.add_argument(
         "--steps",
@@ -343,7 +351,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         check_name(Path(args.plot), "--plot")
     if args.what != "step" and not args.data:
         raise ValueError(
-            f"{args.what} needs images: expected --data FOLDER, as made by tools/prep_imagenet.py"
+            f"{args.what} needs images: expected --data FOLDER, as made by alexnet prep"
         )
     if args.what in ("scale", "host") and args.plot:
         raise ValueError(f"--plot draws images per second of whole work, which {args.what} has not")

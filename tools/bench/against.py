@@ -17,7 +17,7 @@ ENOUGH = 6
 Command = tuple[list[str], dict[str, str]]
 """What to run, and the environment that it needs beyond ours."""
 Rounds = dict[str, list[dict[str, Any]]]
-"""What each round has measured, by contender."""
+"""What each round has measured, by baseline."""
 
 
 class Other(NamedTuple):
@@ -36,17 +36,17 @@ class Other(NamedTuple):
             )
         return cls(path)
 
-    def name(self, contender: str) -> str:
-        """What a contender is called where it runs on this checkout."""
-        return f"{contender}, {self.folder.name}"
+    def name(self, baseline: str) -> str:
+        """What a baseline is called where it runs on this checkout."""
+        return f"{baseline}, {self.folder.name}"
 
     def command(self, command: Command) -> Command:
         """The same, with this checkout's packages."""
         arguments, environment = command
         return arguments, environment | packages_of(self.folder)
 
-    def contenders(self, module: str, function: str, *arguments: object) -> list[str]:
-        """The names of this checkout's own contenders."""
+    def baselines(self, module: str, function: str, *arguments: object) -> list[str]:
+        """The names of this checkout's own baselines."""
         script = f"from {module} import {function} as f; import json; print(json.dumps([*f("
         script += ", ".join(map(repr, arguments)) + ")]))"
         environment = os.environ | packages_of(self.folder)
@@ -54,7 +54,7 @@ class Other(NamedTuple):
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True
         )
         if result.returncode:
-            raise ValueError(f"{self.folder} names no contenders:\n{result.stderr[-2000:]}")
+            raise ValueError(f"{self.folder} names no baselines:\n{result.stderr[-2000:]}")
         return json.loads(result.stdout.splitlines()[-1])
 
 

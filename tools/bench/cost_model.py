@@ -1,6 +1,6 @@
 """What a training step should cost on machines that this project has not run on.
 
-    python -m tools.bench.cost_model
+    python -m alexnet_dali.tools.bench.cost_model
 
 It prints the tables of DESIGN.md. The bytes are exact: tests/bench/test_traffic.py counts them. The
 times rest on the assumptions below, and on what `tools.bench` measured of hosts. Left out are
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from model.config import ModelConfig
-from model.layers import layers, shapes
-from tools.bench.steps import flops_per_image
-from tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
-from tools.cli import command_line, run
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import layers, shapes
+from alexnet_dali.tools.bench.steps import flops_per_image
+from alexnet_dali.tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
+from alexnet_dali.tools.cli import command_line, run
 
 NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
 RUNS = ((2, 128), (8, 128), (8, 512), (64, 4096))
@@ -116,7 +116,7 @@ def one_weird_trick_break_even(num_gpus: int) -> float:
     """
     pairs = num_gpus // 2
     conv5 = shapes(layers(NETWORK, CLASSES), NETWORK.columns, CROP)["conv5"]
-    pool5 = NETWORK.columns * conv5.gives * conv5.side**2
+    pool5 = NETWORK.columns * conv5.out_channels * conv5.side**2
     hidden, half = NETWORK.fc_width // 2, CLASSES // 2
     convolutions = 2 * (
         column_parameters(NETWORK, CLASSES, CROP)
@@ -165,7 +165,7 @@ def break_even_lines() -> str:
 
 def main(argv: list[str]) -> None:
     """Print the tables."""
-    command_line("tools.bench.cost_model", __doc__).parse_args(argv)
+    command_line("python -m alexnet_dali.tools.bench.cost_model", __doc__).parse_args(argv)
     print(tables(), break_even_lines(), sep="\n\n")
 
 

@@ -1,6 +1,6 @@
 """Contenders of `tools.bench pipeline`: feed a network, each in a process of its own.
 
-    python -m tools.bench.feeding alexnet ours cpu 64 30 prepared/imagenet /tmp
+    python -m alexnet_dali.tools.bench.feeding alexnet ours cpu 64 30 prepared/imagenet /tmp
 
 All read the same files and give float32 [n, 3, 224, 224]. `decode` stops at the pixels. Recipe
 alexnet resizes the shorter side to 256, crops to 224 and flips at random. Ours also subtracts the
@@ -20,16 +20,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
-from pipeline.cores import MOST_THREADS_A_GPU
-from pipeline.dataset import Dataset, ImageList
-from pipeline.files import resumable_folder
-from pipeline.memory import keep_freed_memory
-from pipeline.prepare.preparation import Preparation
-from pipeline.prepare.sources import Source
-from pipeline.prepare.store import StoreFormat
-from tools.bench import rivals
-from tools.bench.rivals import CROP, RESIZE, Feeding
+from alexnet_dali.pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
+from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
+from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.pipeline.prepare.preparation import Preparation
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.tools.bench import baselines
+from alexnet_dali.tools.bench.baselines import CROP, RESIZE, Feeding
 
 WARM_UP = 10
 """Batches that are not timed."""
@@ -76,24 +76,24 @@ def ours_with_cpu_decoder(work: Feeding) -> Iterator[object]:
     return ours(work, decoder="cpu")
 
 
-Contender = Callable[[Feeding], Iterator[object]]
+Baseline = Callable[[Feeding], Iterator[object]]
 
 
-def contenders(device: str, recipe: str = "alexnet") -> dict[str, Contender]:
-    """The contenders on this device, cpu or cuda."""
+def baselines(device: str, recipe: str = "alexnet") -> dict[str, Baseline]:
+    """The baselines on this device, cpu or cuda."""
     if recipe == "resnet":
         return {
-            "decode": rivals.decode,
-            "dali-example": rivals.dali_example,
+            "decode": baselines.decode,
+            "dali-example": baselines.dali_example,
             "ours": ours_resnet,
             "ours-store": ours_resnet,
             "ours-shards": ours_resnet,
-            "torchvision-pil": rivals.torchvision_pil,
-            "torchvision-tensor": rivals.torchvision_tensor,
-            "spdl": rivals.spdl,
-            "spdl-store": rivals.spdl,
-            "ffcv": rivals.ffcv,
-            "ffcv-store": rivals.ffcv,
+            "torchvision-pil": baselines.torchvision_pil,
+            "torchvision-tensor": baselines.torchvision_tensor,
+            "spdl": baselines.spdl,
+            "spdl-store": baselines.spdl,
+            "ffcv": baselines.ffcv,
+            "ffcv-store": baselines.ffcv,
         }
     alternatives = {
         **{f"ours-engine-{share}": ours_with_jpeg_engine(share / 100) for share in (65, 100)},
@@ -102,15 +102,15 @@ def contenders(device: str, recipe: str = "alexnet") -> dict[str, Contender]:
         "ours-cpu-decoder-shards": ours_with_cpu_decoder,
     }
     return {
-        "decode": rivals.decode,
-        "naive": rivals.naive,
+        "decode": baselines.decode,
+        "naive": baselines.naive,
         "ours": ours,
         **(alternatives if device == "cuda" else {}),
         "ours-store": ours,
         "ours-shards": ours,
-        "torchvision-pil": rivals.torchvision_pil,
-        "torchvision-tensor": rivals.torchvision_tensor,
-        "opencv": rivals.opencv,
+        "torchvision-pil": baselines.torchvision_pil,
+        "torchvision-tensor": baselines.torchvision_tensor,
+        "opencv": baselines.opencv,
     }
 
 
@@ -123,11 +123,11 @@ NEEDS = {
     "ffcv": "ffcv",
     "ffcv-store": "ffcv",
 }
-"""What some contenders need, which may not be installed."""
+"""What some baselines need, which may not be installed."""
 
 
 def stores(data: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Make the stores that some contenders read; returns the folder that each reads."""
+    """Make the stores that some baselines read; returns the folder that each reads."""
     dataset = Dataset.open(data)
     shorter = dataset.train.sizes.min(axis=1)
     if dataset.train.spans is not None or (shorter == RESIZE).all():
@@ -180,17 +180,17 @@ def _peak_mb() -> float:
 def main(
     recipe: str, name: str, device: str, batch_size: str, num_batches: str, data: str, scratch: str
 ) -> None:
-    """Measure one contender."""
+    """Measure one baseline."""
     where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
     num_threads = len(os.sched_getaffinity(0))
     if device == "cpu":
-        keep_freed_memory()  # as training does; the same for all contenders
+        keep_freed_memory()  # as training does; the same for all baselines
     else:
         num_threads = min(num_threads, MOST_THREADS_A_GPU)
     torch.set_num_threads(1)
     count = int(batch_size)
     work = Feeding(Dataset.open(data), where, count, num_threads, recipe, Path(scratch))
-    batches = contenders(device, recipe)[name](work)
+    batches = baselines(device, recipe)[name](work)
     for _ in range(WARM_UP):
         next(batches)
     start, cpu = time.perf_counter(), _cpu_seconds()

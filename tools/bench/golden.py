@@ -1,6 +1,6 @@
 """Reproduce the golden losses: 200 steps of configs/small.yaml on two columns, in fp32.
 
-    python -m tools.bench.golden --data prepared/tiny-imagenet-10
+    python -m alexnet_dali.tools.bench.golden --data prepared/tiny-imagenet-10
 
 The images are ten classes of Tiny ImageNet. Both the eager and the compiled response norm must come
 within 1e-4 of tests/golden/losses.txt, which holds a `step loss` line for each step.
@@ -14,12 +14,12 @@ A change that moves these numbers rewrites the file (--write) and says why.
 import tempfile
 from pathlib import Path
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools import ROOT
-from tools.cli import command_line, run
-from tools.launch import train_on_ranks
-from train.monitor import read_metrics
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import train_on_ranks
+from alexnet_dali.train.record.metrics import read_metrics
 
 GOLDEN = ROOT / "tests/golden/losses.txt"
 TOLERANCE = 1e-4
@@ -29,7 +29,7 @@ LR = 3e-5
 
 def main(argv: list[str]) -> None:
     """Train on both paths and compare; ValueError where one of them has other losses."""
-    parser = command_line("tools.bench.golden", __doc__)
+    parser = command_line("python -m alexnet_dali.tools.bench.golden", __doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="tiny-imagenet-10, prepared")
     parser.add_argument(
         "--write", action="store_true", help="make the eager path's losses the golden ones"

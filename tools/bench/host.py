@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import Dataset
-from tools import ROOT
-from tools.bench.against import Command, Rounds, packages_of
-from tools.bench.rivals import RESIZE
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.bench.against import Command, Rounds, packages_of
+from alexnet_dali.tools.bench.baselines import RESIZE
 
 BATCH_SIZES = [128, 256]
 

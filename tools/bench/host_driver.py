@@ -116,7 +116,7 @@ def _batches(folder: Path, batch_size: int, first_step: int) -> Iterator[object]
 
     The graph ends where it would decode: it hands out the files' contents and what goes with them.
     """
-    dataset = import_module("pipeline.dataset").Dataset.open(folder)
+    dataset = import_module("alexnet_dali.pipeline.dataset").Dataset.open(folder)
     images = dataset.train.take(np.resize(np.arange(len(dataset.train)), NUM_IMAGES))
     dataset = dataclasses.replace(dataset, train=images)
     pipeline = import_module("pipeline")
@@ -145,12 +145,12 @@ class _Cut(Pipeline):
 
 def _is_old() -> bool:
     """Whether the checkout is as of 3bfae7e, where training has a plan of its own."""
-    return hasattr(import_module("pipeline.plan"), "TrainingPlan")
+    return hasattr(import_module("alexnet_dali.pipeline.plan"), "TrainingPlan")
 
 
 def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of 3bfae7e, with its graph cut."""
-    graph: Any = import_module("pipeline.graph")
+    graph: Any = import_module("alexnet_dali.pipeline.graph")
 
     def build(
         requests: Any, mean: Any, chosen: Any, batch_size: int, device_id: None, num_threads: int
@@ -166,7 +166,7 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
         return pipeline
 
     graph.build = build
-    plan = import_module("pipeline.plan").TrainingPlan(
+    plan = import_module("alexnet_dali.pipeline.plan").TrainingPlan(
         NUM_IMAGES, options["global_batch_size"], RESIZE - CROP, options["seed"], sys.maxsize
     )
     return import_module("pipeline").DataLoader(dataset, plan=plan, **options)
@@ -174,7 +174,7 @@ def _old_loader(dataset: Any, options: dict[str, Any]) -> Any:
 
 def _new_loader(dataset: Any, options: dict[str, Any]) -> Any:
     """The loader of later versions, with its graph cut."""
-    graph: Any = import_module("pipeline.graph")
+    graph: Any = import_module("alexnet_dali.pipeline.graph")
 
     def build(requests: Any, mean: Any, chosen: Any, batch_size: int, num_threads: int) -> Pipeline:
         names = graph.inputs(chosen)
@@ -250,17 +250,17 @@ def _trainer(folder: Path, batch_size: int, run: str) -> Any:
     # They write only to their inputs, so there are no output shapes to compute
     for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
         library.impl(name, lambda *arguments, **options: None)
-    module: Any = import_module("train.trainer")
+    module: Any = import_module("alexnet_dali.train.trainer")
     module.autocast = lambda precision, device: contextlib.nullcontext()  # knows no meta device
     sgd: Any = sys.modules["torch.optim.sgd"]  # torch.optim has a class of that name, too
     sgd._device_dtype_check_for_fused = lambda parameter: None
-    module.response_norm = _OneKernel.apply
+    module.local_response_norm = _OneKernel.apply
     recipe = Path(module.__file__).parents[1] / "configs/alexnet.yaml"
     options = ["--data.root", str(folder), "--train.batch_size", str(batch_size)]
     options += ["--train.compile", "false", "--run.dir", run]
-    config = import_module("train.config").load([str(recipe), *options])
-    columns = import_module("model.columns").Columns.whole(2)
-    ranks = import_module("train.distributed").Ranks(0, 1, META, 1, columns)
+    config = import_module("alexnet_dali.train.config").load([str(recipe), *options])
+    columns = import_module("alexnet_dali.model.columns").Columns.whole(2)
+    ranks = import_module("alexnet_dali.train.parallel.ranks").Ranks(0, 1, META, 1, columns)
     trainer = module.Trainer(config, ranks)
     trainer.library = library  # which takes its operation back when it is deleted
     return trainer

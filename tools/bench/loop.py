@@ -1,7 +1,7 @@
 """What the training loop takes of a rank's main thread, beside the step itself.
 
-    python -m tools.bench.loop --data prepared/imagenet
-    torchrun --nproc_per_node=2 -m tools.bench.loop --data prepared/imagenet
+    python -m alexnet_dali.tools.bench.loop --data prepared/imagenet
+    torchrun --nproc_per_node=2 -m alexnet_dali.tools.bench.loop --data prepared/imagenet
 
 A sleep stands for each step, and one batch for all: what is left are notes of what the rank does,
 the stopwatch, meetings, and lines. Evaluations and checkpoints are left out. Each rank prints a
@@ -15,12 +15,12 @@ import tempfile
 import time
 from typing import Any
 
-from pipeline.feeder import Batch
-from tools import ROOT
-from tools.cli import command_line, run
-from train.config import load
-from train.distributed import Ranks, join
-from train.trainer import Trainer
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.train.config import load
+from alexnet_dali.train.parallel.ranks import Ranks, join
+from alexnet_dali.train.trainer import Trainer
 
 _RECIPE = ROOT / "configs/small.yaml"
 _WARM_UP = 50
@@ -28,7 +28,7 @@ _WARM_UP = 50
 
 def main(argv: list[str]) -> None:
     """Measure the loop on this rank, and print it."""
-    parser = command_line("tools.bench.loop", __doc__)
+    parser = command_line("python -m alexnet_dali.tools.bench.loop", __doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
     parser.add_argument("--steps", type=int, default=4000, metavar="N", help="steps (4000)")
     parser.add_argument(

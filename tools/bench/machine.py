@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from train.gpus import driver
+from alexnet_dali.train.parallel.devices import driver
 
 _PACKAGES = ("nvidia-dali-cuda120", "numpy", "pillow", "torchvision", "opencv-python-headless")
 

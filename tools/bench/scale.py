@@ -1,6 +1,6 @@
-"""Contender of `tools.bench scale`: a list as long as ImageNet's, before and between batches.
+"""Baseline of `tools.bench scale`: a list as long as ImageNet's, before and between batches.
 
-    python -m tools.bench.scale 128 100 prepared/imagenet
+    python -m alexnet_dali.tools.bench.scale 128 100 prepared/imagenet
 
 The result is one line of JSON.
 """
@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import yaml
 
-from pipeline import DataLoader, Pixels, RandomCrop
-from pipeline.dataset import Dataset, fingerprint
+from alexnet_dali.pipeline import DataLoader, Pixels, RandomCrop
+from alexnet_dali.pipeline.dataset import Dataset, fingerprint
 
 NUM_IMAGES = 1_281_167
 """ImageNet's training images of 2012."""

@@ -1,6 +1,6 @@
 """Contenders of `tools.bench step` and `tools.bench train`, on one rank or two.
 
-    torchrun --nproc_per_node=2 -m tools.bench.steps columns-fp32 cpu 128 5 ""
+    torchrun --nproc_per_node=2 -m alexnet_dali.tools.bench.steps columns-fp32 cpu 128 5 ""
 
 The result is one line of JSON from each rank.
 """
@@ -22,19 +22,19 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.alexnet import AlexNet, Masks
-from model.columns import Columns
-from model.config import ModelConfig
-from model.response_norm import compiled_response_norm
-from pipeline.feeder import Batch
-from pipeline.memory import keep_freed_memory
-from tools import ROOT
-from train.capture import READY, CapturedStep, CudaGraph
-from train.config import load
-from train.distributed import Ranks, join
-from train.optim import OptimConfig, PaperSGD
-from train.precision import autocast, has_tf32_and_bf16, set_matmul_precision
-from train.trainer import Trainer
+from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.local_response_norm import compiled_local_response_norm
+from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.tools import ROOT
+from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
+from alexnet_dali.train.config import load
+from alexnet_dali.train.optim import OptimConfig, PaperSGD
+from alexnet_dali.train.parallel.precision import autocast, has_tf32_and_bf16, set_matmul_precision
+from alexnet_dali.train.parallel.ranks import Ranks, join
+from alexnet_dali.train.trainer import Trainer
 
 RECIPE = ROOT / "configs/alexnet.yaml"
 Measured = dict[str, float]
@@ -57,7 +57,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Baseline:
     """`measure` on each of `num_ranks` ranks."""
 
     num_ranks: int
@@ -134,13 +134,13 @@ def _our_step(
     ranks: Ranks, columns: Columns, rows: int, work: Work, captured: bool = False
 ) -> Measured:
     model = AlexNet(
-        ModelConfig(), 1000, 224, columns, norm=compiled_response_norm(ranks.device)
+        ModelConfig(), 1000, 224, columns, norm=compiled_local_response_norm(ranks.device)
     ).to(ranks.device)
     network = model if rows == work.batch_size else DistributedDataParallel(model)
     optimizer = PaperSGD(model.named_parameters(), OptimConfig())
     set_matmul_precision(work.precision, ranks.device)
     forward_in = autocast(work.precision, ranks.device)
-    masks = Masks(0, 0, ranks.device)
+    masks = DropoutMasks(0, 0, ranks.device)
 
     def step(batch: Batch) -> None:
         with forward_in:
@@ -280,14 +280,14 @@ def _bf16_of_the_cpu() -> list[str]:
     return ["bf16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
 
 
-def step_contenders(num_gpus: int) -> dict[str, Contender]:
-    """The contenders for a step, on this number of GPUs or on the CPU; peaks come last."""
+def step_baselines(num_gpus: int) -> dict[str, Baseline]:
+    """The baselines for a step, on this number of GPUs or on the CPU; peaks come last."""
     precisions = _precisions(num_gpus)
-    found: dict[str, Contender] = {}
+    found: dict[str, Baseline] = {}
 
     def add(name: str, num_ranks: int, measure: Callable[[Work], Measured]) -> None:
         for precision in precisions:
-            found[f"{name}-{precision}"] = Contender(num_ranks, measure, precision)
+            found[f"{name}-{precision}"] = Baseline(num_ranks, measure, precision)
 
     def add_both(name: str, num_ranks: int, measure: Callable[..., Measured]) -> None:
         add(name, num_ranks, measure)
@@ -296,7 +296,7 @@ def step_contenders(num_gpus: int) -> dict[str, Contender]:
 
     add_both("plain", 1, plain)
     if not num_gpus:
-        found["plain-kept-memory-fp32"] = Contender(1, plain_that_keeps_memory, "fp32")
+        found["plain-kept-memory-fp32"] = Baseline(1, plain_that_keeps_memory, "fp32")
     add_both("one-process", 1, ours)
     if num_gpus != 1:
         add_both("columns", 2, ours)
@@ -305,11 +305,11 @@ def step_contenders(num_gpus: int) -> dict[str, Contender]:
     return found
 
 
-def train_contenders(num_gpus: int) -> dict[str, Contender]:
+def train_baselines(num_gpus: int) -> dict[str, Baseline]:
     """Training with data and without, on two ranks, or on one where there is one GPU."""
     num_ranks = 1 if num_gpus == 1 else 2
     return {
-        f"{name}{'-captured' if captured else ''}-{precision}": Contender(
+        f"{name}{'-captured' if captured else ''}-{precision}": Baseline(
             num_ranks, training(with_data, captured), precision
         )
         for precision in _precisions(num_gpus)
@@ -320,11 +320,11 @@ def train_contenders(num_gpus: int) -> dict[str, Contender]:
 
 
 def main(name: str, device: str, batch_size: str, num_steps: str, data: str) -> None:
-    """Measure one contender on this rank."""
+    """Measure one baseline on this rank."""
     num_gpus = torch.cuda.device_count() if device == "cuda" else 0
-    contender = (step_contenders(num_gpus) | train_contenders(num_gpus))[name]
-    measured = contender.measure(
-        Work(contender.precision, device, int(batch_size), int(num_steps), data)
+    baseline = (step_baselines(num_gpus) | train_baselines(num_gpus))[name]
+    measured = baseline.measure(
+        Work(baseline.precision, device, int(batch_size), int(num_steps), data)
     )
     # One write, so that the ranks' lines do not run into each other.
     print(json.dumps(measured) + "\n", end="", flush=True)

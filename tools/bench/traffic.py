@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from model.alexnet import AlexNet
-from model.columns import Columns
-from model.config import ModelConfig
-from model.layers import blocks, layers, shapes
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.model.layers import blocks, layers, shapes
 
 FLOAT, HALF, LABEL = 4, 2, 8
 """Bytes of a float32, a bfloat16 and a class index."""
@@ -35,10 +35,10 @@ def bytes_per_step(
     table = layers(config, num_classes)
     sizes = shapes(table, config.columns, crop)
     *exchanged, classes = [sizes[block[-1].name] for block in blocks(table)]
-    maps = sum(shape.gives * shape.side**2 for shape in exchanged)
+    maps = sum(shape.out_channels * shape.side**2 for shape in exchanged)
     # A gather brings the partner's half of the maps; its backward rule brings the partner's half
     # of a sum.
-    columns = partners * rows * (number * 2 * maps + FLOAT * classes.gives)
+    columns = partners * rows * (number * 2 * maps + FLOAT * classes.out_channels)
     inputs = partners * rows // config.columns * (3 * crop**2 * FLOAT + LABEL)
     gradients = (
         2 * (num_pairs - 1) / num_pairs * FLOAT * column_parameters(config, num_classes, crop)

@@ -1,8 +1,8 @@
 """Take a trained network to other programs.
 
-    python -m tools.export runs/alexnet --to safetensors --out alexnet.safetensors
-    python -m tools.export runs/alexnet --to onnx --preprocessing --out alexnet.onnx
-    python -m tools.export runs/alexnet --to module --out alexnet.py
+    alexnet export runs/alexnet --to safetensors --out alexnet.safetensors
+    alexnet export runs/alexnet --to onnx --preprocessing --out alexnet.onnx
+    alexnet export runs/alexnet --to module --out alexnet.py
 
 safetensors: the weights by plain names, with mean, classes and recipe. onnx: a graph for
 onnxruntime and others. module: one readable file of PyTorch, and its weights beside it. Graph and
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files import atomic_write
-from tools.cli import command_line, run
-from tools.export import plain_alexnet
-from tools.export.check import check_alike
-from tools.export.onnx_graph import answers, onnx_model
-from tools.export.plain import plain
-from tools.export.weights import safetensors_file
-from train.trained import Trained, open_network
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.export import plain_alexnet
+from alexnet_dali.tools.export.check import check_alike
+from alexnet_dali.tools.export.onnx_graph import answers, onnx_model
+from alexnet_dali.tools.export.plain import plain
+from alexnet_dali.tools.export.weights import safetensors_file
+from alexnet_dali.train.networks import Trained, open_network
 
 _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "module": ".py"}
 
@@ -58,7 +58,7 @@ def _files(
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.export", __doc__)
+    parser = command_line("alexnet export", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument("--to", required=True, choices=list(_SUFFIXES), help="what to write")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")

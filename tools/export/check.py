@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.dataset import Dataset
-from train.data import evaluation_batches
-from train.distributed import join
-from train.trained import Trained
-from train.validation import probabilities
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.train.data import evaluation_batches
+from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.networks import Trained
+from alexnet_dali.train.parallel.ranks import join
 
 TOLERANCE = 1e-4
 """By which probabilities may differ, as a share of the likeliest's: sums of float32 numbers depend

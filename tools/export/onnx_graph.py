@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tools.export.check import Answer
-from tools.export.plain import metadata, plain
-from tools.export.plain_alexnet import AlexNet
-from train.trained import Trained
-from train.validation import centre_view
+from alexnet_dali.tools.export.check import Answer
+from alexnet_dali.tools.export.plain import metadata, plain
+from alexnet_dali.tools.export.plain_alexnet import AlexNet
+from alexnet_dali.train.evaluation import centre_view
+from alexnet_dali.train.networks import Trained
 
 try:
     import onnx

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from model.layers import Conv, Layer, Shape, layers, shapes
-from tools.export.plain_alexnet import AlexNet
-from train.config import to_dict
-from train.trained import Trained
+from alexnet_dali.model.layers import Conv, Layer, Shape, layers, shapes
+from alexnet_dali.tools.export.plain_alexnet import AlexNet
+from alexnet_dali.train.config import to_dict
+from alexnet_dali.train.networks import Trained
 
 
 def tensors(network: Trained) -> dict[str, Tensor]:
@@ -52,35 +52,35 @@ def _about(network: Trained) -> dict[str, Any]:
         "resize": network.config.data.resize,
         "classes": network.classes,
         "names": network.names,
-        "layers": [_layer(line, sizes[line.name], network) for line in table],
+        "layers": [_layer(layer, sizes[layer.name], network) for layer in table],
     }
 
 
-def _layer(line: Layer, shape: Shape, network: Trained) -> dict[str, Any]:
+def _layer(layer: Layer, shape: Shape, network: Trained) -> dict[str, Any]:
     """A layer of both columns together."""
     config = network.config.model
-    if not isinstance(line, Conv):
-        hidden = line.name != "fc8"
+    if not isinstance(layer, Conv):
+        hidden = layer.name != "fc8"
         return {
-            "name": line.name,
-            "reads": shape.reads,
-            "gives": shape.gives * config.columns if hidden else len(network.classes),
+            "name": layer.name,
+            "in_channels": shape.in_channels,
+            "out_channels": shape.out_channels * config.columns if hidden else len(network.classes),
             "activation": config.activation if hidden else None,
-            "dropout": line.dropout,
+            "dropout": layer.dropout,
         }
-    groups = 1 if line.reads_both or line.name == "conv1" else config.columns
+    groups = 1 if layer.reads_both or layer.name == "conv1" else config.columns
     return {
-        "name": line.name,
-        "reads": shape.reads * groups,
-        "gives": shape.gives * config.columns,
-        "size": line.size,
-        "stride": line.stride,
-        "padding": line.padding,
+        "name": layer.name,
+        "in_channels": shape.in_channels * groups,
+        "out_channels": shape.out_channels * config.columns,
+        "size": layer.size,
+        "stride": layer.stride,
+        "padding": layer.padding,
         "groups": groups,
         "columns": config.columns,
         "activation": config.activation,
-        "activation_last": line.activation_last,
-        "norm_alpha": config.norm_alpha if line.norm else None,
-        "same_map_norm": line.same_map_norm,
-        "pool": line.pool,
+        "activation_last": layer.activation_last,
+        "norm_alpha": config.norm_alpha if layer.norm else None,
+        "within_channel_norm": layer.within_channel_norm,
+        "pool": layer.pool,
     }

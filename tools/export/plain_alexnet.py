@@ -81,8 +81,8 @@ class Convolution(nn.Conv2d):
     def __init__(self, about: dict[str, Any]) -> None:
         """See `about` in AlexNet: `columns` are normalised apart, `groups` convolved apart."""
         super().__init__(
-            about["reads"],
-            about["gives"],
+            about["in_channels"],
+            about["out_channels"],
             about["size"],
             about["stride"],
             about["padding"],
@@ -91,7 +91,7 @@ class Convolution(nn.Conv2d):
         self.about = about
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, reads, H, W] to [N, gives, H', W']."""
+        """Maps [N, in_channels, H, W] to [N, gives, H', W']."""
         about = self.about
         # Windows that reach over the edge count, too: they see zeros there.
         missing = -(x.shape[-1] + 2 * about["padding"] - about["size"]) % about["stride"]
@@ -100,8 +100,8 @@ class Convolution(nn.Conv2d):
             x = activate(x, about["activation"])
         if about["norm_alpha"] is not None:
             parts = x.chunk(about["columns"], 1)
-            x = torch.cat([response_norm(part, about["norm_alpha"]) for part in parts], 1)
-        if about["same_map_norm"]:
+            x = torch.cat([local_response_norm(part, about["norm_alpha"]) for part in parts], 1)
+        if about["within_channel_norm"]:
             x = x / (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** 0.75
         if about["pool"]:
             x = F.max_pool2d(x, about["pool"], stride=2)
@@ -113,7 +113,7 @@ class FullyConnected(nn.Linear):
 
     def __init__(self, about: dict[str, Any]) -> None:
         """See `about` in AlexNet: the last layer has no activation."""
-        super().__init__(about["reads"], about["gives"])
+        super().__init__(about["in_channels"], about["out_channels"])
         self.about = about
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return F.relu(x) if activation == "relu" else torch.tanh(x)
 
 
-def response_norm(x: Tensor, alpha: float) -> Tensor:
+def local_response_norm(x: Tensor, alpha: float) -> Tensor:
     """x / (2 + alpha * sum of squares over 5 neighbouring maps)^0.75 (section 3.3)."""
     squares = F.pad(x.square(), (0, 0, 0, 0, 2, 2))
     total = sum(squares[:, shift : shift + x.shape[1]] for shift in range(5))

@@ -1,7 +1,7 @@
 """A trained network as a safetensors file (needs safetensors)."""
 
-from tools.export.plain import metadata, tensors
-from train.trained import Trained
+from alexnet_dali.tools.export.plain import metadata, tensors
+from alexnet_dali.train.networks import Trained
 
 try:
     from safetensors.torch import save

@@ -1,7 +1,7 @@
 """Break real runs in every way that is known, at random moments, and see what is lost.
 
-    python -m tools.faults                       all faults, about half an hour on two cores
-    python -m tools.faults --only SIGKILL --times 1
+    alexnet faults                       all faults, about half an hour on two cores
+    alexnet faults --only SIGKILL --times 1
 
 It generates images, trains a tiny network on them, and compares what a broken run ends with, bit by
 bit, with a run that nothing happened to. docs/reliability.md has the table. Disks that are full or
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from tools.cli import command_line, run
-from tools.faults.outcomes import Fault, Outcome
-from tools.faults.rows import FAULTS
-from tools.faults.runs import Bench
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.faults.outcomes import Fault, Outcome
+from alexnet_dali.tools.faults.rows import FAULTS
+from alexnet_dali.tools.faults.runs import Bench
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +61,7 @@ def _row(bench: Bench, fault: Fault, times: int) -> dict[str, object]:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.faults", __doc__)
+    parser = command_line("alexnet faults", __doc__)
     parser.epilog = "faults: " + "; ".join(fault.name for fault in FAULTS)
     parser.add_argument("--only", default="", metavar="WORDS", help="faults with these words")
     parser.add_argument("--times", type=int, metavar="N", help="trials of each")

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, difference, last_state
-from train import checkpoint
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, difference, last_state
+from alexnet_dali.train.checkpoints import checkpoint
 
 
 def damaged_checkpoint(

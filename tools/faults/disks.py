@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, sources
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, sources
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def full_disk_while_preparing(bench: Bench, times: int) -> Iterator[Outcome]:
     """The disk is full while images are stored; room is made, and it goes on."""
     for _ in range(times):
         with _small_disk(bench.folder / "small", 2):
-            command = ["-m", "tools.prep_imagenet", *sources(bench.folder / "images")]
+            command = ["-m", "alexnet_dali.tools", "prep", *sources(bench.folder / "images")]
             command += ["--resize", "128", "--out", str(bench.folder / "small/out")]
             saw = Run(bench.folder / "small-prep", command)
             saw.wait()

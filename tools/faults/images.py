@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.dataset import Dataset
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, sources
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, sources
 
 
 def bad_images(bench: Bench, times: int) -> Iterator[Outcome]:
@@ -25,7 +25,7 @@ def bad_images(bench: Bench, times: int) -> Iterator[Outcome]:
         about = copy / "prepared/dataset.yaml"
         about.write_text(about.read_text().replace(f"{bench.folder}/images", f"{copy}/images"))
         images = Dataset.open(copy / "prepared").train
-        options = ("--data.root", copy / "prepared", "--data.most_bad_images", 0.9)
+        options = ("--data.root", copy / "prepared", "--data.max_bad_fraction", 0.9)
         run = bench.start("bad-run", *options, ranks=1 + trial % 2)
         run.wait_for("step 10/")
         damaged = bench.random.sample(range(len(images)), bench.random.randrange(1, 400))
@@ -61,9 +61,16 @@ def cut_shard(bench: Bench, times: int) -> Iterator[Outcome]:
         out = bench.folder / "shards"
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(bench.folder / "shard-run", ignore_errors=True)
-        command = ["-m", "tools.prep_imagenet", *sources(bench.folder / "images"), "--resize", "64"]
+        command = [
+            "-m",
+            "alexnet_dali.tools",
+            "prep",
+            *sources(bench.folder / "images"),
+            "--resize",
+            "64",
+        ]
         Run(out, [*command, "--shards", "--out", str(out)]).wait()
-        options = ("--data.root", out, "--data.most_bad_images", 0.9)
+        options = ("--data.root", out, "--data.max_bad_fraction", 0.9)
         run = bench.start("shard-run", *options, ranks=1 + trial % 2)
         run.wait_for("step 10/")
         shard = Path(Dataset.open(out).train.archive(0)[0])

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, difference, last_state
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, difference, last_state
 
 
 def _interrupted(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tools.faults.runs import Bench
+from alexnet_dali.tools.faults.runs import Bench
 
 
 class Outcome(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import psutil
 
-from pipeline.dataset import Dataset
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, sources
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, sources
 
 
 def two_at_once(bench: Bench, times: int) -> Iterator[Outcome]:
@@ -17,7 +17,7 @@ def two_at_once(bench: Bench, times: int) -> Iterator[Outcome]:
     for _ in range(times):
         out = bench.folder / "prepared-twice"
         shutil.rmtree(out, ignore_errors=True)
-        command = ["-m", "tools.prep_imagenet", *sources(bench.folder / "images")]
+        command = ["-m", "alexnet_dali.tools", "prep", *sources(bench.folder / "images")]
         command += ["--out", str(out)]
         runs = [Run(out, command) for _ in range(2)]
         for run in runs:
@@ -33,7 +33,14 @@ def two_at_once(bench: Bench, times: int) -> Iterator[Outcome]:
 def killed(bench: Bench, times: int) -> Iterator[Outcome]:
     """SIGKILL to a preparation and all its workers."""
     out = bench.folder / "prepared-killed"
-    command = ["-m", "tools.prep_imagenet", *sources(bench.folder / "images"), "--out", str(out)]
+    command = [
+        "-m",
+        "alexnet_dali.tools",
+        "prep",
+        *sources(bench.folder / "images"),
+        "--out",
+        str(out),
+    ]
     for _ in range(times):
         shutil.rmtree(out, ignore_errors=True)
         run = Run(out, command)

@@ -4,8 +4,8 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from tools.faults.outcomes import Outcome
-from tools.faults.runs import Bench, Run, difference, last_state
+from alexnet_dali.tools.faults.outcomes import Outcome
+from alexnet_dali.tools.faults.runs import Bench, Run, difference, last_state
 
 
 def two_runs(bench: Bench, times: int) -> Iterator[Outcome]:

@@ -2,8 +2,8 @@
 
 import signal
 
-from tools.faults import checkpoints, disks, images, kills, preparations, ranks
-from tools.faults.outcomes import Fault
+from alexnet_dali.tools.faults import checkpoints, disks, images, kills, preparations, ranks
+from alexnet_dali.tools.faults.outcomes import Fault
 
 FAULTS = (
     Fault("SIGKILL to a rank", kills.killed_rank, 10),

@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import torch
 
-from tools import ROOT
-from train import checkpoint
+from alexnet_dali.tools import ROOT
+from alexnet_dali.train.checkpoints import checkpoint
 
 RECIPE = """
 data: {resize: 64, crop: 56}
 model: {kernels: [8, 12, 16, 16, 12], conv1_size: 5, conv1_stride: 2, fc_width: 24}
-optim: {lr: 0.02, schedule: steps, drop_epochs: [4]}
+optim: {lr: 0.02, schedule: multistep, milestones: [4]}
 train: {batch_size: 24, epochs: 6, compile: false}
-run: {log_seconds: 0, device: cpu, checkpoint_every: 7, hang_seconds: 8, keep_checkpoints: 3}
+run: {log_seconds: 0, device: cpu, checkpoint_every: 7, watchdog_seconds: 8, keep_checkpoints: 3}
 """
 _PATIENCE = 300.0
 
@@ -44,8 +44,8 @@ class Bench:
     def prepare(self) -> None:
         """Generate images, and prepare them."""
         images = self.folder / "images"
-        _command("-m", "tools.make_images", images, "--train", 480, "--val", 60)
-        _command("-m", "tools.prep_imagenet", *sources(images), "--out", self.prepared)
+        _command("-m", "alexnet_dali.tools", "make-images", images, "--train", 480, "--val", 60)
+        _command("-m", "alexnet_dali.tools", "prep", *sources(images), "--out", self.prepared)
         (self.folder / "tiny.yaml").write_text(RECIPE)
 
     def start(
@@ -54,7 +54,11 @@ class Bench:
         """Start a training in the folder `name`, or resume it."""
         launch = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
         launch += list(torchrun or ["--standalone"])
-        command: list[object] = [*(launch if ranks > 1 or torchrun else []), "-m", "train"]
+        command: list[object] = [
+            *(launch if ranks > 1 or torchrun else []),
+            "-m",
+            "alexnet_dali.train",
+        ]
         command += [self.folder / "tiny.yaml", "--data.root", self.prepared]
         command += ["--run.dir", self.folder / name, *options]
         return Run(self.folder / name, list(map(str, command)))

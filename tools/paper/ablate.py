@@ -1,7 +1,7 @@
 """The paper's comparisons: train the network and its variants from several seeds, in one table.
 
-    python -m tools.paper.ablate --data prepared/imagenet --config configs/alexnet.yaml --nproc 2
-    python -m tools.paper.ablate --data prepared/tiny --seeds 3 --variants no-dropout tanh
+    alexnet ablate --data prepared/imagenet --config configs/alexnet.yaml --nproc 2
+    alexnet ablate --data prepared/tiny --seeds 3 --variants no-dropout tanh
 
 Variants are the files of configs/variants. Each run is a folder in --out. If interrupted, rerun the
 same command to resume: finished runs are kept. Further options, such as --train.epochs 30, go to
@@ -29,18 +29,18 @@ from scipy.stats import t
 from tabulate import tabulate
 from tqdm import tqdm
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools import ROOT
-from tools.cli import command_line, run
-from tools.launch import train_on_ranks
-from tools.paper import runs
-from tools.paper.drawing import save_figure
-from train.config import load
-from train.distributed import join
-from train.monitor import read_metrics
-from train.trained import check_same_run, open_network, predict
-from train.validation import label_ranks
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.launch import train_on_ranks
+from alexnet_dali.tools.paper import runs
+from alexnet_dali.tools.paper.drawing import save_figure
+from alexnet_dali.train.config import load
+from alexnet_dali.train.evaluation import label_ranks
+from alexnet_dali.train.networks import check_same_run, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.record.metrics import read_metrics
 
 VARIANTS = ROOT / "configs/variants"
 WHOLE = "whole"
@@ -291,7 +291,7 @@ def plot(rows: list[Row], num_seeds: int) -> Figure:
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     known = sorted(path.stem for path in VARIANTS.glob("*.yaml"))
-    parser = command_line("tools.paper.ablate", __doc__)
+    parser = command_line("alexnet ablate", __doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
     parser.add_argument(
         "--config", default="configs/small.yaml", metavar="FILE", help="the whole network's recipe"

@@ -19,9 +19,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.progress import progress
-from tools.paper.drawing import BLUE, RED
-from tools.paper.neighbors import COUNT, same_label
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.tools.paper.neighbors import COUNT, same_label
 
 _HIDDEN, _BATCH, _STEPS = 512, 256, 1500
 _NOISE = 4.0

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tools.paper.drawing import BLUE, GREY, RED
-from train.monitor import read_metrics
+from alexnet_dali.tools.paper.drawing import BLUE, GREY, RED
+from alexnet_dali.train.record.metrics import read_metrics
 
 _DROP = 0.5
 """The learning rate drops where it falls below this share of itself between two log lines."""

@@ -1,11 +1,11 @@
 """Draw the paper's figures from networks trained here, as PNG and SVG, PDF or JPEG.
 
-python -m tools.paper.figures kernels runs/alexnet --out kernels.png
-python -m tools.paper.figures predictions runs/alexnet --data DATA --out predictions.png
-python -m tools.paper.figures neighbors runs/alexnet --data DATA --out neighbors.png
-python -m tools.paper.figures codes runs/alexnet --data DATA --out codes.png
-python -m tools.paper.figures curves runs/alexnet runs/other --out curves.png
-python -m tools.paper.figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
+alexnet figures kernels runs/alexnet --out kernels.png
+alexnet figures predictions runs/alexnet --data DATA --out predictions.png
+alexnet figures neighbors runs/alexnet --data DATA --out neighbors.png
+alexnet figures codes runs/alexnet --data DATA --out codes.png
+alexnet figures curves runs/alexnet runs/other --out curves.png
+alexnet figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
 """
 
 import argparse
@@ -20,15 +20,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.dataset import Dataset, short
-from pipeline.decode import decode
-from pipeline.prepare.class_names import read_names
-from tools.cli import command_line, run
-from tools.paper import binary_codes, curves, kernels, neighbors
-from tools.paper import relu_vs_tanh as comparison
-from tools.paper.drawing import BLUE, RED, check_name, save_figure
-from train.distributed import join
-from train.trained import check_classes, open_network, predict
+from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.prepare.class_names import read_names
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
+from alexnet_dali.tools.paper import relu_vs_tanh as comparison
+from alexnet_dali.tools.paper.drawing import BLUE, RED, check_name, save_figure
+from alexnet_dali.train.networks import check_classes, open_network, predict
+from alexnet_dali.train.parallel.ranks import join
 
 Draw = Callable[[argparse.Namespace], Figure]
 _QUERIES = 1000
@@ -152,7 +152,7 @@ def relu_vs_tanh(args: argparse.Namespace) -> Figure:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.paper.figures", __doc__)
+    parser = command_line("alexnet figures", __doc__)
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
     _add(figures, "kernels", kernels_figure, "one")
     _add(figures, "curves", curves_figure, "some")
@@ -224,9 +224,7 @@ def _add_relu_vs_tanh(figures: Any) -> None:
 def _check(args: argparse.Namespace, more: list[str]) -> None:
     """ValueError where an argument can't be followed, or is not known."""
     if more and args.draw is not relu_vs_tanh:
-        raise ValueError(
-            f"{' '.join(more)}: not understood; see python -m tools.paper.figures --help"
-        )
+        raise ValueError(f"{' '.join(more)}: not understood; see alexnet figures --help")
     own = [option for option in more if option.split("=")[0] in comparison.OWN_OPTIONS]
     if own:
         raise ValueError(

@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from train.pictures import row_width, tiles
-from train.trained import Trained
+from alexnet_dali.train.networks import Trained
+from alexnet_dali.train.record.pictures import row_width, tiles
 
 NOISE = 2 / 3
 """The share of colour in noise: of three independent channels, their mean takes a third."""

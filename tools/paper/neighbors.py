@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pipeline.dataset import Dataset, ImageList
-from pipeline.decode import decode
-from pipeline.feeder import IGNORE_INDEX
-from tools.paper.drawing import RED
-from train.distributed import Ranks
-from train.trained import Trained, batches
-from train.validation import centre_view
+from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.tools.paper.drawing import RED
+from alexnet_dali.train.evaluation import centre_view
+from alexnet_dali.train.networks import Trained, batches
+from alexnet_dali.train.parallel.ranks import Ranks
 
 COUNT = 10
 """Neighbours of which the share with the query's label is told."""

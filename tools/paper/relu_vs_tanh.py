@@ -19,14 +19,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from pipeline.dataset import Dataset
-from tools import ROOT
-from tools.paper import runs
-from tools.paper.drawing import BLUE, RED
-from train.config import load
-from train.monitor import read_metrics
-from train.trained import check_same_run
-from train.trainer import TrainingError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import ROOT
+from alexnet_dali.tools.paper import runs
+from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.train.config import load
+from alexnet_dali.train.networks import check_same_run
+from alexnet_dali.train.record.metrics import read_metrics
+from alexnet_dali.train.trainer import TrainingError
 
 CONFIG = ROOT / "configs/cifar10.yaml"
 TARGET = 0.25

@@ -17,11 +17,11 @@ from typing import NoReturn
 
 import torch
 
-from pipeline.parent import end_with_the_parent
-from train.config import Config
-from train.data import MOST_THREADS_A_GPU
-from train.distributed import join
-from train.trainer import Trainer
+from alexnet_dali.pipeline.parent import end_with_the_parent
+from alexnet_dali.train.config import Config
+from alexnet_dali.train.data import MOST_THREADS_A_GPU
+from alexnet_dali.train.parallel.ranks import join
+from alexnet_dali.train.trainer import Trainer
 
 _LONGEST_SAVE = 600.0
 """Seconds after which a worker that was told to stop is ended, saved or not."""

@@ -1,11 +1,11 @@
 """Name what pictures show: the five likeliest classes of each, by a trained network.
 
-    python -m tools.predict runs/alexnet picture.jpg
-    python -m tools.predict runs/alexnet holiday/ pets.zip --views 10 --csv > classes.csv
-    python -m tools.predict runs/alexnet holiday/ --figure classes.png
+    alexnet predict runs/alexnet picture.jpg
+    alexnet predict runs/alexnet holiday/ pets.zip --views 10 --csv > classes.csv
+    alexnet predict runs/alexnet holiday/ --figure classes.png
 
 Give files, folders or archives: whatever preparation would take. A file that can't be used is named
-with the reason, and passed over. Where a picture lies in a folder that is named as a class, that
+with the reason, and skipped. Where a picture lies in a folder that is named as a class, that
 class is taken for right.
 """
 
@@ -20,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.dataset import ImageList, one_line
-from pipeline.feeder import IGNORE_INDEX
-from pipeline.files import atomic_write
-from pipeline.prepare.workers import Workers
-from pipeline.progress import progress
-from tools.cli import command_line, run
-from tools.predict.answers import Answer, report, table, write_csv
-from tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
-from tools.predict.pictures import PassedOver, Pictures, find, open_pictures
-from train.data import evaluation_batches
-from train.distributed import Ranks, join
-from train.trained import Trained, open_network
-from train.validation import probabilities
+from alexnet_dali.pipeline.dataset import ImageList, one_line
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
+from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
+from alexnet_dali.tools.predict.pictures import Pictures, Skipped, find, open_pictures
+from alexnet_dali.train.data import evaluation_batches
+from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.networks import Trained, open_network
+from alexnet_dali.train.parallel.ranks import Ranks, join
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""
@@ -55,9 +55,9 @@ def main(argv: list[str]) -> None:
         _draw(network, answers, Path(args.figure))
     if args.json:
         about = {"checkpoint": str(network.path), "step": network.step, "views": args.views}
-        passed_over = [{"path": path, "reason": reason} for path, reason in odd]
+        skipped = [{"path": path, "reason": reason} for path, reason in odd]
         pictures = report(network, answers)
-        print(json.dumps({**about, "pictures": pictures, "passed_over": passed_over}))
+        print(json.dumps({**about, "pictures": pictures, "skipped": skipped}))
     elif args.csv:
         write_csv(network, answers, sys.stdout)
     else:
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> None:
 
 def _classify_all(
     network: Trained, ranks: Ranks, args: argparse.Namespace
-) -> tuple[list[Answer], list[PassedOver]]:
-    """Answers in the order in which pictures were named, and what was passed over."""
+) -> tuple[list[Answer], list[Skipped]]:
+    """Answers in the order in which pictures were named, and what was skipped."""
     found, odd, remarks = find(args.pictures, network.classes)
     for remark in remarks:
         print(remark, file=sys.stderr)
@@ -93,7 +93,7 @@ def _classify(
     pool: Workers,
     args: argparse.Namespace,
     with_squares: bool,
-) -> tuple[list[Answer], list[PassedOver]]:
+) -> tuple[list[Answer], list[Skipped]]:
     answers: dict[int, Answer] = {}
     with TemporaryDirectory(prefix="predict-") as folder:
         lists, odd = open_pictures(part.source, network.config.data.resize, pool, Path(folder))
@@ -102,8 +102,8 @@ def _classify(
                 answers[place] = Answer.of(
                     part.known[place], scores, square if with_squares else None
                 )
-    passed_over = [(part.known[place].path, reason) for place, reason in odd.items()]
-    return [answers[place] for place in sorted(answers)], passed_over
+    skipped = [(part.known[place].path, reason) for place, reason in odd.items()]
+    return [answers[place] for place in sorted(answers)], skipped
 
 
 def _scores(
@@ -119,9 +119,9 @@ def _scores(
                 yield label, scores[row], squares[row]
 
 
-def _complain(odd: list[PassedOver]) -> None:
+def _complain(odd: list[Skipped]) -> None:
     for path, reason in odd:
-        tqdm.write(f"passed over {one_line(path)}: {one_line(reason)}", file=sys.stderr)
+        tqdm.write(f"skipped {one_line(path)}: {one_line(reason)}", file=sys.stderr)
 
 
 def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
@@ -134,7 +134,7 @@ def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.predict", __doc__)
+    parser = command_line("alexnet predict", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument(
         "pictures", nargs="+", metavar="PICTURE", help="a file, a folder or an archive of them"

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from pipeline.dataset import one_line, short
-from tools.predict.pictures import Picture
-from train.trained import Trained
+from alexnet_dali.pipeline.dataset import one_line, short
+from alexnet_dali.tools.predict.pictures import Picture
+from alexnet_dali.train.networks import Trained
 
 NUM_GUESSES = 5
 

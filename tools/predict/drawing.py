@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from pipeline.dataset import one_line
-from tools.predict.answers import Answer, class_texts
-from train.trained import Trained
+from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.tools.predict.answers import Answer, class_texts
+from alexnet_dali.train.networks import Trained
 
 SUFFIXES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 60

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import ImageList
-from pipeline.prepare.examine import tasks
-from pipeline.prepare.findings import Findings
-from pipeline.prepare.names import same
-from pipeline.prepare.sources import Source, any_files
-from pipeline.prepare.store import StoreFormat
-from pipeline.prepare.workers import Workers
+from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.names import same
+from alexnet_dali.pipeline.prepare.records import Findings
+from alexnet_dali.pipeline.prepare.sources import Source, any_files
+from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.prepare.workers import Workers
 
 QUALITY = 90
 """Of converted pictures, as preparation's default is."""
@@ -28,7 +28,7 @@ QUALITY = 90
 TOGETHER = 512
 """Pictures that are examined before they are classified."""
 
-PassedOver = tuple[str, str]
+Skipped = tuple[str, str]
 """A path, and why it can't be used."""
 
 
@@ -58,24 +58,24 @@ class Pictures:
 
 def find(
     paths: Sequence[str], classes: list[str]
-) -> tuple[list[Pictures], list[PassedOver], list[str]]:
+) -> tuple[list[Pictures], list[Skipped], list[str]]:
     """The files that `paths` mean, paths that mean none, and remarks for the user."""
     found: list[Pictures] = []
-    passed_over: list[PassedOver] = []
+    skipped: list[Skipped] = []
     remarks: list[str] = []
     labels = {same(name): label for label, name in enumerate(classes)}
     for path in paths:
         try:
             source, more = any_files(Path(path))
         except (OSError, ValueError) as error:
-            passed_over.append((path, str(error).removeprefix(f"{path}: ")))
+            skipped.append((path, str(error).removeprefix(f"{path}: ")))
             continue
         if not len(source):
-            passed_over.append((path, "it holds no file"))
+            skipped.append((path, "it holds no file"))
         known = [_picture(source, index, labels) for index in range(len(source))]
         found.append(Pictures(source, known))
         remarks += more
-    return list(_merged(found)), passed_over, remarks
+    return list(_merged(found)), skipped, remarks
 
 
 def _picture(source: Source, index: int, labels: dict[str, int]) -> Picture:

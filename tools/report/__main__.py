@@ -1,6 +1,6 @@
 """A run in one HTML file that opens anywhere, offline: to read, to print, or to send.
 
-    python -m tools.report runs/alexnet --out alexnet.html
+    alexnet report runs/alexnet --out alexnet.html
 
 It shows recipe, curves and errors, the classes that are confused, kernels, predictions, neighbours,
 the hardest images, and throughput. Images come from the run's data.root unless --data says
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.dataset import Dataset
-from pipeline.files import atomic_write
-from tools.bench.machine import machine
-from tools.cli import command_line, run
-from tools.paper.neighbors import check_alone
-from tools.report import charts, findings, record
-from tools.report.findings import Findings
-from tools.report.record import Record
-from train import checkpoint
-from train.distributed import Ranks, join
-from train.trained import Trained, open_network
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.tools.bench.machine import machine
+from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.paper.neighbors import check_alone
+from alexnet_dali.tools.report import charts, findings, record
+from alexnet_dali.tools.report.findings import Findings
+from alexnet_dali.tools.report.record import Record
+from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.networks import Trained, open_network
+from alexnet_dali.train.parallel.ranks import Ranks, join
 
 _WITHOUT_NETWORK = "Everything that needs the network: {}."
 _WITHOUT_IMAGES = (
@@ -109,10 +109,17 @@ def _page(
         machine=machine(),
         now=datetime.now(UTC),
         train_command=shlex.join(
-            ["python", "-m", "train", str(about.folder / "config.yaml"), "--run.dir", again]
+            [
+                "python",
+                "-m",
+                "alexnet_dali.train",
+                str(about.folder / "config.yaml"),
+                "--run.dir",
+                again,
+            ]
         ),
         report_command=shlex.join(
-            ["python", "-m", "tools.report", args.run, *more, "--out", args.out]
+            ["python", "-m", "alexnet_dali.tools", "report", args.run, *more, "--out", args.out]
         ),
     )
 
@@ -123,7 +130,7 @@ def _percent(rate: float, digits: int = 1) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = command_line("tools.report", __doc__)
+    parser = command_line("alexnet report", __doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page to write")

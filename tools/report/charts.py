@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.paper import curves, kernels
-from tools.paper.curves import Curves
-from tools.report.record import Speed
-from train.pictures import row_width, tiles
-from train.trained import Trained
+from alexnet_dali.tools.paper import curves, kernels
+from alexnet_dali.tools.paper.curves import Curves
+from alexnet_dali.tools.report.record import Speed
+from alexnet_dali.train.networks import Trained
+from alexnet_dali.train.record.pictures import row_width, tiles
 
 _INK = "#010203"
 """Stands for the colour of the page's text, which is dark by day and light by night."""

@@ -9,17 +9,17 @@ import yaml
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from pipeline.dataset import Dataset, ImageList, short
-from pipeline.decode import decode
-from tools.evaluate import per_class
-from tools.paper import neighbors
-from tools.paper.figures import likeliest
-from tools.report.charts import photograph
-from tools.show_batch import hardest
-from train.distributed import Ranks
-from train.ensemble import rates
-from train.trained import Trained, predict
-from train.validation import ErrorRates
+from alexnet_dali.pipeline.dataset import Dataset, ImageList, short
+from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.tools.evaluate import per_class
+from alexnet_dali.tools.paper import neighbors
+from alexnet_dali.tools.paper.figures import likeliest
+from alexnet_dali.tools.report.charts import photograph
+from alexnet_dali.tools.show_batch import hardest
+from alexnet_dali.train.ensemble import rates
+from alexnet_dali.train.evaluation import ErrorRates
+from alexnet_dali.train.networks import Trained, predict
+from alexnet_dali.train.parallel.ranks import Ranks
 
 _PREDICTIONS, _HARDEST, _PAIRS, _QUERIES, _NEIGHBORS = 8, 12, 15, 5, 6
 _DATABASE, _ASKED = 20_000, 1000

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tools.paper import curves
-from tools.paper.curves import Curves
-from train.config import Config, differing_keys
-from train.monitor import read_metrics
-from train.optim import schedule
-from train.run_folder import read_config
+from alexnet_dali.tools.paper import curves
+from alexnet_dali.tools.paper.curves import Curves
+from alexnet_dali.train.checkpoints.run_folder import read_config
+from alexnet_dali.train.config import Config, differing_keys
+from alexnet_dali.train.optim import schedule
+from alexnet_dali.train.record.metrics import read_metrics
 
 
 class Epoch(NamedTuple):

@@ -60,7 +60,7 @@ def _decode_in_dynamic_mode(decode):
             ).evaluate()
             return [np.asarray(pixels) for pixels in decoded.tensors]
         except RuntimeError as error:
-            raise decode.machine_error(error) or error from error
+            raise decode.resource_error(error) or error from error
 
     decode.decode_together = decode_together
 
@@ -84,8 +84,8 @@ def _crash_on_some_files(decode):
 _CHANGES = {
     "REHEARSE_GPUS": {"torch.cuda": _find_gpus},
     "REHEARSE_FORK_RULE": {"nvidia.dali.backend_impl": _apply_fork_rule},
-    "REHEARSE_DYNAMIC": {"pipeline.decode": _decode_in_dynamic_mode},
-    "REHEARSE_CRASH": {"pipeline.decode": _crash_on_some_files},
+    "REHEARSE_DYNAMIC": {"alexnet_dali.pipeline.decode": _decode_in_dynamic_mode},
+    "REHEARSE_CRASH": {"alexnet_dali.pipeline.decode": _crash_on_some_files},
 }
 
 

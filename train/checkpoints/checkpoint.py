@@ -1,0 +1,195 @@
+"""Checkpoints: one file with the whole network, the same for any number of ranks.
+
+A file is there whole, or not at all.
+"""
+
+import errno
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.train.checkpoints import best, checksum
+from alexnet_dali.train.checkpoints.content import what_is_wrong
+
+FORMAT = 1
+_KEYS = {
+    "format",
+    "step",
+    "model",
+    "momentum",
+    "lr",
+    "schedule",
+    "intervals",
+    "config",
+    "classes",
+    "stats",
+    "dataset",
+}
+_LATER = {"names", "best"}
+"""Keys that checkpoints of earlier versions lack."""
+
+_TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
+"""Keys by which the weights of torchvision's AlexNet are known."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used, and what to do about it."""
+
+
+def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) -> None:
+    """Write `step-NNNNNNNNNN.pt` into `folder` and remove all but the `keep` newest.
+
+    `best.pt` becomes another name of it where it `is_best`.
+
+    OSError, which names the newest, where there is no space or the folder can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{state['step']:010d}.pt"
+    needed, free = num_bytes(state), shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with atomic_write(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+            checksum.seal(file)
+    except (OSError, RuntimeError) as error:
+        raise OSError(_unwritten(path, needed, error)) from error
+    if is_best:
+        best.keep(path)
+    for old in [path for path in _all(folder) if path.is_file()][:-keep]:
+        old.unlink()
+
+
+def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
+    """Why a checkpoint can't be written, which is the newest, and what to do."""
+    why, then, last = str(error), f"once {path.parent} can be written,", newest(path.parent)
+    if isinstance(error, OSError):
+        why = error.strerror or why
+    if isinstance(error, RuntimeError):  # torch hides the system's error in one of its own
+        why = "the disk may be full"
+    if isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free
+        why += f"; it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        then = "make room and"
+    stands = f"the newest checkpoint is {last}" if last else "there is no checkpoint yet"
+    return f"{path} can't be written ({why}); {stands}; {then} rerun the command to resume"
+
+
+def num_bytes(state: Any) -> int:
+    """What the tensors in a state take."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(num_bytes, state.values())) if isinstance(state, dict) else 0
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in `folder`, if there is one."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def named(path: Path) -> Path:
+    """The checkpoint that `path` names: itself, or a run folder's newest one."""
+    return newest(path / "checkpoints") or path / "checkpoints/step-*.pt" if path.is_dir() else path
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
+
+    None where there is no checkpoint; CheckpointError where all of them are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(_all(folder)):
+        try:
+            return path, load(path), damaged
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if not damaged:
+        return None
+    raise CheckpointError(
+        "\n".join(damaged) + f"\nno checkpoint in {folder} is sound; remove them to start afresh"
+    )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state that `save` was given, on the CPU; CheckpointError for any other file.
+
+    Every byte is held against its checksum.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; expected a checkpoint's file")
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"
+        )
+    try:
+        return _load(path)
+    except CheckpointError as error:
+        other = _another_network(path)
+        if other:
+            raise CheckpointError(f"{path}: {other}") from error
+        raise
+
+
+def _load(path: Path) -> dict[str, Any]:
+    damage = checksum.damage(path)
+    if damage:
+        raise CheckpointError(f"{path}: {damage}")
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch raises many kinds of errors for a file that is not its own
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
+        ) from error
+    known = isinstance(state, dict) and state.keys() - _LATER == _KEYS
+    if not known or not _is_ours(state["format"]):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
+        )
+    wrong = what_is_wrong(state)
+    if wrong:
+        raise CheckpointError(f"{path}: not a checkpoint of this project ({wrong})")
+    return state
+
+
+def _is_ours(number: Any) -> bool:
+    return type(number) is int and number == FORMAT
+
+
+def _another_network(path: Path) -> str:
+    """Which AlexNet of another project the file holds, and why it does not help here; or ""."""
+    if path.suffix == ".caffemodel":
+        return (
+            "Caffe's weights, of another network: its response norm has other constants and, in "
+            "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
+        )
+    try:
+        if zipfile.is_zipfile(path) and checksum.damage(path):  # torchvision's older files are none
+            return ""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds of errors for a file that is not its own
+        return ""
+    if not isinstance(state, dict) or not state.keys() >= _TORCHVISIONS:
+        return ""
+    return (
+        "the weights of torchvision's AlexNet, which is another network: one column with other "
+        "widths (64, 192, 384, 256, 256 kernels) and no response norm; train one here, or give a "
+        "checkpoint of this project"
+    )
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{10}\.pt", path.name)
+    )

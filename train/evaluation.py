@@ -1,0 +1,89 @@
+"""Error rates on held-out images, from one view of each or from ten (paper, sections 4.1 and 6)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Error rates in [0, 1]: the label is not the first guess, or not among the first five."""
+
+    top1_error: float
+    top5_error: float
+    num_images: int
+
+
+def guesses(top1_error: float, num_images: int, num_classes: int) -> bool:
+    """Whether the error is that of chance: within two standard errors, and a tenth."""
+    chance = 1 - 1 / num_classes
+    standard_error = (chance * (1 - chance) / num_images) ** 0.5
+    return top1_error >= max(0.9 * chance, chance - 2 * standard_error)
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """[N]: rank of the label among the scores [N, C]; 0 means top-1 correct.
+
+    A tie counts against the network, and so does a NaN: equal scores for all classes must not count
+    as right.
+    """
+    own = scores.gather(1, labels[:, None])
+    return (~(scores < own)).sum(1) - 1
+
+
+@torch.no_grad()
+def error_rates(
+    model: AlexNet, batches: Iterable[Batch], mean: Tensor, add_up: Callable[[Tensor], Tensor]
+) -> ErrorRates:
+    """Error rates over batches of central squares [n, 3, resize, resize].
+
+    The central crop is shown, less its `mean`. `add_up` adds counts over all that share the
+    evaluation. Labels IGNORE_INDEX are skipped.
+    """
+    counts = torch.zeros(3, dtype=torch.int64, device=mean.device)
+    for batch in batches:
+        logits = model(centre_view(batch.images, mean.shape[-1]) - mean)
+        places = label_ranks(logits, batch.labels.clamp(min=0))
+        counted = batch.labels != IGNORE_INDEX
+        counts += torch.stack(
+            [((places >= 1) & counted).sum(), ((places >= 5) & counted).sum(), counted.sum()]
+        )
+    top1, top5, num_images = add_up(counts).tolist()
+    return ErrorRates(top1 / num_images, top5 / num_images, num_images)
+
+
+@torch.no_grad()
+def probabilities(model: AlexNet, images: Tensor, mean: Tensor, num_views: int) -> Tensor:
+    """[N, C] float64: the softmax averaged over 1 or 10 views.
+
+    `images` are central squares [N, 3, resize, resize]. From each view `mean` [3, crop, crop] is
+    subtracted, after its flip, as from every crop in training (2012 code).
+    """
+    crop = mean.shape[-1]
+    views = ten_views(images, crop) if num_views == 10 else centre_view(images, crop)[None]
+    return torch.stack([model(view - mean).double().softmax(1) for view in views]).mean(0)
+
+
+def ten_views(images: Tensor, crop: int) -> Tensor:
+    """[10, N, 3, crop, crop]: four corners and the centre, then their mirror images (4.1).
+
+    `images` are [N, 3, S, S].
+    """
+    end = images.shape[-1] - crop
+    middle = end // 2
+    corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
+    five = torch.stack(
+        [images[:, :, top : top + crop, left : left + crop] for top, left in corners]
+    )
+    return torch.cat([five, five.flip(-1)])
+
+
+def centre_view(images: Tensor, crop: int) -> Tensor:
+    """The central `crop` x `crop` pixels of [N, 3, H, W]."""
+    top, left = (images.shape[2] - crop) // 2, (images.shape[3] - crop) // 2
+    return images[:, :, top : top + crop, left : left + crop]

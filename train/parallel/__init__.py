@@ -1,0 +1,1 @@
+"""Ranks: who holds what, what they say to each other, and who watches."""
