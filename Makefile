@@ -1,5 +1,6 @@
 # make demo        watch the network learn from generated JPEG files, on any machine (DATA=DIR: from your class folders)
-# make test        the tests, all on the CPU;  make check: lint, types and tests, as CI runs them
+# make test        the tests, all on the CPU
+# make check       lint, types and all tests, as CI runs them: those that take long, too
 # make rehearse    those of the tests that emulate machines with GPUs
 # make faults      breaks real runs in every way that is known, and prints what was lost (half an hour)
 # make gpu-check   on a machine with GPUs: the tests for them and every benchmark (DATA=DIR: prepared photographs)
@@ -10,8 +11,7 @@
 PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
-# Tests mostly wait for processes to start: two at a time, on a thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
 
 .PHONY: demo test rehearse check faults gpu-check clean
 
@@ -19,16 +19,16 @@ demo: .venv/installed
 	$(BIN)/alexnet demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
-	$(PYTEST)
+	$(PYTEST) -m "not gpu and not slow" --ignore tests/fuzz
 
 rehearse: .venv/installed
-	$(PYTEST) -rs tests/rehearsal
+	$(PYTEST) -rs -m "not gpu" tests/rehearsal
 
 check: .venv/installed build/alexnet_dali
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not gpu"
 
 faults: .venv/installed
 	$(BIN)/alexnet faults

@@ -6,8 +6,11 @@ import torch
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.train.__main__ import main
+from tests import processes
 from tests.images import prepare
 from tests.recipes import TINY
+
+processes.preload()
 
 
 @pytest.fixture(scope="session")

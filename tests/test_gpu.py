@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.feeding import evaluation_plan, plain, training_plan
 from tests.images import write_class_folders
 from tests.model import test_columns
 from tests.prepare.test_awkward import awkward_images
+from tests.processes import ROOT
 from tests.ranks import run_ranks
 from tests.train import test_train
 
@@ -230,21 +232,22 @@ def test_a_run_of_replays_has_the_bits_of_one_without(precision, compiled, train
     test_train.assert_same_run(tmp_path / "eager", tmp_path / "pieces")
 
 
+def torchrun(words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *words]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
+
+
 @two_gpus
 def test_two_columns_over_nccl_replay_the_same_bits(recipe, prepared, tmp_path):
     for name, captured in (("eager", "false"), ("graph", "true")):
         options = ["--run.device", "cuda", "--train.cuda_graph", captured]
-        command = test_train.command(recipe, prepared, tmp_path / name, *options, ranks=2)
-        subprocess.run(command, cwd=test_train.ROOT, check=True)
+        torchrun(test_train.words(recipe, prepared, tmp_path / name, *options))
     test_train.assert_same_run(tmp_path / "eager", tmp_path / "graph")
 
 
 @two_gpus
 def test_two_ranks_over_nccl_run_to_the_end(recipe, prepared, tmp_path):
-    command = test_train.command(
-        recipe, prepared, tmp_path / "run", "--run.device", "cuda", ranks=2
-    )
-    subprocess.run(command, cwd=test_train.ROOT, check=True)
+    torchrun(test_train.words(recipe, prepared, tmp_path / "run", "--run.device", "cuda"))
     assert test_train.final_state(tmp_path / "run")["step"] == test_train.STEPS
 
 

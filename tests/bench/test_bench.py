@@ -18,6 +18,7 @@ from alexnet_dali.tools.bench.steps import (
     step_baselines,
     train_baselines,
 )
+from tests.processes import run_at_once
 from tests.tape import TapeRecorder
 
 
@@ -71,8 +72,14 @@ def test_medians_over_the_rounds_are_written_and_drawn(monkeypatch, tmp_path, ca
     assert "| fast" in capsys.readouterr().out
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """The baselines' processes need not import anything."""
+    monkeypatch.setattr(bench.subprocess, "run", run_at_once)
+
+
 def test_feeding_contenders_run_on_real_files_and_are_compared_with_decoding(
-    prepared, tmp_path, capsys
+    at_once, prepared, tmp_path, capsys
 ):
     arguments = [
         "pipeline",
@@ -104,7 +111,7 @@ def test_contenders_of_the_resnet_recipe_give_what_a_resnet_expects(name, datase
     assert images.mean().abs() < 1 and 0.3 < images.std() < 2
 
 
-def test_scale_measures_a_list_as_long_as_imagenets(prepared, tmp_path):
+def test_scale_measures_a_list_as_long_as_imagenets(at_once, prepared, tmp_path):
     arguments = [
         "scale",
         "--data",

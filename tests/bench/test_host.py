@@ -12,6 +12,7 @@ from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.bench import __main__ as bench
 from alexnet_dali.tools.bench import host, host_driver
 from alexnet_dali.tools.bench.against import Other
+from tests.processes import run_at_once
 
 
 def burn(seconds):
@@ -84,7 +85,8 @@ def test_two_folders_of_one_kind_are_refused(prepared):
         bench.main(["pipeline", "--data", str(prepared), str(prepared)])
 
 
-def test_host_measures_real_processes(prepared, tmp_path, capsys):
+def test_host_measures_real_processes(prepared, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench.subprocess, "run", run_at_once)
     arguments = ["host", "--data", str(prepared), "--batch-size", "6", "--rounds", "1"]
     bench.main([*arguments, "--json", str(tmp_path / "b.json")])
     report = json.loads((tmp_path / "b.json").read_text())

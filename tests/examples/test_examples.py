@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import runpy
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from runpy import run_path
 
@@ -15,6 +12,8 @@ import pytest
 
 from alexnet_dali.pipeline.draws import Draws
 from tests.images import prepare
+from tests.processes import command
+from tests.ranks import launch
 
 ROOT = Path(__file__).parents[2]
 TORCHVISION = """
@@ -39,43 +38,25 @@ def environment(tmp_path):
 
 
 def start(prepared, run, environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [
-        "examples/resnet.py",
-        "--data",
-        str(prepared),
-        "--checkpoint",
-        str(run / "network.pt"),
-    ]
-    command += ["--model", "small", "--size", "64", "--batch", "8", "--epochs", "2"]
-    return subprocess.Popen(
-        [*command, "--save-every", "2"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words = ["--data", prepared, "--checkpoint", run / "network.pt", "--model", "small"]
+    words += ["--size", "64", "--batch", "8", "--epochs", "2", "--save-every", "2"]
+    return launch(2, "examples/resnet.py", *words, environment=environment)
 
 
-def losses(process, kill_at=None):
+def losses(launched, kill_at=None):
     """The lines that the run prints, by step or epoch; it is killed where it comes to `kill_at`."""
     found = {}
-    for line in process.stdout:
+    for line in launched.ranks[0].stdout:
         words = line.split()
         if words[:1] in (["step"], ["epoch"]):
             found[" ".join(words[:2])] = words[2:]
         if kill_at is not None and line.startswith(f"step {kill_at} "):
-            for pid in children(process.pid):
-                os.kill(pid, signal.SIGKILL)
-    process.wait(120)
+            for rank in launched.ranks:
+                rank.kill()
+    assert launched.wait() == [0 if kill_at is None else -signal.SIGKILL] * 2, launched.ranks[
+        0
+    ].errors()
     return found
-
-
-def children(pid):
-    """A process and all that it has started: torchrun's ranks are in sessions of their own."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(below for child in listed for below in children(int(child)))]
 
 
 def test_a_network_of_torchvision_resumes_with_the_same_losses(prepared, tmp_path, environment):
@@ -90,20 +71,14 @@ def test_a_network_of_torchvision_resumes_with_the_same_losses(prepared, tmp_pat
 def test_crops_of_ones_own_balance_the_classes(tmp_path, environment):
     """Of 40 images, 32 are of one class. The chance of fewer than 8 in 32 draws is 0.1%."""
     folder = prepare(tmp_path, {"a": 32, "b": 8}, {"a": 2, "b": 2})
-    result = subprocess.run(
-        [sys.executable, "examples/own_crops.py", str(folder)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    shape, counts = map(json.loads, re.findall(r"\[.*?\]", result.stdout))
+    process = command("examples/own_crops.py", folder, environment=environment)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    shape, counts = map(json.loads, re.findall(r"\[.*?\]", printed))
     assert shape == [32, 3, 224, 224] and sum(counts) == 32 and min(counts) >= 8
 
 
 def test_its_crops_grow_stay_inside_and_are_drawn_anew():
-    growing = runpy.run_path(str(ROOT / "examples/own_crops.py"))["Growing"]()
     sizes = np.array([[300, 500], [400, 200]] * 50, np.int32)
     growing = run_path(str(ROOT / "examples/own_crops.py"))["Growing"]()
     for epoch, share in ((0, 0.5), (5, 0.75), (10, 1), (30, 1)):

@@ -1,18 +1,20 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.tools import cli
 from alexnet_dali.tools.paper import ablate, runs
 from alexnet_dali.tools.paper.ablate import Claim, compare, verdict
+from alexnet_dali.train.parallel.stop import StopRequest
 from tests.paper.pool import workers
+from tests.processes import Started, command
 from tests.recipes import TINY
 
 
@@ -85,9 +87,9 @@ def arguments(prepared, folder, *more):
 def test_variants_are_trained_once_and_listed_in_a_table(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "workers", workers)
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = arguments(prepared, tmp_path, "--seeds", "2", "--variants", "no-dropout")
-    command += ["--at-once", "2", "--run.max_steps", "2"]
-    ablate.main(command)
+    words = arguments(prepared, tmp_path, "--seeds", "2", "--variants", "no-dropout")
+    words += ["--at-once", "2", "--run.max_steps", "2"]
+    ablate.main(words)
     lines = (tmp_path / "out/ablation.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["whole", "no-dropout"]
     assert "substantial overfitting" in lines[3] and "2 seeds, 15 validation images" in lines[-1]
@@ -96,19 +98,21 @@ def test_variants_are_trained_once_and_listed_in_a_table(prepared, tmp_path, mon
     ).is_file()
     checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len(checkpoints) == 4
-    ablate.main(command)
+    ablate.main(words)
     assert checkpoints == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")
     }
     with pytest.raises(ValueError, match="was trained otherwise"):
-        ablate.main([*command, "--optim.lr", "0.5"])
-    ablate.main([*command[:-1], "3"])
+        ablate.main([*words, "--optim.lr", "0.5"])
+    ablate.main([*words[:-1], "3"])
     assert len(list((tmp_path / "out").rglob("step-0000000003.pt"))) == 4, (
         "stopped early, and taken for finished"
     )
 
 
-def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(prepared, tmp_path):
+def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(
+    prepared, tmp_path, monkeypatch
+):
     """A run ends early by its options. The command then resumes it for longer, and gets SIGTERM.
 
     It must save what was trained, and not take the run for finished.
@@ -117,13 +121,14 @@ def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(pr
     options = arguments(
         prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout", "no-dropout"
     )
-    command = [sys.executable, "-m", "alexnet_dali.tools", "ablate", *options]
-    subprocess.run([*command, "--run.max_steps", "2"], check=True, capture_output=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "workers", workers)
+        ablate.main([*options, "--run.max_steps", "2"])
     folder = tmp_path / "out/whole-seed0"
     begun = len((folder / "metrics.jsonl").read_text().splitlines())
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = command("-m", "alexnet_dali.tools", "ablate", *options)
     while len((folder / "metrics.jsonl").read_text().splitlines()) == begun:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.errors()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
@@ -136,15 +141,7 @@ def test_a_stopped_command_saves_its_runs_and_does_not_take_them_for_finished(pr
     )
 
 
-_TWO_RUNS = """
-import signal, sys, time
-from pathlib import Path
-from alexnet_dali.tools import cli
-from alexnet_dali.tools.paper import runs
-from alexnet_dali.train.parallel.stop import StopRequest
-
-def save_slowly(name, seconds):
-    folder = Path(sys.argv[1])
+def save_slowly(folder, name, seconds):
     with StopRequest() as stop:
         (folder / f"{name}.begun").touch()
         while stop.signal is None:
@@ -153,25 +150,25 @@ def save_slowly(name, seconds):
         (folder / f"{name}.saved").touch()
     runs.wait_for_the_end()
 
-def main(argv):
-    with runs.workers(2) as pool:
-        list(pool.map(save_slowly, ["quick", "slow"], [0, 3]))
 
-if __name__ == "__main__":
+def two_runs(folder):
+    """A command whose two workers are forked: spawned, they would take seconds to start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    runs.get_context = lambda kind: get_context("fork")
+
+    def main(argv):
+        with runs.workers(2) as pool:
+            list(pool.map(save_slowly, [folder] * 2, ["quick", "slow"], [0, 1]))
+
     cli.run(main)
-"""
 
 
 @pytest.mark.parametrize("number, group", [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_the_command_waits_for_a_run_that_saves_slowly(number, group, tmp_path):
     """SIGTERM goes to the command alone, Ctrl-C to all of its processes."""
-    (tmp_path / "two.py").write_text(_TWO_RUNS)
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "two.py"), str(tmp_path)], start_new_session=True
-    )
+    process = Started(two_runs, tmp_path, own_session=True)
     while len(list(tmp_path.glob("*.begun"))) < 2:
-        assert process.poll() is None
+        assert process.poll() is None, process.errors()
         time.sleep(0.05)
     (os.killpg if group else os.kill)(process.pid, number)
     assert process.wait(60) == 128 + number
@@ -211,8 +208,10 @@ def test_conflicting_options_are_refused(more, message, prepared, tmp_path):
         ablate.main(arguments(prepared, tmp_path, *more))
 
 
-def test_a_run_that_fails_says_why(prepared, tmp_path):
+def test_a_run_that_fails_says_why(prepared, tmp_path, monkeypatch):
+    """In a worker; those that are forked need not import anything."""
+    monkeypatch.setattr(runs, "get_context", lambda kind: get_context("forkserver"))
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = arguments(prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout")
+    words = arguments(prepared, tmp_path, "--seeds", "1", "--variants", "no-dropout")
     with pytest.raises(ValueError, match=r"whole-seed0: .*42 training images"):
-        ablate.main([*command, "--train.batch_size", "400"])
+        ablate.main([*words, "--train.batch_size", "400"])

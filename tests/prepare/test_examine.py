@@ -4,8 +4,9 @@ Examining must also end: where the disk fails, and where the command is killed.
 """
 
 import errno
+import multiprocessing
 import os
-import signal
+import runpy
 import subprocess
 import sys
 import time
@@ -17,13 +18,13 @@ from PIL import Image
 
 from alexnet_dali.pipeline import decode
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.prepare import examine
+from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare import examine, workers
 from alexnet_dali.pipeline.prepare.examine import Task
 from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.tools import cli, prep_imagenet
 from tests.images import smooth_image, write_class_folders
-from tests.processes import running
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, Started, running
 
 
 @pytest.fixture
@@ -113,25 +114,24 @@ class Pause(Task):
     """A task that says which process it runs in, and does not end."""
 
     def run(self):
-        print(os.getpid(), flush=True)
+        with atomic_write(self.files) as file:
+            file.write(str(os.getpid()).encode())
         time.sleep(100)
 
 
-def test_workers_end_when_their_parent_is_killed():
-    script = """
-from tests.prepare.test_examine import Pause
-from alexnet_dali.pipeline.prepare.workers import Workers
-if __name__ == "__main__":
-    with Workers() as workers:
-        list(workers.results([Pause(None, False, None)]))
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout
-    worker = int(parent.stdout.readline())
+def pause(told):
+    with workers.Workers() as pool:
+        list(pool.results([Pause(told, False, None)]))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    parent = Started(pause, tmp_path / "told")
+    while not (tmp_path / "told").exists():
+        assert parent.poll() is None, parent.errors()
+        time.sleep(0.02)
+    worker = int((tmp_path / "told").read_text())
     assert running(worker)
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
     while running(worker) and time.monotonic() < deadline:
@@ -139,26 +139,21 @@ if __name__ == "__main__":
     assert not running(worker)
 
 
+def prep_with_a_decoder_that_crashes(words):
+    """Workers are forked here: they have the decoder of tests/rehearsal/machine."""
+    machine = runpy.run_path(str(ROOT / "tests/rehearsal/machine/sitecustomize.py"))
+    machine["_crash_on_some_files"](examine)
+    workers._CONTEXT = multiprocessing.get_context("fork")
+    sys.argv = ["prep", *words]
+    cli.run(prep_imagenet.main)
+
+
 def prep_on_a_machine_that_crashes(folder, *more):
     """The command's exit status and what it printed."""
-    command = [
-        sys.executable,
-        "-m",
-        "alexnet_dali.tools",
-        "prep",
-        "--train",
-        folder / "train",
-        *more,
-    ]
-    path = os.pathsep.join(
-        [str(ROOT / "tests/rehearsal/machine"), os.environ.get("PYTHONPATH", "")]
-    )
-    environment = os.environ | {"REHEARSE_CRASH": "1", "PYTHONPATH": path}
-    command += ["--val", folder / "val", "--out", folder / "out"]
-    result = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    return result.returncode, result.stdout + result.stderr
+    words = ["--train", folder / "train", *more, "--val", folder / "val", "--out", folder / "out"]
+    process = Started(prep_with_a_decoder_that_crashes, list(map(str, words)))
+    said = "".join(process.communicate())
+    return process.returncode, said
 
 
 def test_files_that_crash_the_decoder_are_rejected_and_no_others(tmp_path):

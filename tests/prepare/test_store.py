@@ -6,11 +6,8 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,15 +19,15 @@ from PIL import Image
 from alexnet_dali.pipeline import geometry
 from alexnet_dali.pipeline.crops import RandomCrop
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.prepare import examine, store
+from alexnet_dali.pipeline.prepare import examine, journal, store
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import ROW
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders
+from tests.processes import Started
 
-ROOT = Path(__file__).parents[2]
 SIDE, CROP = 48, 40
 
 
@@ -163,47 +160,38 @@ def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
         prep(tmp_path / "images", tmp_path / "out", "--resize", SIDE)
 
 
-def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path):
+def save_always_and_close_shards_early(monkeypatch):
+    monkeypatch.setattr(journal, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(store, "SHARD_BYTES", 100_000)
+
+
+def prep_to_be_killed(words):
+    save_always_and_close_shards_early(pytest.MonkeyPatch())
+    prep_imagenet.main(words)
+
+
+def test_a_killed_preparation_resumes_to_the_same_folder(tmp_path, monkeypatch):
     """It is killed twice, and saves its journal after every chunk.
 
     The folder must be the same as from one run without a kill.
     """
-    write_class_folders(tmp_path / "images", dict.fromkeys("abc", 300), sides=(60, 90))
+    write_class_folders(tmp_path / "images", dict.fromkeys("abc", 150), sides=(60, 90))
     (tmp_path / "images/a/bad.jpg").write_text("no image")
-    code = (
-        "import sys; from alexnet_dali.pipeline.prepare import journal, store; "
-        "journal._SAVE_EVERY = 0; store.SHARD_BYTES = 300_000; "
-        "from alexnet_dali.tools.prep_imagenet import main; "
-        "from alexnet_dali.tools.cli import run; run(main)"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "--train",
-        tmp_path / "images",
-        "--hold-out",
-        "0.1",
-        "--resize",
-        "48",
-        "--shards",
-        "--out",
-    ]
-    subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True, capture_output=True)
-    state, kills = tmp_path / ".killed.unfinished/notes/train.npz", 0
-    while not (tmp_path / "killed").exists():
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        process = subprocess.Popen(
-            [*command, tmp_path / "killed"], cwd=ROOT, start_new_session=True
-        )
-        while process.poll() is None and kills < 2:
-            if state.exists() and state.stat().st_mtime_ns != before:
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-                break
+    words = ["--train", tmp_path / "images", "--hold-out", "0.1", "--resize", 48, "--shards"]
+    words = [*map(str, words), "--out"]
+    save_always_and_close_shards_early(monkeypatch)
+    prep_imagenet.main([*words, str(tmp_path / "whole")])
+    state, before = tmp_path / ".killed.unfinished/notes/train.npz", 0
+    for _ in range(2):
+        process = Started(prep_to_be_killed, [*words, str(tmp_path / "killed")])
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.errors()
             time.sleep(0.002)
-        process.wait()
-    assert kills == 2 and not (tmp_path / ".killed.unfinished").exists()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        before = state.stat().st_mtime_ns
+    prep_imagenet.main([*words, str(tmp_path / "killed")])
+    assert not (tmp_path / ".killed.unfinished").exists()
     whole, killed = Dataset.open(tmp_path / "whole"), Dataset.open(tmp_path / "killed")
     assert whole.fingerprint == killed.fingerprint
     for index in range(len(whole.train)):

@@ -2,7 +2,7 @@
 
 machine/sitecustomize.py emulates them. The ordinary tests run on such a machine, too:
 
-    REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make test
+    REHEARSE_GPUS=8 PYTHONPATH=tests/rehearsal/machine make check
 """
 
 import os
@@ -64,6 +64,7 @@ def prep(images, out):
     ]
 
 
+@pytest.mark.slow
 def test_preparing_rejects_no_file_under_the_fork_rule(images, tmp_path):
     result = on_a_machine(prep(images, tmp_path / "out"), REHEARSE_FORK_RULE="1")
     assert result.returncode == 0 and "64 training and 16 validation images" in result.stdout, (
@@ -72,6 +73,7 @@ def test_preparing_rejects_no_file_under_the_fork_rule(images, tmp_path):
     assert "0 files rejected" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_decoder_that_asks_for_gpus_before_the_fork_is_detected(images, tmp_path):
     """DALI's dynamic mode does so on import. No image is blamed for the failure."""
     result = on_a_machine(
@@ -94,6 +96,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_every_command_that_starts_processes_works_under_the_fork_rule(images, tmp_path):
     """Each kind of process is started once.
 
@@ -140,6 +143,7 @@ def test_every_command_that_starts_processes_works_under_the_fork_rule(images, t
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
 
 
+@pytest.mark.slow
 def test_an_ordinary_test_that_takes_a_gpu_is_detected(prepared, tmp_path):
     (tmp_path / "test_greedy.py").write_text(
         "from alexnet_dali.train.parallel.ranks import join\n\n"
@@ -161,6 +165,7 @@ ORDINARY = [
 QUICK = "drawn or medians or golden or predictions or bad_input or claims_nothing"
 
 
+@pytest.mark.slow
 def test_ordinary_tests_that_choose_a_device_pass_and_take_no_gpu():
     """These tests run commands whose device is `auto` unless they are told.
 

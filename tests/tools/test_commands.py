@@ -102,12 +102,10 @@ def test_every_figure_has_help_of_its_own(figure, capsys):
     assert ended.value.code == 0 and "--out FILE.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "command", [["-m", "train"], ["-m", "tools.evaluate"], ["tools/prep_imagenet.py"]], ids=" ".join
-)
-def test_modules_and_scripts_of_a_checkout_answer_help(command):
+def test_training_answers_help_from_a_shell():
+    """Preparing is called from one in tests/prepare/test_prep.py: as a script, by its path."""
     result = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "train", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr
 

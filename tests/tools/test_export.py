@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,9 @@ def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path, monkeypatch):
+def test_the_code_in_the_documentation_runs(
+    graphs, trained, prepared, tmp_path, monkeypatch, capsys
+):
     """Block by block, with one picture; module, graph and tools.predict agree on it."""
     export.main([str(trained), "--to", "module", "--out", str(tmp_path / "alexnet.py")])
     shutil.copy(graphs[True], tmp_path / "alexnet.onnx")
@@ -208,18 +211,19 @@ def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path,
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     code = [dedent(block) for block in blocks if "import " in block or "network." in block]
     assert len(code) == 3
-    (tmp_path / "use.py").write_text(
-        "".join(code) + "torch.save([probabilities, torch.from_numpy(scores[0])], 'found.pt')\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    module, graph = torch.load(tmp_path / "found.pt")
+    (tmp_path / "use.py").write_text("".join(code))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    capsys.readouterr()
+    found = runpy.run_path("use.py")
+    del sys.modules["alexnet"]
+    module, graph = found["probabilities"], torch.from_numpy(found["scores"][0])
     torch.testing.assert_close(module, graph, rtol=1e-4, atol=1e-5)
+    printed = capsys.readouterr().out
     with join("cpu", num_columns=1) as ranks:
         scores, _ = predict(open_network(trained, CPU), Dataset.open(prepared), ranks, 1)
     np.testing.assert_allclose(module, scores[0], atol=0.01)  # Pillow resizes almost as DALI does
-    assert result.stdout.split() == ["abc"[scores[0].argmax()]] * 2
+    assert printed.split() == ["abc"[scores[0].argmax()]] * 2
 
 
 def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):

@@ -10,6 +10,7 @@ from alexnet_dali.tools.faults.rows import FAULTS
 from alexnet_dali.tools.faults.runs import difference
 
 
+@pytest.mark.slow
 def test_a_short_form_of_the_table(capsys):
     faults.main(["--only", "a bit of a checkpoint", "--times", "4"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "bit of" in line]

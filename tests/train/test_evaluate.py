@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +14,7 @@ from alexnet_dali.train.evaluation import (
     probabilities,
     ten_views,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.ranks import launch
 
 
 def test_label_ranks_agree_with_sorting():
@@ -134,10 +130,11 @@ def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
     options = [trained, trained, "--data", prepared, "--views", "10", "--json", "--device", "cpu"]
     options = list(map(str, [*options, "--batch-size", "4", "--save"]))
     evaluate.main([*options, str(tmp_path / "one.npz")])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_ranks}"]
-    torchrun += ["-m", "alexnet_dali.tools"]
-    command = [*torchrun, "evaluate", *options, str(tmp_path / "many.npz")]
-    many = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    launched = launch(
+        num_ranks, "-m", "alexnet_dali.tools", "evaluate", *options, tmp_path / "many.npz"
+    )
+    assert launched.wait() == [0] * num_ranks, launched.ranks[0].errors()
+    many = launched.ranks[0].stdout.read()
     found = [
         json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
         for said in (capsys.readouterr().out, many)

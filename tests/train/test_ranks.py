@@ -7,8 +7,6 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import time
 from unittest import mock
 
@@ -23,49 +21,30 @@ from alexnet_dali.train.config import ConfigError
 from alexnet_dali.train.parallel import stop
 from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.parallel.stop import StopRequest
-from tests.ranks import free_port, run_ranks
+from tests.processes import command
+from tests.ranks import environment_of, free_port, run_ranks
 from tests.recipes import TINY
-from tests.train.test_train import ROOT
 
 
-@pytest.mark.parametrize(
-    "more, message",
-    [
-        (["--optim.lr", "0.5"], "optim.lr: 0.02 and 0.5"),
-        (
-            ["--run.log_seconds", "3", "--model.cross_talk", "[conv4]"],
-            "run.log_seconds: 0.0 and 3.0",
-        ),
-    ],
-)
-def test_ranks_with_different_options_say_which_differ(more, message, prepared, tmp_path):
+def test_ranks_with_different_options_say_which_differ(prepared, tmp_path):
+    """Numbers that decide the weights, numbers that do not, and lists."""
+    more = ["--optim.lr", "0.5", "--run.log_seconds", "3", "--model.cross_talk", "[conv4]"]
     (tmp_path / "tiny.yaml").write_text(TINY)
-    port, ranks = str(free_port()), []
-    for rank, own in enumerate(([], more)):
-        command = [
-            sys.executable,
-            "-m",
-            "train",
-            str(tmp_path / "tiny.yaml"),
-            "--data.root",
-            str(prepared),
-        ]
-        command += ["--run.dir", str(tmp_path / "run"), *own]
-        group = {
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        group |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-        ranks.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | group, stderr=subprocess.PIPE, text=True
-            )
+    port, words = (
+        free_port(),
+        ["-m", "alexnet_dali.train", tmp_path / "tiny.yaml", "--data.root", prepared],
+    )
+    ranks = [
+        command(
+            *words, "--run.dir", tmp_path / "run", *own, environment=environment_of(rank, 2, port)
         )
-    errors = [rank.communicate(timeout=100)[1] for rank in ranks]
+        for rank, own in enumerate(([], more))
+    ]
+    errors = [rank.communicate()[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2]
-    assert message in errors[0] and "Traceback" not in errors[0]
+    for what in ("optim.lr: 0.02 and 0.5", "run.log_seconds: 0.0 and 3.0", "model.cross_talk: "):
+        assert what in errors[0]
+    assert "Traceback" not in errors[0]
     assert not (tmp_path / "run").exists()
 
 

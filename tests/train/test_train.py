@@ -9,8 +9,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,9 +21,10 @@ from alexnet_dali.train.__main__ import main
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.trainer import Trainer
 from tests.images import prepare
+from tests.processes import command
+from tests.ranks import launch
 from tests.recipes import TINY
 
-ROOT = Path(__file__).parents[2]
 STEPS = 12  # 42 images make 3 steps an epoch
 
 
@@ -46,14 +45,8 @@ def train(recipe, prepared):
     return run
 
 
-def command(recipe, prepared, folder, *more, ranks=1):
-    launcher = (
-        ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "-m", "alexnet_dali.train"]
-        if ranks > 1
-        else ["-m", "alexnet_dali.train"]
-    )
-    arguments = [recipe, "--data.root", prepared, "--run.dir", folder, *more]
-    return [sys.executable, *launcher, *map(str, arguments)]
+def words(recipe, prepared, folder, *more):
+    return ["-m", "alexnet_dali.train", recipe, "--data.root", prepared, "--run.dir", folder, *more]
 
 
 def final_state(folder):
@@ -160,25 +153,21 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, tmp_path, capsys):
     assert final_state(tmp_path / "pieces")["step"] == STEPS
 
 
-def started(arguments, step):
-    """Start a process, and return it once it has logged this step."""
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
+def wait_for(process, step):
+    """Read what a run prints, until it has logged this step."""
     for line in process.stdout:
         if f"step {step}/" in line:
-            break
-    return process
+            return
+    raise AssertionError(process.errors())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_resumes(number, train, recipe, prepared, tmp_path):
-    arguments = command(recipe, prepared, tmp_path / "run", "--train.epochs", "300")
-    process = started(arguments, step=4)
+    process = command(*words(recipe, prepared, tmp_path / "run", "--train.epochs", "300"))
+    wait_for(process, step=4)
     process.send_signal(number)
-    rest = process.stdout.read()
-    assert process.wait(timeout=60) == 128 + number, rest
+    rest = "".join(process.communicate())
+    assert process.returncode == 128 + number, rest
     step = final_state(tmp_path / "run")["step"]
     assert (
         f"stopped by {signal.Signals(number).name} after step {step}" in rest
@@ -210,16 +199,16 @@ def test_two_ranks_killed_at_random_resume_to_the_same_bits(train, recipe, prepa
     another order.
     """
     options = ["--run.checkpoint_every", "2"]
-    whole = command(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4", ranks=2)
-    subprocess.run(whole, cwd=ROOT, check=True)
+    whole = words(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4")
+    assert launch(2, *whole).wait() == [0, 0]
     assert_traced(tmp_path / "whole")
-    killed = command(recipe, prepared, tmp_path / "killed", *options, ranks=2)
-    process = started(killed, step=6)
-    os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
-    process.stdout.read()
-    assert process.wait(timeout=60) != 0
+    killed = words(recipe, prepared, tmp_path / "killed", *options)
+    launched = launch(2, *killed)
+    wait_for(launched.ranks[0], step=6)
+    random.choice(launched.ranks).kill()
+    assert 0 not in launched.wait()
     assert final_state(tmp_path / "killed")["step"] < STEPS
-    subprocess.run(killed, cwd=ROOT, check=True)
+    assert launch(2, *killed).wait() == [0, 0]
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
     threads = torch.get_num_threads()
@@ -227,20 +216,6 @@ def test_two_ranks_killed_at_random_resume_to_the_same_bits(train, recipe, prepa
     assert train(tmp_path / "alone") == 0
     torch.set_num_threads(threads)
     assert_same_run(tmp_path / "whole", tmp_path / "alone")
-
-
-def workers_of(launcher):
-    """Process ids of torchrun's ranks."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == launcher:
-            found.append(int(path.parent.name))
-    assert len(found) == 2, found
-    return found
 
 
 def test_metrics_after_the_checkpoint_are_removed_on_resuming(train, tmp_path):
@@ -357,14 +332,10 @@ def test_an_odd_number_of_ranks_or_an_indivisible_batch_is_refused(
     assert "an even number" in fails(capsys, main(arguments))
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name)
-    result = subprocess.run(
-        command(recipe, prepared, tmp_path / "x", "--train.batch_size", "13", ranks=2),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode != 0
-    assert result.stderr.count("a batch of 13 images can't be shared evenly by 2 ranks") == 1
+    launched = launch(2, *words(recipe, prepared, tmp_path / "x", "--train.batch_size", "13"))
+    assert 0 not in launched.wait()
+    said = "".join(rank.errors() for rank in launched.ranks)
+    assert said.count("a batch of 13 images can't be shared evenly by 2 ranks") == 1
     assert not (tmp_path / "x").exists()
 
 

@@ -18,6 +18,7 @@ from alexnet_dali.train.parallel import ranks as distributed
 from alexnet_dali.train.parallel import watchdog as alive
 from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.parallel.watchdog import Progress, Watch
+from tests.processes import Started
 from tests.ranks import free_port
 from tests.recipes import TINY
 
@@ -99,36 +100,20 @@ def test_on_gpus_a_rank_that_is_gone_ends_the_run_long_before_one_that_hangs(
     assert "(last heard: forward, step 7) is silent" in said and "the run is ended; rerun" in said
 
 
-STUCK = """
-import sys, time, torch
-import torch.distributed as dist
-from pathlib import Path
-from alexnet_dali.model.columns import Columns
-from alexnet_dali.train.parallel import watchdog as alive
-from alexnet_dali.train.parallel.ranks import Ranks
-
-alive._LOST_AFTER = 2.0
-rank, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-store = dist.TCPStore("127.0.0.1", port)
-ranks = Ranks(rank, 2, torch.device("cuda"), 1, Columns.whole(1), store=store)
-with alive.watching(ranks, folder, 1000) as progress:
-    progress.at("backward", 3)
-    store.set(f"stuck {rank}", "")
-    time.sleep(600)  # in a collective of NCCL
-"""
+def stick(rank, port, folder):
+    alive._LOST_AFTER = 2.0
+    store = dist.TCPStore("127.0.0.1", port)
+    ranks = Ranks(rank, 2, torch.device("cuda"), 1, Columns.whole(1), store=store)
+    with alive.watching(ranks, folder, 1000) as progress:
+        progress.at("backward", 3)
+        store.set(f"stuck {rank}", "")
+        time.sleep(600)  # in a collective of NCCL
 
 
 def test_on_gpus_a_rank_that_is_stuck_ends_by_itself_once_its_partner_is_killed(tmp_path):
     port = free_port()
     store = dist.TCPStore("127.0.0.1", port, is_master=True, timeout=timedelta(seconds=60))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", STUCK, str(rank), str(port), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    ranks = [Started(stick, rank, port, tmp_path) for rank in range(2)]
     store.wait(["stuck 0", "stuck 1", "alive/word of term 0"])
     ranks[0].kill()
     said = ranks[1].communicate(timeout=60)[1]
