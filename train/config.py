@@ -20,6 +20,9 @@ from alexnet_dali.train.spelling import did_you_mean
 _NO_MATTER = ("root", "num_threads", "on_bad_image", "max_bad_fraction")
 """Options of data that change no result; a moved folder is the same by its fingerprint."""
 
+_COMPARED = {"optim.lr", "optim.schedule", "train.batch_size", "train.seed"}
+_PLACES = {"data.root", "data.num_threads"}
+
 USAGE = "alexnet train CONFIG.yaml [--section.field value ...]"
 
 
@@ -212,6 +215,26 @@ def _files(argv: list[str]) -> list[str]:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config in plain dicts, lists and numbers, as YAML and checkpoints keep it."""
     return json.loads(json.dumps(asdict(config)))
+
+
+def options(config: Config) -> dict[str, Any]:
+    """The value of each option by its dotted name, such as optim.lr."""
+    sections = to_dict(config).items()
+    return {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
+
+
+def hyperparameters(config: Config) -> dict[str, str | float]:
+    """Options by their dotted names: those that are usually compared, and all that are no default.
+
+    They decide what a run computes; where it lives is left out.
+    """
+    default = options(Config())
+    return {
+        name: value if type(value) in (int, float) else str(value)
+        for name, value in options(config).items()
+        if not name.startswith("run.") and name not in _PLACES
+        if name in _COMPARED or value != default[name]
+    }
 
 
 def from_dict(plain: dict[str, Any]) -> Config:

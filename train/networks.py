@@ -18,12 +18,11 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.run_folder import changed_options
 from alexnet_dali.train.checkpoints.state import check_shapes
 from alexnet_dali.train.config import Config, from_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
-from alexnet_dali.train.parallel.precision import set_matmul_precision
+from alexnet_dali.train.parallel.devices import set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks
 
 
@@ -86,20 +85,6 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
         f"{len(network.classes)}; class {number} is {found} here and {expected} there. Evaluate "
         "on images prepared with the same class folders"
     )
-
-
-def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
-    """ValueError where `folder` holds a run of another config or of other images."""
-    path = checkpoint.named(folder)
-    if not path.is_file():
-        return
-    changed = changed_options(folder, config)
-    if checkpoint.load(path)["dataset"] != dataset.fingerprint:
-        changed.append("the images")
-    if changed:
-        raise ValueError(
-            f"{folder} was trained otherwise ({'; '.join(changed)}); choose an --out elsewhere"
-        )
 
 
 def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:

@@ -111,6 +111,17 @@ class PaperSGD(torch.optim.SGD):
             for parameter in group["params"] if group["rate"] not in (old, 0) else ():
                 self.state[parameter]["momentum_buffer"].mul_(old / group["rate"])
 
+    def describe(self, lr: float, epoch: int) -> list[str]:
+        """What set_lr would change at the end of an epoch, as sentences."""
+        changes = []
+        if lr != self.lr:
+            changes.append(f"learning rate is now {lr:g} ({self._config.schedule})")
+        factors = _later_factors(self._config, epoch)
+        if factors != _later_factors(self._config, epoch - 1):
+            listed = ", ".join(f"{name} times {value:g}" for name, value in factors.items())
+            changes.append(f"learning rates of layers are now {listed}")
+        return changes
+
     def _set(self, lr: float, epoch: int) -> None:
         self.lr = lr
         for group in self.param_groups:
@@ -150,7 +161,7 @@ def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
 
 def _factor(name: str, epoch: int, config: OptimConfig) -> float:
     """What the learning rate of the parameter `name` is multiplied by after `epoch` epochs."""
-    for factors in (later_factors(config, epoch), config.lr_factors):
+    for factors in (_later_factors(config, epoch), config.lr_factors):
         for key in _keys(name):
             if key in factors:
                 return float(factors[key])
@@ -168,7 +179,7 @@ def _treatment(name: str, config: OptimConfig) -> tuple:
     return _decay(name, config), _is_bias(name) and config.bias_lr is not None, factors
 
 
-def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
+def _later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
     """The later factors that hold after `epoch` epochs, by the names that they are listed under."""
     begun = {
         key: [pair for pair in pairs if pair[0] <= epoch]

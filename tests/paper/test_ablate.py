@@ -141,7 +141,7 @@ import signal, sys, time
 from pathlib import Path
 from alexnet_dali.tools import cli
 from alexnet_dali.tools.paper import runs
-from alexnet_dali.train.parallel.stop import StopRequest
+from alexnet_dali.train.parallel.agreement import StopRequest
 
 def save_slowly(name, seconds):
     folder = Path(sys.argv[1])

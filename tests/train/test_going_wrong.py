@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.files import writing_to
-from alexnet_dali.train import trainer
+from alexnet_dali.train import evaluation, trainer
 from alexnet_dali.train.evaluation import guesses
 from tests.train import test_train
 
@@ -18,7 +18,7 @@ recipe, train = test_train.recipe, test_train.train
 
 def test_a_loss_far_above_that_of_guessing_ends_the_run(train, tmp_path, capsys, monkeypatch):
     assert train(tmp_path / "run", "--run.max_steps", "4") == 0
-    monkeypatch.setattr(trainer, "_EXPLODED", 0.01)
+    monkeypatch.setattr(evaluation, "_EXPLODED", 0.01)
     message = test_train.fails(capsys, train(tmp_path / "run"))
     assert "guessing gives 1.1" in message and "smaller --optim.lr" in message
     assert "step-0000000004.pt is the last good checkpoint" in message

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import PerLayer
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.parallel.ranks import GradientAllReduce, join
+from alexnet_dali.train.parallel.collectives import GradientAllReduce
+from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.record.layers import LayerStats
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY

@@ -19,10 +19,9 @@ from torch import multiprocessing as mp
 
 from alexnet_dali.pipeline.files import resumable_folder
 from alexnet_dali.train.checkpoints.run_folder import claim
-from alexnet_dali.train.config import ConfigError
-from alexnet_dali.train.parallel import stop
+from alexnet_dali.train.parallel import agreement
+from alexnet_dali.train.parallel.agreement import StopRequest
 from alexnet_dali.train.parallel.ranks import join
-from alexnet_dali.train.parallel.stop import StopRequest
 from tests.ranks import free_port, run_ranks
 from tests.recipes import TINY
 from tests.train.test_train import ROOT
@@ -97,7 +96,7 @@ def test_fewer_gpus_than_ranks_are_refused_and_without_any_auto_means_the_cpu(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with (
         pytest.raises(
-            ConfigError, match=f"run.device is {asked} and 2 ranks run here, but {gpus} GPUs"
+            ValueError, match=f"run.device is {asked} and 2 ranks run here, but {gpus} GPUs"
         ),
         join(asked),
     ):
@@ -115,7 +114,7 @@ def test_two_signals_at_once_are_one_request_and_a_later_signal_is_another(monke
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
             assert request.signal == signal.SIGTERM
-            monkeypatch.setattr(stop, "_PATIENCE", -1)
+            monkeypatch.setattr(agreement, "_PATIENCE", -1)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
     finally:

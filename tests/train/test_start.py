@@ -7,7 +7,7 @@ import pytest
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.train.__main__ import main
 from alexnet_dali.train.config import ConfigError, load
-from alexnet_dali.train.record.header import num_parameters
+from alexnet_dali.train.record.metrics import num_parameters
 from tests.recipes import TINY
 
 HEADER = r"""network: 8 layers in two columns, ([\d,]+) parameters

@@ -104,6 +104,14 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
+def how_to_resume(folder: Path) -> str:
+    """What a run that ends early says at last; its checkpoints are in `folder`."""
+    last = newest(folder)
+    if last is None:
+        return "rerun the same command; there is no checkpoint yet, so it begins afresh"
+    return f"rerun the same command to resume from step {step_of(last)}"
+
+
 def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
 

@@ -68,6 +68,20 @@ def changed_options(folder: Path, config: Config) -> list[str]:
     return _read(folder, lambda saved: differing_keys(config, saved))
 
 
+def check_same_run(folder: Path, config: Config, fingerprint: str) -> None:
+    """ValueError where `folder` holds a run of another config or of other images."""
+    path = checkpoint.named(folder)
+    if not path.is_file():
+        return
+    changed = changed_options(folder, config)
+    if checkpoint.load(path)["dataset"] != fingerprint:
+        changed.append("the images")
+    if changed:
+        raise ValueError(
+            f"{folder} was trained otherwise ({'; '.join(changed)}); choose an --out elsewhere"
+        )
+
+
 def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
     """What `use` makes of the config; where config.yaml is lost, of the newest checkpoint's."""
     path = folder / "config.yaml"

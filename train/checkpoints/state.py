@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
-from alexnet_dali.train.optim import PaperSGD, Schedule
+from alexnet_dali.train.optim import OptimConfig, PaperSGD, Schedule, schedule
 from alexnet_dali.train.parallel.ranks import Ranks
 
 
@@ -26,6 +26,13 @@ class TrainingState:
     schedule: Schedule
     sums: Tensor
     step: int = 0
+
+    @classmethod
+    def initial(cls, model: AlexNet, config: OptimConfig, epochs: int) -> "TrainingState":
+        """That of a run of `epochs` epochs, before its first step."""
+        optimizer = PaperSGD(model.named_parameters(), config)
+        sums = new_sums(next(model.parameters()).device)
+        return cls(model, optimizer, schedule(config, epochs), sums)
 
     def gather(self, ranks: Ranks) -> dict[str, Any]:
         """The state as a checkpoint holds it: the whole network's, for any number of ranks.

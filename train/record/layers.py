@@ -53,9 +53,9 @@ class LayerStats:
         Each column adds up its own numbers. So the result has the same bits wherever columns are.
         """
         own = torch.cat([self._sums, self._silent()], dim=2)
-        columns = self._ranks.columns.merge([{"own": one[None]} for one in own])["own"]
+        of_all = self._ranks.sum_over_columns(list(own))
         found: dict[str, float] = {}
-        for name, row in zip(self._names, columns.sum(0).tolist(), strict=True):
+        for name, row in zip(self._names, of_all.tolist(), strict=True):
             weights, update, count, silent, units = row
             found[f"weights/{name}"] = weights / count
             found[f"weights_update/{name}"] = update / count
