@@ -19,6 +19,9 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 _EXPLODED = 100
 """Times the loss by guessing, beyond which training can't come back."""
 
+_ROUNDS = 2000
+"""Of the search for weights: with these, they are as good as any to 1e-6 in the mean logarithm."""
+
 
 @dataclass(frozen=True)
 class ErrorRates:
@@ -121,21 +124,15 @@ def search_weights(
 ) -> NDArray[np.float64]:
     """Weights [M], none negative, summing to 1, whose mixture makes the labels [N] most likely.
 
-    The logarithm of a mixture is concave in its weights: there is one best, wherever the search
-    begins.
+    The logarithm of a mixture is concave in its weights: there is one best. Expectation
+    maximisation (Dempster, Laird and Rubin, 1977) comes nearer with each of its rounds: a network's
+    new weight is its mean share of the labels' probabilities.
     """
-    # They take half a second to import, and training needs neither.
-    from scipy.optimize import minimize
-    from scipy.special import softmax
-
-    own = probabilities[:, np.arange(len(labels)), labels]
-
-    def loss(free: NDArray[np.float64]) -> float:
-        return -float(np.log(np.maximum(softmax(free) @ own, 1e-300)).mean())
-
-    return softmax(
-        minimize(loss, np.zeros(len(own)), method="L-BFGS-B", bounds=[(-12, 12)] * len(own)).x
-    )
+    own = np.maximum(probabilities[:, np.arange(len(labels)), labels], 1e-300)
+    weights = np.full(len(own), 1 / len(own))
+    for _ in range(_ROUNDS):
+        weights = (weights[:, None] * own / (weights @ own)).mean(1)
+    return weights
 
 
 def halves(labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

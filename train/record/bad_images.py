@@ -96,5 +96,6 @@ class BadImages:
             raise DatasetError(
                 f"{len(self._of_epoch)} of {self._num_images} training images can't be used any "
                 f"more in epoch {epoch + 1}, above data.max_bad_fraction, "
-                f"{self._max_fraction:.1%}; {self._path} lists them. Restore them and rerun the command to resume"
+                f"{self._max_fraction:.1%}; {self._path} lists them. Restore them and rerun the "
+                "command to resume"
             )
