@@ -17,7 +17,6 @@ from alexnet_dali.pipeline.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.pipeline.transform import Colour, Pixels
 from alexnet_dali.train.config import ConfigError, DataConfig, TrainConfig
-from alexnet_dali.train.parallel.collectives import exchange
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _BLACK: Colour = (0.0, 0.0, 0.0)
@@ -68,7 +67,7 @@ def training_batches(
     loader = training_loader(
         dataset, data, train, steps.start, on_bad_image=on_bad_image, **options
     )
-    return exchange(_batches(loader, steps.stop), ranks.exchange_group)
+    return ranks.exchange(_batches(loader, steps.stop))
 
 
 def training_loader(
@@ -107,7 +106,7 @@ def evaluation_batches(
     ranks.local_batch_size(batch_size)
     options = _options(data, ranks)
     loader = _evaluation_loader(images, data, batch_size, on_bad_image=on_bad_image, **options)
-    return exchange(_batches(loader, len(loader)), ranks.exchange_group)
+    return ranks.exchange(_batches(loader, len(loader)))
 
 
 def samples(images: ImageList, count: int, data: DataConfig, ranks: Ranks) -> Batch:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dali.train.capture import READY
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.trainer import Trainer
 
-_WARM_UP, _TIMED = READY, 10  # steps
+_TIMED = 10  # steps
 _VALIDATION = 5  # batches, at most
 
 
@@ -30,7 +29,7 @@ def check(trainer_in: Callable[[str], Trainer], folder: Path) -> int:
         step_seconds = _time_steps(trainer)
         validation_seconds = _time_validation(trainer)
         memory = _memory(trainer)
-        num_bytes = checkpoint.num_bytes(trainer.state.gather(trainer.ranks))
+        num_bytes = checkpoint.num_bytes(trainer.state.gather(trainer.ranks.all_gather_over_pairs))
     plan = trainer.plan
     seconds = plan.num_steps * step_seconds
     seconds += plan.num_steps // plan.steps_per_epoch * validation_seconds
@@ -43,20 +42,20 @@ def check(trainer_in: Callable[[str], Trainer], folder: Path) -> int:
 def _time_steps(trainer: Trainer) -> float:
     """Seconds that a step takes, waiting for its images included."""
     stopwatch = trainer.stopwatch
-    for number, batch in enumerate(islice(trainer.batches(), _WARM_UP + _TIMED), 1):
+    for number, batch in enumerate(islice(trainer.batches(), trainer.warm_up + _TIMED), 1):
         stopwatch.got_batch()
         trainer.train_step(batch)
         stopwatch.end_step()
-        if number == _WARM_UP:
+        if number == trainer.warm_up:
             _wait(trainer)
             stopwatch.reset()
         stopwatch.resume()
     _wait(trainer)
     measured = stopwatch.metrics(trainer.plan.batch_size)
-    if trainer.state.step <= _WARM_UP:
+    if trainer.state.step <= trainer.warm_up:
         raise ValueError(
             f"the run has {trainer.state.step} steps, which are too few to be timed; expected more "
-            f"than {_WARM_UP}: train it without --run.dry_run"
+            f"than {trainer.warm_up}: train it without --run.dry_run"
         )
     return measured["throughput/step_ms"] / 1000
 

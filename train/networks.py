@@ -18,7 +18,6 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.state import check_shapes
 from alexnet_dali.train.config import Config, from_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
@@ -55,7 +54,7 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
             f"{path}: not a checkpoint of this project, or damaged ({error})"
         ) from error
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
-    check_shapes(path, state["model"], model)
+    checkpoint.check_shapes(path, state["model"], model)
     model.load_full_state(state["model"])
     mean, classes = crop_mean(stats, config.data, device), state["classes"]
     names = state.get("names", classes)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
@@ -17,16 +16,13 @@ from torch.profiler import record_function
 from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.local_response_norm import compiled_local_response_norm, local_response_norm
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.train import data, evaluation
 from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
-from alexnet_dali.train.checkpoints.run_checkpoints import RunCheckpoints
-from alexnet_dali.train.checkpoints.run_folder import check_kept, claim
+from alexnet_dali.train.checkpoints.run_folder import RunFolder, check_kept
 from alexnet_dali.train.checkpoints.state import TrainingState
 from alexnet_dali.train.config import Config, hyperparameters, options, to_dict, to_yaml
 from alexnet_dali.train.parallel import agreement
-from alexnet_dali.train.parallel.collectives import GradientAllReduce
 from alexnet_dali.train.parallel.devices import autocast, set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.record import metrics
@@ -47,6 +43,9 @@ class TrainingError(ValueError):
 class Trainer:
     """Everything that a step needs, and the loop over the steps."""
 
+    warm_up = READY
+    """Steps of a run after which all take the same time."""
+
     def __init__(
         self,
         config: Config,
@@ -63,14 +62,14 @@ class Trainer:
         self.folder = Path(str(config.run.dir))
         self.dataset = Dataset.open(Path(str(config.data.root)))
         self.plan = data.training_plan(config.train, self.dataset, config.run.max_steps)
+        self.run_folder = RunFolder(self.folder, self.dataset, self.plan.steps_per_epoch, ranks)
         ranks.local_batch_size(config.train.batch_size)
         self._build()
         self._begin_records()
-        self._lock: FileLock | None = None
         try:
             self._open_folder()
         except BaseException:
-            self._release_folder()
+            self.run_folder.release()
             raise
 
     @property
@@ -93,7 +92,7 @@ class Trainer:
             number = int(asked) or stop.signal or 0  # or while the last checkpoint was written
             self._say_goodbye(number)
         finally:
-            self._release_folder()
+            self.run_folder.release()
         return 128 + number if number else 0
 
     def _train(self, stop: agreement.StopRequest) -> None:
@@ -104,7 +103,8 @@ class Trainer:
                 self.train_step(batch)
             self.stopwatch.end_step()
             self.profile.end_step()
-            stops, log_now, save_now = self.agreement.after_step(stop.signal or 0, *self._due())
+            flags = stop.signal or 0, self._log_is_due(), self._save_is_due()
+            stops, log_now, save_now = self.agreement.after_step(*flags)
             self._after_step(batch, bool(log_now), bool(save_now))
             if stops or self.state.schedule.finished:
                 return
@@ -170,20 +170,19 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
-        if self.checkpoints.has(self.state.step):
+        if self.run_folder.has(self.state.step):
             return
         self._note_progress("saving", self.state.step)
         # After a resume, the images up to this step are not looked at again.
         self.bad_images.share(self.state.step, self.plan.steps_per_epoch)
-        gathered = self.state.gather(self.ranks)
+        gathered = self.state.gather(self.ranks.all_gather_over_pairs)
         loss_sum, _, steps = gathered["intervals"].sum(0).tolist()
         self._check_loss(loss_sum / max(steps, 1))
         if not all(self.ranks.all_gather_object(self.state.is_finite())):
             self._end_diverged("weights, gradients or momentum are no longer numbers")
         if self.monitor:
             self.monitor.flush()  # lines up to this step are not written again, either
-            check_kept(self.folder)
-        self.checkpoints.save(gathered, to_dict(self.config), self.config.run.keep_checkpoints)
+        self.run_folder.save(gathered, to_dict(self.config), self.config.run.keep_checkpoints)
         self.stopwatch.resume()
 
     def header(self, folder: Path) -> list[str]:
@@ -199,7 +198,7 @@ class Trainer:
         self.autocast = autocast(config.train.precision, ranks.device)
         model = self._new_model().to(ranks.device)
         self.state = TrainingState.initial(model, config.optim, config.train.epochs)
-        self.all_reduce = GradientAllReduce(model, ranks.data_group)
+        self.all_reduce = ranks.gradient_all_reduce(model)
         self.masks = DropoutMasks(config.train.seed, self.state.step, ranks.device, ranks.pair)
         self.mean = data.crop_mean(self.dataset.stats, config.data, ranks.device)
         self.captured: CapturedStep | None = None
@@ -222,42 +221,29 @@ class Trainer:
         self.bad_images = BadImages(self.folder, len(self.dataset.train), most, stops, ranks)
         self.stopwatch = Stopwatch(ranks.device, holds=ranks.is_main)
         trace = self.folder / f"trace-rank{ranks.rank}.json"
-        self.profile = Profile(self.config.run.profile, READY, trace, ranks.device)
+        self.profile = Profile(self.config.run.profile, self.warm_up, trace, ranks.device)
         uses_relu = self.config.model.activation == "relu"
-        self.layer_stats = LayerStats(self.state.model, ranks, uses_relu)
+        self.layer_stats = LayerStats(self.state.model, ranks.all_reduce_over_pairs, uses_relu)
         self.pictures: Pictures | None = None
         self.agreement = agreement.Agreement(ranks.all_reduce_max)
         self._logged_at = time.monotonic()
 
     def _open_folder(self) -> None:
         """Claim the run's folder, and go on from what it holds."""
-        ranks = self.ranks
-        self.checkpoints = RunCheckpoints(
-            self.folder, self.dataset, self.plan.steps_per_epoch, ranks
-        )
-        refused = self._claim() if ranks.is_main else ""
-        newest = self.checkpoints.newest()
-        seen = refused, newest.name if newest else "", self.dataset.fingerprint
-        agreement.check_folder(ranks.all_gather_object(seen))
-        self.checkpoints.begin(self.state, self.config.train.init_from)
-        agreement.check_first_step(ranks.all_gather_object(self.state.step))
+        config, ranks, state = self.config, self.ranks, self.state
+        agreement.check_folder(ranks.all_gather_object(self.run_folder.claim(config)))
+        saved = self.run_folder.resume(state.model)
+        if saved is not None:
+            epoch = saved["step"] // self.plan.steps_per_epoch
+            state.restore(saved, epoch, ranks.pair, ranks.num_pairs)
+        elif config.train.init_from is not None:
+            self.run_folder.warm_start(state.model, Path(config.train.init_from))
+        agreement.check_first_step(ranks.all_gather_object(state.step))
         self.monitor: metrics.Monitor | None = None
         if ranks.is_main:
             kept = partial(check_kept, self.folder)
-            self.monitor = metrics.Monitor(self.folder, self.state.step, kept)
-            self.bad_images.forget_after(self.state.step)
-
-    def _claim(self) -> str:
-        """Take the run's folder; returns why that is refused, if it is."""
-        try:
-            self._lock = claim(self.folder, self.config, self.plan.steps_per_epoch)
-        except (ValueError, OSError) as error:
-            return f"{error}{advice(error)}"
-        return ""
-
-    def _release_folder(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+            self.monitor = metrics.Monitor(self.folder, state.step, kept)
+            self.bad_images.forget_after(state.step)
 
     def _introduce(self) -> None:
         """Say what is trained, and read the images whose predictions are shown."""
@@ -274,7 +260,7 @@ class Trainer:
         """The last line; `number` is that of the signal that has stopped the run, or 0."""
         if self.monitor:
             self.monitor.close()
-        step, results = self.state.step, f"{self.checkpoints.report_best()}results are in"
+        step, results = self.state.step, f"{self.run_folder.report_best()}results are in"
         guess = ", but the network only guesses: try another --optim.lr in another --run.dir"
         results = f"{guess if self._only_guesses() else ''}; {results} {self.folder}"
         is_paused = step == self.config.run.max_steps
@@ -296,15 +282,15 @@ class Trainer:
             self._note_progress("evaluation", self.state.step)
             yield batch
 
-    def _due(self) -> tuple[bool, bool]:
-        """Whether it is time for a line, and to save, by the main rank's clock, for all ranks."""
-        if not self.ranks.is_main:
-            return False, False
-        seconds, run = time.monotonic() - self._logged_at, self.config.run
-        return (
-            seconds > run.log_seconds,
-            self.checkpoints.minutes_since_last() > run.checkpoint_minutes,
-        )
+    def _log_is_due(self) -> bool:
+        """Whether it is time for a line, by the main rank's clock, which decides for all."""
+        seconds = time.monotonic() - self._logged_at
+        return self.ranks.is_main and seconds > self.config.run.log_seconds
+
+    def _save_is_due(self) -> bool:
+        """Whether it is time to save, by the main rank's clock, which decides for all."""
+        minutes = self.run_folder.minutes_since_save()
+        return self.ranks.is_main and minutes > self.config.run.checkpoint_minutes
 
     def _after_step(self, batch: Batch, log_now: bool, save_now: bool) -> None:
         """All that is due at this step.
@@ -367,7 +353,7 @@ class Trainer:
         errors, state, epoch = self.validate(), self.state, self.epoch
         self.bad_images.share(state.step, self.plan.steps_per_epoch)
         state.schedule.end_epoch(errors.top1_error)
-        self.checkpoints.best.note(errors.top1_error, epoch)
+        self.run_folder.best.note(errors.top1_error, epoch)
         values = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
         if self.monitor:
             self.monitor.write(state.step, epoch, values)
@@ -388,7 +374,7 @@ class Trainer:
 
     def _only_guesses(self) -> bool:
         """Whether the last validation was no better than chance."""
-        dataset, best = self.dataset, self.checkpoints.best
+        dataset, best = self.dataset, self.run_folder.best
         num_images, num_classes = len(dataset.val), len(dataset.classes)
         return best.epoch > 0 and evaluation.guesses(best.last_error, num_images, num_classes)
 
@@ -399,7 +385,7 @@ class Trainer:
             self._end_diverged(found)
 
     def _end_diverged(self, found: str) -> None:
-        newest = self.checkpoints.newest()
+        newest = self.run_folder.newest()
         stands = f"{newest} is the last good checkpoint" if newest else "there is no checkpoint yet"
         raise TrainingError(
             f"{found} at step {self.state.step}; the learning rate, {self.state.optimizer.lr:g}, "

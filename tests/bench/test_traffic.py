@@ -12,7 +12,7 @@ from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
-from alexnet_dali.train.parallel.collectives import GradientAllReduce, exchange
+from alexnet_dali.train.parallel.collectives import GradientAllReduce
 from alexnet_dali.train.parallel.devices import autocast
 from alexnet_dali.train.parallel.ranks import join
 from tests.ranks import run_ranks
@@ -55,7 +55,7 @@ def step(folder, precision):
         own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
         received = {"gathered": 0, "reduced": 0}
         count(received)
-        (batch,) = exchange([own], ranks.exchange_group)
+        (batch,) = ranks.exchange([own])
         inputs = received["gathered"]
         with autocast(precision, ranks.device):
             logits = model(batch.images, DropoutMasks(0, 0, ranks.device, ranks.pair)).float()

@@ -15,8 +15,9 @@ from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.config import ModelConfig, PerLayer
 from alexnet_dali.pipeline.stats import STATS_SIZE
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
-from alexnet_dali.train.checkpoints.warm_start import take_layers
+from alexnet_dali.train.checkpoints.checkpoint import check_shapes
+from alexnet_dali.train.checkpoints.run_folder import take_layers
+from alexnet_dali.train.checkpoints.state import TrainingState, new_sums
 from alexnet_dali.train.config import Config, DataConfig, to_dict
 from alexnet_dali.train.networks import open_network
 from alexnet_dali.train.optim import OptimConfig, PaperSGD, schedule
@@ -79,7 +80,7 @@ def restored(path, ranks):
     check_shapes(path, state["model"], model)
     optimizer = PaperSGD(model.named_parameters(), CONFIG.optim)
     new = TrainingState(model, optimizer, schedule(CONFIG.optim, 3), new_sums(torch.device("cpu")))
-    new.restore(state, ranks, state["step"] // 5)
+    new.restore(state, state["step"] // 5, ranks.pair, ranks.num_pairs)
     new.schedule.end_epoch(0.5)
     assert new.schedule.lr >= 0 and isinstance(new.step, int) and new.is_finite() in (True, False)
 

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_dali.tools import evaluate
 from alexnet_dali.train.__main__ import main
-from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.evaluation import ErrorRates
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
@@ -65,7 +65,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("moment", ["before the save", "before the name", "after the name"])
 def test_a_kill_changes_nothing(moment, epoch, train, tmp_path, monkeypatch):
     """Between evaluation and save, between save and best.pt, or before old ones are removed."""
-    save, keep = checkpoint.save, best.keep
+    save, keep = checkpoint.save, checkpoint.keep_best
     step = 3 * epoch
 
     def killed_save(folder, state, *more):
@@ -84,7 +84,7 @@ def test_a_kill_changes_nothing(moment, epoch, train, tmp_path, monkeypatch):
         if moment == "before the save":
             patched.setattr(checkpoint, "save", killed_save)
         else:
-            patched.setattr(best, "keep", killed_keep)
+            patched.setattr(checkpoint, "keep_best", killed_keep)
         if epoch == 3 and moment != "before the save":
             assert train(tmp_path / "run") == 0  # the third is not the best: nothing is named
         else:

@@ -39,7 +39,7 @@ def watch(folder):
         labels = torch.randint(CLASSES, (BATCH,), generator=draw)
         share = BATCH // ranks.num_pairs
         rows = slice(ranks.pair * share, (ranks.pair + 1) * share)
-        lab = LayerStats(model, ranks, uses_relu=True)
+        lab = LayerStats(model, ranks.all_reduce_over_pairs, uses_relu=True)
         losses = []
         for step in range(2):
             with lab.watching(step == 0):

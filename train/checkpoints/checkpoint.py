@@ -4,20 +4,27 @@ A file is there whole, or not at all.
 """
 
 import errno
+import math
 import os
 import re
 import shutil
 import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train.checkpoints import best, checksum
+from alexnet_dali.train.checkpoints import checksum
 from alexnet_dali.train.checkpoints.content import what_is_wrong
 
 FORMAT = 1
+BEST = "best.pt"
+"""The name of the checkpoint of the epoch with the lowest validation error."""
+
 _KEYS = {
     "format",
     "step",
@@ -42,6 +49,43 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used, and what to do about it."""
 
 
+@dataclass
+class Best:
+    """The lowest top-1 error on the validation images so far, after which epoch, and the last one.
+
+    Every checkpoint holds it, so it is right after any kill.
+    """
+
+    top1_error: float = math.inf
+    epoch: int = 0
+    last_error: float = math.inf
+
+    def note(self, top1_error: float, epoch: int) -> None:
+        """Take note of the error after `epoch`; of equal ones, the first is the best."""
+        self.last_error = top1_error
+        if top1_error < self.top1_error:
+            self.top1_error, self.epoch = top1_error, epoch
+
+    def is_of(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the checkpoint of this step is the best."""
+        return self.epoch > 0 and step == self.epoch * steps_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return asdict(self)
+
+    def report(self, checkpoints: Path) -> str:
+        """For the run's last line."""
+        if not self.epoch:
+            return ""
+        path = checkpoints / BEST
+        where = f" ({path})" if path.exists() else ""
+        return (
+            f"best validation top-1 error {self.top1_error:.2%} after epoch {self.epoch}{where}, "
+            f"last {self.last_error:.2%}; "
+        )
+
+
 def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) -> None:
     """Write `step-NNNNNNNNNN.pt` into `folder` and remove all but the `keep` newest.
 
@@ -61,9 +105,27 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
     except (OSError, RuntimeError) as error:
         raise OSError(_unwritten(path, needed, error)) from error
     if is_best:
-        best.keep(path)
+        keep_best(path)
     for old in [path for path in _all(folder) if path.is_file()][:-keep]:
         old.unlink()
+
+
+def keep_best(path: Path) -> None:
+    """Let `best.pt` beside the checkpoint at `path` be that checkpoint: at once, or not at all.
+
+    It takes no space until the checkpoint is removed, except where files can't have two names.
+    """
+    best = path.with_name(BEST)
+    temporary = best.with_name(f".{BEST}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        with open(path, "rb") as source, atomic_write(best) as file:
+            shutil.copyfileobj(source, file)
+        return
+    os.replace(temporary, best)
+    temporary.unlink(missing_ok=True)  # where it was that file already, the system keeps both names
 
 
 def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
@@ -173,6 +235,19 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _is_ours(number: Any) -> bool:
     return type(number) is int and number == FORMAT
+
+
+def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
+    """CheckpointError where the `full` network of the checkpoint at `path` is not like `model`."""
+    own = model.own_columns[0].state_dict()
+    found = {key: tuple(value.shape) for key, value in model.columns.split(full)[0].items()}
+    expected = {key: tuple(value.shape) for key, value in own.items()}
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            raise CheckpointError(
+                f"{path} holds another network: {key} is {found.get(key)}, expected "
+                f"{expected.get(key)}; choose the config it was trained with, or another --run.dir"
+            )
 
 
 def _another_network(path: Path) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,15 +16,16 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_dali.model.columns import NUM_COLUMNS, Columns
 from alexnet_dali.pipeline.cores import threads_of_a_rank
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.faults import advice, resource_error
+from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.memory import keep_freed_memory
-from alexnet_dali.train.parallel import devices
+from alexnet_dali.train.parallel import collectives, devices
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ class Ranks:
         if self.is_main:
             print(text, flush=True)
 
+    def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Both columns' shards of each batch, from own shards; see collectives.exchange."""
+        return collectives.exchange(batches, self.exchange_group)
+
+    def gradient_all_reduce(self, model: nn.Module) -> collectives.GradientAllReduce:
+        """What averages the gradients of `model` over the pairs in each backward pass."""
+        return collectives.GradientAllReduce(model, self.data_group)
+
     def all_reduce_max(self, values: list[float]) -> list[float]:
         """The largest of each of the `values` over all ranks."""
         if self.control_group is None:
@@ -103,18 +112,10 @@ class Ranks:
         rows[self.pair] = values
         return self.all_reduce_over_pairs(rows)
 
-    def sum_over_columns(self, own: Sequence[Tensor]) -> Tensor:
-        """The sum over the network's columns, of one tensor [...] for each column held here.
-
-        Every rank gets it, with the same bits wherever columns are. Weights, momentum and, after
-        the backward pass, gradients are the same in every pair: they need no other sum.
-        """
-        return self.columns.merge([{"own": one[None]} for one in own])["own"].sum(0)
-
     def all_reduce_over_pairs(self, counts: Tensor) -> Tensor:
         """`counts` of a pair's own images, added up over the pairs, in place.
 
-        The columns of a pair hold the same ones.
+        Weights and averaged gradients are the same in every pair: `columns.sum` is theirs.
         """
         if self.data_group is not None:
             dist.all_reduce(counts, group=self.data_group)
