@@ -10,7 +10,10 @@ import pytest
 from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.files import writing_to
 from alexnet_dali.train import evaluation, trainer
+from alexnet_dali.train.checkpoints.run_folder import RunFolder, claim
+from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import guesses
+from alexnet_dali.train.parallel.ranks import join
 from tests.train import test_train
 
 recipe, train = test_train.recipe, test_train.train
@@ -57,6 +60,25 @@ def test_who_uses_a_folder_is_named(train, tmp_path, capsys):
         fcntl.flock(other, fcntl.LOCK_EX)
         message = test_train.fails(capsys, train(tmp_path / "run"))
     assert f"(process {os.getpid()} on {os.uname().nodename})" in message
+
+
+@pytest.mark.parametrize("owner, name", [(RunFolder, "resume"), (trainer.Trainer, "_end_epoch")])
+def test_a_trainer_that_fails_frees_its_folder_at_once(
+    owner, name, recipe, prepared, tmp_path, monkeypatch
+):
+    """While its error, with all the frames that hold the trainer, is still there."""
+
+    def fail(*arguments):
+        raise TimeoutError
+
+    options = ["--data.root", str(prepared), "--run.dir", str(tmp_path / "run")]
+    config = load([str(recipe), *options])
+    monkeypatch.setattr(owner, name, fail)
+    with join("cpu") as ranks:
+        with pytest.raises(TimeoutError) as caught:
+            trainer.Trainer(config, ranks).fit()
+        claim(tmp_path / "run", config, 3).release()
+    assert caught.value.__traceback__ is not None
 
 
 def test_a_folder_that_is_removed_ends_the_run(train, tmp_path, capsys, monkeypatch):
