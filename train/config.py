@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from alexnet_dali.model.config import CONVOLUTIONS, ModelConfig, PerLayer
 from alexnet_dali.model.config import check as check_model
@@ -36,7 +36,6 @@ class DataConfig:
         resize: pixels that the shorter side is resized to; the central square of this side is used
             (section 2).
         crop: side of the random crops taken from that square (section 4.1).
-        mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
         augment: random crops, mirrored half of the time; without, the central crop as it is
             (section 4.1).
         lighting_std: standard deviation of the noise along each principal component of colour
@@ -48,23 +47,20 @@ class DataConfig:
             other machine.
         num_threads: threads that decode for each rank; null shares out the cores, 16 at most for
             each GPU.
-        on_bad_image: an image that can't be used any more is named, and another of its class stands
-            in; or the run stops.
-        max_bad_fraction: the share of the training images that may be bad in an epoch; with more,
-            and more than one, the run stops.
+        max_bad_fraction: the share of the training images that may have gone bad in an epoch, or
+            one image; others of their class replace them. With more, the run stops; with 0, at the
+            first.
     """
 
     root: str | None = None
     resize: PositiveInt = 256
     crop: PositiveInt = 224
-    mean: Literal["image", "channel"] = "image"
     augment: bool = True
     lighting_std: NonNegativeFloat = 0.1
     lighting_epochs: NonNegativeInt | None = None
     lighting_rescale: bool = False
     decoder: Literal["gpu", "cpu"] = "gpu"
     num_threads: PositiveInt | None = None
-    on_bad_image: Literal["replace", "stop"] = "replace"
     max_bad_fraction: NonNegativeFloat = 0.01
 
 
@@ -105,8 +101,8 @@ class RunConfig:
         max_steps: stop after this many steps in all; the same command without it goes on.
         log_seconds: about how many seconds pass between two progress lines; one also ends each
             epoch. 0 means after every step.
-        checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
-        checkpoint_every: steps between two checkpoints, beside those; null for none.
+        checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch. 0
+            means after every step.
         keep_checkpoints: how many of the newest checkpoints are kept.
         watchdog_seconds: after so long without progress on any rank, the watchdog names the stuck
             rank, and after three times that it ends the run; ten times as long at the start and
@@ -122,8 +118,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: PositiveInt | None = None
     log_seconds: NonNegativeFloat = 5.0
-    checkpoint_minutes: PositiveFloat = 10.0
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_minutes: NonNegativeFloat = 10.0
     keep_checkpoints: PositiveInt = 2
     watchdog_seconds: NonNegativeFloat = 60.0
     profile: NonNegativeInt = 0

@@ -27,7 +27,7 @@ from alexnet_dali.train.checkpoints.warm_start import take_layers
 from alexnet_dali.train.config import Config, to_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches, training_batches, training_plan
 from alexnet_dali.train.evaluation import ErrorRates, error_rates, guesses, label_ranks
-from alexnet_dali.train.optim import PaperSGD, later_factors, schedule
+from alexnet_dali.train.optim import PaperSGD, lr_factors, schedule
 from alexnet_dali.train.parallel.agreement import Agreement
 from alexnet_dali.train.parallel.precision import autocast, set_matmul_precision
 from alexnet_dali.train.parallel.ranks import GradientAllReduce, Ranks
@@ -258,8 +258,7 @@ class Trainer:
             self._show(batch)
         if epoch_ends:
             self._end_epoch()
-        every = run.checkpoint_every
-        if save_now or epoch_ends or (every and step % every == 0):
+        if save_now or epoch_ends or not run.checkpoint_minutes:
             self.save()
 
     def _introduce(self) -> None:
@@ -373,8 +372,8 @@ class Trainer:
         optim, optimizer = self.config.optim, self.state.optimizer
         if lr != optimizer.lr:
             self._say(f"learning rate is now {lr:g} ({optim.schedule})")
-        factors = later_factors(optim, self.epoch)
-        if factors != later_factors(optim, self.epoch - 1):
+        factors = lr_factors(optim, self.epoch)
+        if factors != lr_factors(optim, self.epoch - 1):
             listed = ", ".join(f"{name} times {value:g}" for name, value in factors.items())
             self._say(f"learning rates of layers are now {listed}")
         optimizer.set_lr(lr, self.epoch)
@@ -412,13 +411,7 @@ class Trainer:
 
     def _restore_best(self, path: Path, saved: dict[str, Any]) -> None:
         """Know the best epoch so far, and name its file: a kill may have come before that."""
-        if "best" in saved:
-            self.best = Best(**saved["best"])
-        elif saved["step"] >= self.plan.steps_per_epoch:
-            self._say(
-                f"warning: {path} was written by an earlier version, which kept no record of the "
-                f"best epoch; {best.NAME} will be the best of the epochs from here on"
-            )
+        self.best = Best(**saved["best"])
         if self.ranks.is_main and self.best.is_of(saved["step"], self.plan.steps_per_epoch):
             best.keep(path)
 

@@ -30,7 +30,7 @@ class BadImages:
         self._epoch, self._of_epoch = 0, set[int]()
         self._rows: int | None = None  # of training batches since the last metrics; None before any
         self._told = set[str]()
-        stops = data.on_bad_image == "stop"
+        stops = data.max_bad_fraction == 0
         self.in_training: OnBadImage = stop if stops else self._training.append
         self.in_evaluation: OnBadImage = stop if stops else self._evaluation.append
 
