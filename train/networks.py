@@ -18,7 +18,7 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.run_folder import changed_options
+from alexnet_dali.train.checkpoints.run_folder import changed_options, read_config
 from alexnet_dali.train.checkpoints.state import check_shapes
 from alexnet_dali.train.config import Config, from_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
@@ -36,7 +36,7 @@ class Trained(NamedTuple):
     model: AlexNet
     mean: Tensor  # [3, crop, crop] of its training images, subtracted from every view
     classes: list[str]
-    names: list[str]  # what people call the classes, as far as that is known
+    names: list[str]  # what people call the classes
 
 
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
@@ -59,8 +59,7 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     check_shapes(path, state["model"], model)
     model.load_full_state(state["model"])
     mean, classes = crop_mean(stats, config.data, device), state["classes"]
-    names = state.get("names", classes)
-    return Trained(path, state["step"], config, model, mean, classes, names)
+    return Trained(path, state["step"], config, model, mean, classes, state["names"])
 
 
 def _check_weights(full: dict[str, Tensor], config: Config, num_classes: int) -> None:
@@ -93,7 +92,7 @@ def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
     path = checkpoint.named(folder)
     if not path.is_file():
         return
-    changed = changed_options(folder, config)
+    changed = list(map(str, changed_options(read_config(folder), config)))
     if checkpoint.load(path)["dataset"] != dataset.fingerprint:
         changed.append("the images")
     if changed:

@@ -20,7 +20,7 @@ recipe, train = test_train.recipe, test_train.train
 def folder(recipe, tmp_path):
     """A run's folder, which stays claimed."""
     folder = tmp_path / "run"
-    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]))
+    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]), 1)
     yield folder
     lock.release()
 

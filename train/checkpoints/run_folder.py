@@ -1,26 +1,94 @@
-"""The folder of a run: one process at a time writes to it, and always with the same config."""
+"""The folder of a run: one process at a time writes to it, and what was trained stays true."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 from filelock import FileLock
 
 from alexnet_dali.pipeline.files import atomic_write, locked
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.later import begun_alike, goes_on
-from alexnet_dali.train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
-
-_T = TypeVar("_T")
+from alexnet_dali.train.config import Config, ConfigError, from_dict, options, to_yaml
+from alexnet_dali.train.optim import schedule
 
 _LOCK = ".lock"
 
 
-def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
+class Change(NamedTuple):
+    """An option with two values, both in plain terms."""
+
+    option: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.old} -> {self.new}"
+
+
+class Resumption(NamedTuple):
+    """A run that resumes from a checkpoint, after `epoch` epochs, with another config."""
+
+    old: Config
+    new: Config
+    saved: dict[str, Any]
+    epoch: int
+
+
+class Rule(NamedTuple):
+    """When an option may change in mid-run; without `allows`, always: it changes no result."""
+
+    when: str
+    allows: Callable[[Resumption], bool] | None = None
+
+
+def _keeps_lr(run: Resumption) -> bool:
+    """Whether a plateau schedule becomes a multistep one with the learning rate of now."""
+    if (run.old.optim.schedule, run.new.optim.schedule) != ("plateau", "multistep"):
+        return False
+    rates = schedule(run.new.optim, run.new.train.epochs)
+    rates.restore({**run.saved["schedule"], "completed": run.epoch})
+    return rates.lr == run.saved["lr"]
+
+
+def _keeps_milestones(run: Resumption) -> bool:
+    old, new = (
+        sorted(epoch for epoch in config.optim.milestones if epoch <= run.epoch)
+        for config in (run.old, run.new)
+    )
+    return _keeps_lr(run) or (run.new.optim.schedule == "multistep" and old == new)
+
+
+def _keeps_lr_at(run: Resumption) -> bool:
+    old, new = (
+        sorted(tuple(pair) for pair in config.optim.lr_at if pair[0] <= run.epoch)
+        for config in (run.old, run.new)
+    )
+    return old == new
+
+
+MAY_CHANGE = {
+    "run.*": Rule("at any time"),
+    "data.root": Rule("at any time; the images must be the same"),
+    "data.num_threads": Rule("at any time"),
+    "data.max_bad_fraction": Rule("at any time"),
+    "train.epochs": Rule(
+        "to no fewer than are completed; not with the exponential schedule, which depends on it",
+        lambda run: run.new.train.epochs >= run.epoch and run.new.optim.schedule != "exponential",
+    ),
+    "optim.milestones": Rule("those still to come, with the multistep schedule", _keeps_milestones),
+    "optim.lr_at": Rule("those still to come", _keeps_lr_at),
+    "optim.schedule": Rule(
+        "from plateau to multistep, whose past milestones give the learning rate of now", _keeps_lr
+    ),
+}
+"""All that may change in a run's folder; docs/train.md has the same table."""
+
+
+def claim(folder: Path, config: Config, steps_per_epoch: int) -> FileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
-    Options that concern only later epochs may differ from the run's: `changes.txt` keeps a record.
+    Options may differ from the run's as MAY_CHANGE has it: `changes.txt` keeps a record.
     ConfigError where the folder belongs to something else, or has checkpoints of another config.
     ValueError where another process writes to it.
     """
@@ -36,7 +104,7 @@ def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / _LOCK, in_use)
     if newest is not None:
-        _check_same(folder, config, checkpoint.step_of(newest) // steps_per_epoch)
+        _check_changes(folder, config, steps_per_epoch)
     # What a writer that was killed left behind.
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         leftover.unlink()
@@ -56,62 +124,68 @@ def check_kept(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The config of the run in `folder`; ConfigError where there is none that can be read."""
-    return _read(folder, from_dict)
+    """The config of the run in `folder`; where config.yaml is lost, of its newest checkpoint.
 
-
-def changed_options(folder: Path, config: Config) -> list[str]:
-    """What differs between the config of the run in `folder` and `config`: see differing_keys.
-
-    ConfigError where the folder has no config that can be read.
+    ConfigError where none can be read, VersionError where another version has written it.
     """
-    return _read(folder, lambda saved: differing_keys(config, saved))
-
-
-def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
-    """What `use` makes of the config; where config.yaml is lost, of the newest checkpoint's."""
-    path = folder / "config.yaml"
+    path, checkpoints = folder / "config.yaml", folder / "checkpoints"
     try:
-        sound = None if path.is_file() else checkpoint.newest_sound(folder / "checkpoints")
-        return use(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
+        sound = None if path.is_file() else checkpoint.newest_sound(checkpoints)
+        return from_dict(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
+    except checkpoint.VersionError:
+        raise
     except Exception as error:  # yaml raises many kinds for a text that is damaged
+        newest = checkpoint.newest(checkpoints)
+        if newest is not None:
+            checkpoint.check_version(newest)
         raise ConfigError(
             f"{path} can't be read as the config of a run ({error}); choose another folder"
         ) from error
 
 
-def _check_same(folder: Path, config: Config, epoch: int) -> None:
-    """ConfigError unless the run's first `epoch` epochs would have been the same with `config`."""
-    changed = changed_options(folder, config)
-    if not changed:
-        return
-    old = read_config(folder)
-    new_schedule = old.optim.schedule != config.optim.schedule
-    may_go_on = new_schedule and goes_on(folder, old, config, epoch)
-    refused = [
-        change
-        for change in changed
-        if not _is_of_later_epochs(change.split(":")[0], old, config, epoch)
-        and not (may_go_on and change.startswith(("optim.schedule:", "optim.milestones:")))
+def changed_options(old: Config, new: Config) -> list[Change]:
+    """Options that differ and change results."""
+    before, after = (
+        {key: _set(value) for key, value in options(one).items()} for one in (old, new)
+    )
+    return [
+        Change(key, before[key], value)
+        for key, value in after.items()
+        if before[key] != value and not _is_free(key)
     ]
+
+
+def _set(value: Any) -> Any:
+    """The value; of numbers by layer, those that are set."""
+    if not isinstance(value, dict):
+        return value
+    return {layer: number for layer, number in value.items() if number is not None}
+
+
+def _is_free(option: str) -> bool:
+    rule = MAY_CHANGE.get(option) or MAY_CHANGE.get(option.partition(".")[0] + ".*")
+    return rule is not None and rule.allows is None
+
+
+def _check_changes(folder: Path, config: Config, steps_per_epoch: int) -> None:
+    """ConfigError unless the run so far would have been the same with `config`; notes changes."""
+    old = read_config(folder)
+    changes = changed_options(old, config)
+    found = checkpoint.newest_sound(folder / "checkpoints") if changes else None
+    if found is None:
+        return
+    run = Resumption(old, config, found[1], found[1]["step"] // steps_per_epoch)
+    refused = []
+    for change in changes:
+        rule = MAY_CHANGE.get(change.option)
+        if rule is None:
+            refused.append(str(change))
+        elif rule.allows is not None and not rule.allows(run):
+            refused.append(f"{change}, which may change: {rule.when}")
     if refused:
         raise ConfigError(
             f"{folder} holds a run with another config ({'; '.join(refused)}); "
             "give the same values to resume it, or another --run.dir to start afresh"
         )
     with open(folder / "changes.txt", "a") as file:
-        file.write(f"after epoch {epoch}: {'; '.join(changed)}\n")
-
-
-def _is_of_later_epochs(name: str, old: Config, new: Config, epoch: int) -> bool:
-    """Whether an option's new value leaves the first `epoch` epochs as they were."""
-    if name == "train.epochs":
-        return new.train.epochs >= epoch and new.optim.schedule != "exponential"
-    if name == "optim.lr_at":
-        return begun_alike(old.optim.lr_at, new.optim.lr_at, epoch)
-    if name == "optim.milestones":
-        earlier = [
-            [drop for drop in config.optim.milestones if drop <= epoch] for config in (old, new)
-        ]
-        return new.optim.schedule == "multistep" and earlier[0] == earlier[1]
-    return False
+        file.write(f"after epoch {run.epoch}: {'; '.join(map(str, changes))}\n")
