@@ -79,7 +79,7 @@ def training_loader(
         global_batch_size=train.batch_size,
         crops=(RandomCrop if data.augment else CentreCrop)(data.crop, data.resize),
         pixels=Pixels(
-            data.mean,
+            "image",
             std=_WHOLE,
             lighting_std=data.lighting_std,
             lit_gain=1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0,
@@ -120,7 +120,7 @@ def samples(images: ImageList, count: int, data: DataConfig, ranks: Ranks) -> Ba
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
     """[3, crop, crop]: what is subtracted from every view, in training and in evaluation."""
     crops = RandomCrop(data.crop, data.resize)
-    transform = Pixels(data.mean, std=_WHOLE).transform(stats, crops)
+    transform = Pixels("image", std=_WHOLE).transform(stats, crops)
     mean = np.array(transform.mean, np.float32)[:, None, None]
     if transform.mean_image is not None:
         mean = transform.mean_image.transpose(2, 0, 1)

@@ -37,7 +37,7 @@ class Trained(NamedTuple):
     model: AlexNet
     mean: Tensor  # [3, crop, crop] of its training images, subtracted from every view
     classes: list[str]
-    names: list[str]  # what people call the classes, as far as that is known
+    names: list[str]  # what people call the classes
 
 
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
@@ -60,9 +60,16 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     checkpoint.check_shapes(path, state["model"], model)
     model.load_full_state(state["model"])
     mean, classes = crop_mean(stats, config.data, device), state["classes"]
-    names = state.get("names", classes)
     return Trained(
-        path, state["step"], to_dict(config), config.data, config.model, model, mean, classes, names
+        path,
+        state["step"],
+        to_dict(config),
+        config.data,
+        config.model,
+        model,
+        mean,
+        classes,
+        state["names"],
     )
 
 

@@ -1,64 +1,58 @@
 """Which option was meant by a key that no option has."""
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-def did_you_mean(argv: Sequence[str], files: Sequence[str], config: Any) -> str:
+def did_you_mean(argv: Sequence[str], files: Sequence[str], options: Mapping[str, Any]) -> str:
     """A line for each unknown key on the command line or in `files`, or "" where there is none.
 
-    `config` is a config of dataclasses, whose fields are the options.
+    `options` are values by section, by option and, for some options, by layer.
     """
-    known = dict(_options(config))
-    on_line = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
-    lines = [_hint(key, "on the command line", known) for key in on_line]
-    for file in files:
-        lines += [_hint(key, f"in {file}", known) for key in _keys(_read(file), known)]
-    return "".join(line + "\n" for line in dict.fromkeys(lines) if line)
+    known = {*_keys(options, options), "config"}
+    given = [("on the command line", _nested(word)) for word in argv if word.startswith("--")]
+    given += [(f"in {file}", _read(file)) for file in files]
+    unknown = [(key, where) for where, plain in given for key in _keys(plain, options)]
+    lines = [f"{key} {where}: {_hint(key, known)}\n" for key, where in unknown if key not in known]
+    return "".join(dict.fromkeys(lines))
 
 
-def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each option by its dotted name: sections, too, with their value."""
-    for field in fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        yield name, value
-        if is_dataclass(value):
-            yield from _options(value, name + ".")
+def _keys(plain: Any, options: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The keys in dotted form, down to those that are an option's own."""
+    for key, value in plain.items() if isinstance(plain, Mapping) else ():
+        yield f"{above}{key}"
+        if isinstance(options.get(key), Mapping) and options[key]:
+            yield from _keys(value, options[key], f"{above}{key}.")
 
 
-def _keys(plain: Any, known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of a config file, as far as they name options and not what an option holds."""
-    for key, value in plain.items() if isinstance(plain, dict) else ():
-        name = f"{prefix}{key}"
-        yield name
-        if name not in known or is_dataclass(known[name]):
-            yield from _keys(value, known, name + ".") if name in known else ()
+def _hint(key: str, known: Iterable[str]) -> str:
+    """The option most like `key`, if one is; `train.lr` means optim.lr. Never another layer's."""
+    digits = re.findall(r"\d", key)
+
+    def likeness(name: str) -> float:
+        if name.count(".") != key.count(".") or (digits and digits != re.findall(r"\d", name)):
+            return 0
+        parts = zip(key.split("."), name.split("."), strict=True)
+        return min(SequenceMatcher(None, *pair).ratio() for pair in parts)
+
+    nearest = max(known, key=likeness)
+    if likeness(nearest) >= 0.7:
+        return f"did you mean {nearest}?"
+    namesakes = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"did you mean {namesakes[0]}?" if len(namesakes) == 1 else "no such option"
 
 
-def _hint(key: str, where: str, known: Collection[str]) -> str:
-    """What to write in place of `key`; "" where it is known."""
-    if key in known or key in ("config", "help"):
-        return ""
-    meant = _near(key, known)
-    return f"{key} {where}: did you mean {meant}?" if meant else f"{key} {where}: no such option"
-
-
-def _near(key: str, known: Collection[str]) -> str:
-    """The option that is most like `key`, or ""; `lr` and `train.lr` mean optim.lr."""
-    section, _, last = key.rpartition(".")
-    beside = {name: name.rpartition(".") for name in known}
-    own = {part: name for name, (other, _, part) in beside.items() if other == section}
-    namesakes = [name for name, (_, _, part) in beside.items() if part == last]
-    if close := difflib.get_close_matches(last, own, n=1, cutoff=0.7):
-        return own[close[0]]
-    if len(namesakes) == 1:
-        return namesakes[0]
-    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.9)), "")
+def _nested(word: str) -> Any:
+    """`--section.field=value` as a config file has it, without the value."""
+    plain: Any = None
+    for key in reversed(word.removeprefix("--").split("=")[0].split(".")):
+        plain = {key: plain}
+    return plain
 
 
 def _read(path: str) -> Any:

@@ -217,8 +217,7 @@ class Trainer:
     def _begin_records(self) -> None:
         """What looks at the steps; what writes comes once the folder is the run's."""
         ranks, most = self.ranks, self.config.data.max_bad_fraction
-        stops = self.config.data.on_bad_image == "stop"
-        self.bad_images = BadImages(self.folder, len(self.dataset.train), most, stops, ranks)
+        self.bad_images = BadImages(self.folder, len(self.dataset.train), most, ranks)
         self.stopwatch = Stopwatch(ranks.device, holds=ranks.is_main)
         trace = self.folder / f"trace-rank{ranks.rank}.json"
         self.profile = Profile(self.config.run.profile, self.warm_up, trace, ranks.device)
@@ -305,8 +304,7 @@ class Trainer:
             self._show(batch)
         if epoch_ends:
             self._end_epoch()
-        every = run.checkpoint_every
-        if save_now or epoch_ends or (every and step % every == 0):
+        if save_now or epoch_ends or not run.checkpoint_minutes:
             self.save()
 
     def _is_shown(self, step: int) -> bool:

@@ -150,7 +150,7 @@ def test_a_run_of_replays_is_the_run(train, recorders, tmp_path):
     """Evaluations, a falling learning rate, watched steps and pictures come between replays."""
     schedule = ("--optim.schedule", "exponential", "--run.pictures", "true")
     schedule += ("--run.log_seconds", "0")
-    schedule += ("--optim.later_lr_factors", "{conv1: [[2, 0.5], [3, 0]]}")
+    schedule += ("--optim.lr_factors", "{conv1: [[2, 0.5], [3, 0]]}")
     assert train(tmp_path / "eager", *schedule) == 0
     assert train(tmp_path / "graph", *schedule, *GRAPH) == 0
     (recorder,) = recorders

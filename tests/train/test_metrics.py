@@ -21,7 +21,7 @@ recipe, train = test_train.recipe, test_train.train
 def folder(recipe, tmp_path):
     """A run's folder, which stays claimed."""
     folder = tmp_path / "run"
-    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]))
+    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]), 1)
     yield folder
     lock.release()
 
@@ -104,8 +104,8 @@ def test_every_line_up_to_a_checkpoint_is_on_the_disk_before_it(train, tmp_path,
 
     monkeypatch.setattr(Monitor, "write", note)
     monkeypatch.setattr(checkpoint, "save", look)
-    assert train(tmp_path / "run", "--run.checkpoint_every", "2", "--run.max_steps", "6") == 0
-    assert len(found) == 4 and all(lines == logged for lines, logged in found)
+    assert train(tmp_path / "run", "--run.checkpoint_minutes", "0", "--run.max_steps", "6") == 0
+    assert len(found) == 6 and all(lines == logged for lines, logged in found)
 
 
 def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
@@ -117,7 +117,8 @@ def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
         "alexnet_dali.train.parallel.agreement._INTERVAL", 0.0
     )  # ranks meet after every step
     monkeypatch.setattr(Trainer, "_log_is_due", lambda self: self.state.step == 2)
-    save, by_time = checkpoint.save, ("--run.log_seconds", "1000", "--run.checkpoint_every", "2")
+    monkeypatch.setattr(Trainer, "_save_is_due", lambda self: self.state.step == 2)
+    save, by_time = checkpoint.save, ("--run.log_seconds", "1000")
 
     def killed(folder, state, *rest):
         save(folder, state, *rest)

@@ -19,27 +19,14 @@ from torch import Tensor
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.train.checkpoints import checksum
-from alexnet_dali.train.checkpoints.content import what_is_wrong
+from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wrong
 
-FORMAT = 1
 BEST = "best.pt"
 """The name of the checkpoint of the epoch with the lowest validation error."""
 
-_KEYS = {
-    "format",
-    "step",
-    "model",
-    "momentum",
-    "lr",
-    "schedule",
-    "intervals",
-    "config",
-    "classes",
-    "stats",
-    "dataset",
-}
-_LATER = {"names", "best"}
-"""Keys that checkpoints of earlier versions lack."""
+_HEADER = {"format": FORMAT, "targets": TARGETS}
+_OURS = {"step", "model", "momentum"}
+"""Keys by which checkpoints of every version are known."""
 
 _TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
 """Keys by which the weights of torchvision's AlexNet are known."""
@@ -47,6 +34,10 @@ _TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be used, and what to do about it."""
+
+
+class VersionError(CheckpointError):
+    """A checkpoint that another version of this project has written."""
 
 
 @dataclass
@@ -100,7 +91,7 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
         if needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with atomic_write(path) as file:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save({**_HEADER, **state}, file)
             checksum.seal(file)
     except (OSError, RuntimeError) as error:
         raise OSError(_unwritten(path, needed, error)) from error
@@ -177,12 +168,15 @@ def how_to_resume(folder: Path) -> str:
 def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
 
-    None where there is no checkpoint; CheckpointError where all of them are damaged.
+    None where there is no checkpoint; CheckpointError where all of them are damaged, or one of them
+    is of another version.
     """
     damaged: list[str] = []
     for path in reversed(_all(folder)):
         try:
             return path, load(path), damaged
+        except VersionError:
+            raise
         except CheckpointError as error:
             damaged.append(str(error))
     if not damaged:
@@ -195,7 +189,7 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
 def load(path: Path) -> dict[str, Any]:
     """The state that `save` was given, on the CPU; CheckpointError for any other file.
 
-    Every byte is held against its checksum.
+    Every byte is checked against its checksum.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; expected a checkpoint's file")
@@ -206,15 +200,14 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return _load(path)
     except CheckpointError as error:
-        other = _another_network(path)
-        if other:
+        check_version(path)
+        if other := _another_network(path):
             raise CheckpointError(f"{path}: {other}") from error
         raise
 
 
 def _load(path: Path) -> dict[str, Any]:
-    damage = checksum.damage(path)
-    if damage:
+    if damage := checksum.damage(path):
         raise CheckpointError(f"{path}: {damage}")
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -222,19 +215,36 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error
-    known = isinstance(state, dict) and state.keys() - _LATER == _KEYS
-    if not known or not _is_ours(state["format"]):
-        raise CheckpointError(
-            f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
-        )
-    wrong = what_is_wrong(state)
-    if wrong:
+    if wrong := what_is_wrong(state):
         raise CheckpointError(f"{path}: not a checkpoint of this project ({wrong})")
-    return state
+    return {key: value for key, value in state.items() if key not in _HEADER}
 
 
-def _is_ours(number: Any) -> bool:
-    return type(number) is int and number == FORMAT
+def check_version(path: Path) -> None:
+    """VersionError where another version of this project has written the file at `path`."""
+    state = _unchecked(path)
+    number, targets = state.get("format", 1), state.get("targets", TARGETS)
+    if not state.keys() >= _OURS or type(number) is not int or not isinstance(targets, str):
+        return
+    if number == 1:
+        raise VersionError(f"{path}: made by version 0.2, whose runs can't go on; train again")
+    if number > FORMAT or (number == FORMAT and targets != TARGETS):
+        raise VersionError(
+            f"{path}: made by a later version (format {number}, targets: {targets}); expected "
+            f"format {FORMAT}, targets: {TARGETS}; use that version, or train again"
+        )
+
+
+def _unchecked(path: Path) -> dict[Any, Any]:
+    """What a file of torch's holds, whosever it is; empty where it is none, or is damaged."""
+    try:
+        is_zip = zipfile.is_zipfile(path)  # torch's older files are none
+        if is_zip and checksum.damage_of_members(path):
+            return {}
+        state = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+    except Exception:  # torch raises many kinds of errors for a file that is not its own
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
@@ -257,13 +267,7 @@ def _another_network(path: Path) -> str:
             "Caffe's weights, of another network: its response norm has other constants and, in "
             "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
         )
-    try:
-        if zipfile.is_zipfile(path) and checksum.damage(path):  # torchvision's older files are none
-            return ""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many kinds of errors for a file that is not its own
-        return ""
-    if not isinstance(state, dict) or not state.keys() >= _TORCHVISIONS:
+    if not _unchecked(path).keys() >= _TORCHVISIONS:
         return ""
     return (
         "the weights of torchvision's AlexNet, which is another network: one column with other "

@@ -1,12 +1,12 @@
 """The folder of a run: where it resumes, and what it saves.
 
-One process at a time writes to it, and always with the same config.
+One process at a time writes to it, and what was trained stays true.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -18,11 +18,9 @@ from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.files import atomic_write, locked
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.checkpoint import Best, CheckpointError
-from alexnet_dali.train.config import Config, ConfigError, differing_keys, from_dict, to_yaml
+from alexnet_dali.train.config import Config, ConfigError, from_dict, options, to_yaml
 from alexnet_dali.train.optim import schedule
 from alexnet_dali.train.parallel.ranks import Ranks
-
-_T = TypeVar("_T")
 
 _LOCK = ".lock"
 
@@ -128,13 +126,7 @@ class RunFolder:
 
     def _restore_best(self, path: Path, saved: dict[str, Any]) -> None:
         """Know the best epoch so far, and name its file: a kill may have come before that."""
-        if "best" in saved:
-            self.best = Best(**saved["best"])
-        elif saved["step"] >= self._steps_per_epoch:
-            self._ranks.say(
-                f"warning: {path} was written by an earlier version, which kept no record of the "
-                f"best epoch; {checkpoint.BEST} will be the best of the epochs from here on"
-            )
+        self.best = Best(**saved["best"])
         if self._ranks.is_main and self.best.is_of(saved["step"], self._steps_per_epoch):
             checkpoint.keep_best(path)
 
@@ -169,10 +161,80 @@ def take_layers(model: AlexNet, path: Path, classes: list[str]) -> tuple[list[st
     return taken, [layer for layer in layers if layer not in taken]
 
 
-def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
+class Change(NamedTuple):
+    """An option with two values, both in plain terms."""
+
+    option: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.old} -> {self.new}"
+
+
+class Resumption(NamedTuple):
+    """A run that resumes from a checkpoint, after `epoch` epochs, with another config."""
+
+    old: Config
+    new: Config
+    saved: dict[str, Any]
+    epoch: int
+
+
+class Rule(NamedTuple):
+    """When an option may change in mid-run; without `allows`, always: it changes no result."""
+
+    when: str
+    allows: Callable[[Resumption], bool] | None = None
+
+
+def _keeps_lr(run: Resumption) -> bool:
+    """Whether a plateau schedule becomes a multistep one with the learning rate of now."""
+    if (run.old.optim.schedule, run.new.optim.schedule) != ("plateau", "multistep"):
+        return False
+    rates = schedule(run.new.optim, run.new.train.epochs)
+    rates.restore({**run.saved["schedule"], "completed": run.epoch})
+    return rates.lr == run.saved["lr"]
+
+
+def _keeps_milestones(run: Resumption) -> bool:
+    old, new = (
+        sorted(epoch for epoch in config.optim.milestones if epoch <= run.epoch)
+        for config in (run.old, run.new)
+    )
+    return _keeps_lr(run) or (run.new.optim.schedule == "multistep" and old == new)
+
+
+def _keeps_lr_at(run: Resumption) -> bool:
+    old, new = (
+        sorted(tuple(pair) for pair in config.optim.lr_at if pair[0] <= run.epoch)
+        for config in (run.old, run.new)
+    )
+    return old == new
+
+
+MAY_CHANGE = {
+    "run.*": Rule("at any time"),
+    "data.root": Rule("at any time; the images must be the same"),
+    "data.num_threads": Rule("at any time"),
+    "data.max_bad_fraction": Rule("at any time"),
+    "train.epochs": Rule(
+        "to no fewer than are completed; not with the exponential schedule, which depends on it",
+        lambda run: run.new.train.epochs >= run.epoch and run.new.optim.schedule != "exponential",
+    ),
+    "optim.milestones": Rule("those still to come, with the multistep schedule", _keeps_milestones),
+    "optim.lr_at": Rule("those still to come", _keeps_lr_at),
+    "optim.schedule": Rule(
+        "from plateau to multistep, whose past milestones give the learning rate of now", _keeps_lr
+    ),
+}
+"""All that may change in a run's folder; docs/train.md has the same table."""
+
+
+def claim(folder: Path, config: Config, steps_per_epoch: int) -> FileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
-    Options that concern only later epochs may differ from the run's: `changes.txt` keeps a record.
+    Options may differ from the run's as MAY_CHANGE has it: `changes.txt` keeps a record.
     ConfigError where the folder belongs to something else, or has checkpoints of another config.
     ValueError where another process writes to it.
     """
@@ -188,7 +250,7 @@ def claim(folder: Path, config: Config, steps_per_epoch: int = 1) -> FileLock:
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / _LOCK, in_use)
     if newest is not None:
-        _check_same(folder, config, checkpoint.step_of(newest) // steps_per_epoch)
+        _check_changes(folder, config, steps_per_epoch)
     # What a writer that was killed left behind.
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         leftover.unlink()
@@ -208,16 +270,35 @@ def check_kept(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The config of the run in `folder`; ConfigError where there is none that can be read."""
-    return _read(folder, from_dict)
+    """The config of the run in `folder`; where config.yaml is lost, of its newest checkpoint.
 
-
-def changed_options(folder: Path, config: Config) -> list[str]:
-    """What differs between the config of the run in `folder` and `config`: see differing_keys.
-
-    ConfigError where the folder has no config that can be read.
+    ConfigError where none can be read, VersionError where another version has written it.
     """
-    return _read(folder, lambda saved: differing_keys(config, saved))
+    path, checkpoints = folder / "config.yaml", folder / "checkpoints"
+    try:
+        sound = None if path.is_file() else checkpoint.newest_sound(checkpoints)
+        return from_dict(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
+    except checkpoint.VersionError:
+        raise
+    except Exception as error:  # yaml raises many kinds for a text that is damaged
+        newest = checkpoint.newest(checkpoints)
+        if newest is not None:
+            checkpoint.check_version(newest)
+        raise ConfigError(
+            f"{path} can't be read as the config of a run ({error}); choose another folder"
+        ) from error
+
+
+def changed_options(old: Config, new: Config) -> list[Change]:
+    """Options that differ and change results."""
+    before, after = (
+        {key: _set(value) for key, value in options(one).items()} for one in (old, new)
+    )
+    return [
+        Change(key, before[key], value)
+        for key, value in after.items()
+        if before[key] != value and not _is_free(key)
+    ]
 
 
 def check_same_run(folder: Path, config: Config, fingerprint: str) -> None:
@@ -225,7 +306,7 @@ def check_same_run(folder: Path, config: Config, fingerprint: str) -> None:
     path = checkpoint.named(folder)
     if not path.is_file():
         return
-    changed = changed_options(folder, config)
+    changed = list(map(str, changed_options(read_config(folder), config)))
     if checkpoint.load(path)["dataset"] != fingerprint:
         changed.append("the images")
     if changed:
@@ -234,75 +315,37 @@ def check_same_run(folder: Path, config: Config, fingerprint: str) -> None:
         )
 
 
-def _read(folder: Path, use: Callable[[dict[str, Any]], _T]) -> _T:
-    """What `use` makes of the config; where config.yaml is lost, of the newest checkpoint's."""
-    path = folder / "config.yaml"
-    try:
-        sound = None if path.is_file() else checkpoint.newest_sound(folder / "checkpoints")
-        return use(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
-    except Exception as error:  # yaml raises many kinds for a text that is damaged
-        raise ConfigError(
-            f"{path} can't be read as the config of a run ({error}); choose another folder"
-        ) from error
+def _set(value: Any) -> Any:
+    """The value; of numbers by layer, those that are set."""
+    if not isinstance(value, dict):
+        return value
+    return {layer: number for layer, number in value.items() if number is not None}
 
 
-def _check_same(folder: Path, config: Config, epoch: int) -> None:
-    """ConfigError unless the run's first `epoch` epochs would have been the same with `config`."""
-    changed = changed_options(folder, config)
-    if not changed:
-        return
+def _is_free(option: str) -> bool:
+    rule = MAY_CHANGE.get(option) or MAY_CHANGE.get(option.partition(".")[0] + ".*")
+    return rule is not None and rule.allows is None
+
+
+def _check_changes(folder: Path, config: Config, steps_per_epoch: int) -> None:
+    """ConfigError unless the run so far would have been the same with `config`; notes changes."""
     old = read_config(folder)
-    new_schedule = old.optim.schedule != config.optim.schedule
-    may_go_on = new_schedule and _goes_on(folder, old, config, epoch)
-    refused = [
-        change
-        for change in changed
-        if not _is_of_later_epochs(change.split(":")[0], old, config, epoch)
-        and not (may_go_on and change.startswith(("optim.schedule:", "optim.milestones:")))
-    ]
+    changes = changed_options(old, config)
+    found = checkpoint.newest_sound(folder / "checkpoints") if changes else None
+    if found is None:
+        return
+    run = Resumption(old, config, found[1], found[1]["step"] // steps_per_epoch)
+    refused = []
+    for change in changes:
+        rule = MAY_CHANGE.get(change.option)
+        if rule is None:
+            refused.append(str(change))
+        elif rule.allows is not None and not rule.allows(run):
+            refused.append(f"{change}, which may change: {rule.when}")
     if refused:
         raise ConfigError(
             f"{folder} holds a run with another config ({'; '.join(refused)}); "
             "give the same values to resume it, or another --run.dir to start afresh"
         )
     with open(folder / "changes.txt", "a") as file:
-        file.write(f"after epoch {epoch}: {'; '.join(changed)}\n")
-
-
-def _is_of_later_epochs(name: str, old: Config, new: Config, epoch: int) -> bool:
-    """Whether an option's new value leaves the first `epoch` epochs as they were."""
-    if name == "train.epochs":
-        return new.train.epochs >= epoch and new.optim.schedule != "exponential"
-    if name == "optim.lr_at":
-        return _begun_alike(old.optim.lr_at, new.optim.lr_at, epoch)
-    if name == "optim.milestones":
-        earlier = [
-            [drop for drop in config.optim.milestones if drop <= epoch] for config in (old, new)
-        ]
-        return new.optim.schedule == "multistep" and earlier[0] == earlier[1]
-    return False
-
-
-def _begun_alike(
-    old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], epoch: int
-) -> bool:
-    """Whether two lists of (epoch, learning rate) are the same up to `epoch`."""
-    first, second = (
-        sorted(tuple(pair) for pair in pairs if pair[0] <= epoch) for pairs in (old, new)
-    )
-    return first == second
-
-
-def _goes_on(folder: Path, old: Config, new: Config, epoch: int) -> bool:
-    """Whether a run may go on from its plateau schedule to steps, after `epoch` epochs.
-
-    It may where the steps that are past give the learning rate that the run has now.
-    """
-    found = checkpoint.newest_sound(folder / "checkpoints")
-    kinds = old.optim.schedule, new.optim.schedule
-    if found is None or kinds != ("plateau", "multistep"):
-        return False
-    saved = found[1]
-    rates = schedule(new.optim, new.train.epochs)
-    rates.restore({**saved["schedule"], "completed": epoch})
-    return rates.lr == saved["lr"]
+        file.write(f"after epoch {run.epoch}: {'; '.join(map(str, changes))}\n")

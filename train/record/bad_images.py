@@ -19,12 +19,10 @@ class BadImages:
     In training another image stands in for a bad one. In an evaluation a bad one is not counted.
     """
 
-    def __init__(
-        self, folder: Path, num_images: int, max_fraction: float, stops: bool, ranks: Ranks
-    ) -> None:
+    def __init__(self, folder: Path, num_images: int, max_fraction: float, ranks: Ranks) -> None:
         """`num_images` are those to train on, `max_fraction` of which may be bad in an epoch.
 
-        `stops`: whether the first one ends the run.
+        With 0, the first one ends the run.
         """
         self._path, self._ranks = folder / _LIST, ranks
         self._num_images, self._max_fraction = num_images, max_fraction
@@ -33,6 +31,7 @@ class BadImages:
         self._epoch, self._of_epoch = 0, set[int]()
         self._rows: int | None = None  # of training batches since the last metrics; None before any
         self._reported = set[str]()
+        stops = max_fraction == 0
         self.in_training: OnBadImage = stop if stops else self._training.append
         self.in_evaluation: OnBadImage = stop if stops else self._evaluation.append
 
