@@ -74,9 +74,11 @@ def test_numbers_are_those_of_numpy(alone):
         assert numbers[f"weights_update/{layer}"] == pytest.approx(update, rel=1e-12) != 0
         ratio = numbers[f"weights_update_ratio/{layer}"]
         assert ratio == pytest.approx(update / weight, rel=1e-12)
-    silent = {key: value for key, value in numbers.items() if key.startswith("dead_fraction/")}
+    silent = {
+        key: value for key, value in numbers.items() if key.startswith("units_dead_fraction/")
+    }
     assert silent == {
-        f"dead_fraction/{layer}": len(SILENT.get(layer, [])) / units
+        f"units_dead_fraction/{layer}": len(SILENT.get(layer, [])) / units
         for layer, units in zip(
             ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"),
             (8, 12, 16, 16, 12, 24, 24),

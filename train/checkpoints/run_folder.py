@@ -197,6 +197,17 @@ def _keeps_lr(run: Resumption) -> bool:
     return rates.lr == run.saved["lr"]
 
 
+def _keeps_past_lr(run: Resumption) -> bool:
+    """Whether the epochs so far would have had the same learning rates in a longer run."""
+    old, new = (schedule(run.old.optim, one.train.epochs) for one in (run.old, run.new))
+    for epoch in range(run.epoch + 1):
+        for one in (old, new):
+            one.restore({**run.saved["schedule"], "completed": epoch})
+        if old.lr != new.lr:
+            return False
+    return run.new.train.epochs >= run.epoch
+
+
 def _keeps_milestones(run: Resumption) -> bool:
     old, new = (
         sorted(epoch for epoch in config.optim.milestones if epoch <= run.epoch)
@@ -220,7 +231,7 @@ MAY_CHANGE = {
     "data.max_bad_fraction": Rule("at any time"),
     "train.epochs": Rule(
         "to no fewer than are completed; not with the exponential schedule, which depends on it",
-        lambda run: run.new.train.epochs >= run.epoch and run.new.optim.schedule != "exponential",
+        _keeps_past_lr,
     ),
     "optim.milestones": Rule("those still to come, with the multistep schedule", _keeps_milestones),
     "optim.lr_at": Rule("those still to come", _keeps_lr_at),

@@ -63,7 +63,7 @@ class LayerStats:
             found[f"weights_update/{name}"] = update / count
             found[f"weights_update_ratio/{name}"] = update / weights if weights else 0.0
             if name in self._watched:
-                found[f"dead_fraction/{name}"] = silent / units
+                found[f"units_dead_fraction/{name}"] = silent / units
         return dict(sorted(found.items()))
 
     def _silent(self) -> Tensor:

@@ -49,7 +49,7 @@ _LAYOUT = {
         "mean size of an update over that of a weight": ["weights_update_ratio/.*"],
         "mean size of a weight": ["weights/.*"],
         "mean size of an update": ["weights_update/.*"],
-        "share of maps or neurons that are zero over the batch": ["dead_fraction/.*"],
+        "share of maps or neurons that are zero over the batch": ["units_dead_fraction/.*"],
     },
 }
 """The page of custom scalars: charts, in order, and the tags in each as regular expressions."""
