@@ -171,7 +171,7 @@ def check_origin(path: Path) -> None:
         return
     if number == 1:
         raise VersionError(f"{path}: made by version 0.2, whose runs can't go on; train again")
-    if number > FORMAT or (number == FORMAT and targets != TARGETS):
+    if number in range(FORMAT + 1, 100) or (number == FORMAT and targets != TARGETS):
         raise VersionError(
             f"{path}: made by a later version (format {number}, targets: {targets}); expected "
             f"format {FORMAT}, targets: {TARGETS}; use that version, or train again"
