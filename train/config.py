@@ -31,7 +31,7 @@ class DataConfig:
     """Which images, and what the network sees of them.
 
     Args:
-        root: prepared folder, as written by tools/prep_imagenet.py.
+        root: prepared folder, as `alexnet prep` writes it.
         resize: pixels that the shorter side is resized to; the central square of this side is used
             (section 2).
         crop: side of the random crops taken from that square (section 4.1).
@@ -155,7 +155,7 @@ def load(argv: list[str]) -> Config:
     except Exception as error:  # jsonargparse and yaml raise many kinds for damaged texts
         by_layer = "init_std" in str(error) or "init_bias" in str(error)
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
-        hint += did_you_mean(argv, _files(argv), to_dict(Config()))
+        hint += did_you_mean(str(error), _files(argv), to_dict(Config()))
         raise ConfigError(
             f"{error}\n{hint}usage: {USAGE}\nEvery section and field: alexnet train --help"
         ) from error

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 
 import pytest
 
@@ -107,19 +106,3 @@ def test_where_files_have_one_name_the_best_is_a_copy(train, tmp_path, monkeypat
     monkeypatch.setattr(os, "link", refuse)
     assert train(tmp_path / "run") == 0
     assert steps(tmp_path / "run") == WHOLE
-
-
-def test_a_checkpoint_without_the_record_says_so(train, tmp_path, capsys, monkeypatch):
-    with monkeypatch.context() as patched:
-        save = checkpoint.save
-
-        def as_before(folder, state, *more):
-            save(folder, {key: value for key, value in state.items() if key != "best"}, *more)
-
-        patched.setattr(checkpoint, "save", as_before)
-        assert train(tmp_path / "run", "--run.max_steps", "7") == 0
-    capsys.readouterr()
-    assert train(tmp_path / "run") == 0
-    printed = capsys.readouterr().out
-    assert "kept no record of the best epoch" in printed
-    assert re.search(r"best validation top-1 error 70\.00% after epoch 4", printed)

@@ -71,12 +71,12 @@ def test_a_check_leaves_a_run_as_it_is(train, tmp_path, capsys):
     [
         (["--optim.lrr", "1"], TINY, "optim.lrr on the command line: did you mean optim.lr?"),
         (["--train.lr=1"], TINY, "train.lr on the command line: did you mean optim.lr?"),
-        (["--runn.dir", "x"], TINY, "runn on the command line: did you mean run?"),
+        (["--runn.dir", "x"], TINY, "runn.dir on the command line: did you mean run.dir?"),
         (["--optim.zebra", "1"], TINY, "optim.zebra on the command line: no such option"),
         (["--model.conv2_size", "5"], TINY, "model.conv2_size on the command line: no such option"),
         ([], "model: {init_std: {conv9: 1}}", "model.init_std.conv9 in {file}: no such option"),
         ([], "train: {batchsize: 1}", "train.batchsize in {file}: did you mean train.batch_size?"),
-        ([], "optm: {lr: 1}", "optm in {file}: did you mean optim?"),
+        ([], "optm: {lr: 1}", "optm.lr in {file}: did you mean optim.lr?"),
         (
             [],
             "model: {init_std: {defalt: 1}}",

@@ -199,10 +199,8 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         return _load(path)
-    except CheckpointError as error:
-        check_version(path)
-        if other := _another_network(path):
-            raise CheckpointError(f"{path}: {other}") from error
+    except CheckpointError:
+        check_origin(path)
         raise
 
 
@@ -220,15 +218,30 @@ def _load(path: Path) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in _HEADER}
 
 
-def check_version(path: Path) -> None:
-    """VersionError where another version of this project has written the file at `path`."""
+def check_origin(path: Path) -> None:
+    """CheckpointError where the file is another project's network, with why it does not help here.
+
+    VersionError where another version of this project has written it.
+    """
+    if path.suffix == ".caffemodel":
+        raise CheckpointError(
+            f"{path}: Caffe's weights, of another network: its response norm has other constants "
+            "and, in CaffeNet, comes after pooling; train one here, or give a checkpoint of this "
+            "project"
+        )
     state = _unchecked(path)
+    if state.keys() >= _TORCHVISIONS:
+        raise CheckpointError(
+            f"{path}: the weights of torchvision's AlexNet, which is another network: one column "
+            "with other widths (64, 192, 384, 256, 256 kernels) and no response norm; train one "
+            "here, or give a checkpoint of this project"
+        )
     number, targets = state.get("format", 1), state.get("targets", TARGETS)
     if not state.keys() >= _OURS or type(number) is not int or not isinstance(targets, str):
         return
     if number == 1:
         raise VersionError(f"{path}: made by version 0.2, whose runs can't go on; train again")
-    if number > FORMAT or (number == FORMAT and targets != TARGETS):
+    if number in range(FORMAT + 1, 100) or (number == FORMAT and targets != TARGETS):
         raise VersionError(
             f"{path}: made by a later version (format {number}, targets: {targets}); expected "
             f"format {FORMAT}, targets: {TARGETS}; use that version, or train again"
@@ -258,22 +271,6 @@ def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
                 f"{path} holds another network: {key} is {found.get(key)}, expected "
                 f"{expected.get(key)}; choose the config it was trained with, or another --run.dir"
             )
-
-
-def _another_network(path: Path) -> str:
-    """Which AlexNet of another project the file holds, and why it does not help here; or ""."""
-    if path.suffix == ".caffemodel":
-        return (
-            "Caffe's weights, of another network: its response norm has other constants and, in "
-            "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
-        )
-    if not _unchecked(path).keys() >= _TORCHVISIONS:
-        return ""
-    return (
-        "the weights of torchvision's AlexNet, which is another network: one column with other "
-        "widths (64, 192, 384, 256, 256 kernels) and no response norm; train one here, or give a "
-        "checkpoint of this project"
-    )
 
 
 def _all(folder: Path) -> list[Path]:

@@ -294,7 +294,7 @@ def read_config(folder: Path) -> Config:
     except Exception as error:  # yaml raises many kinds for a text that is damaged
         newest = checkpoint.newest(checkpoints)
         if newest is not None:
-            checkpoint.check_version(newest)
+            checkpoint.check_origin(newest)
         raise ConfigError(
             f"{path} can't be read as the config of a run ({error}); choose another folder"
         ) from error
