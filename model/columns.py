@@ -59,6 +59,13 @@ class Columns:
             return {key: torch.cat([state[key] for state in states]) for key in states[0]}
         return {key: _all_gather(value, self.group) for key, value in states[0].items()}
 
+    def sum(self, own: Sequence[Tensor]) -> Tensor:
+        """The sum of one tensor [...] of each column; the same bits wherever columns are.
+
+        Both partners must call it.
+        """
+        return self.merge([{"own": one[None]} for one in own])["own"].sum(0)
+
     def split(self, full: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The held columns' own tensors from full ones; the inverse of `merge`."""
         return [

@@ -8,7 +8,8 @@ names.txt             what people call them, in the same order
 stats.npz             see PixelStats
 rejected.txt          files that could not be used: path, tab, reason
 converted.txt         files that were converted for the store: path, tab, what was odd
-dataset.yaml          roots (relative ones are in this folder), counts, fingerprint, origin
+dataset.yaml          format, targets (classes), roots (relative ones are in this folder), counts,
+                      fingerprint, origin
 """
 
 import hashlib
@@ -27,7 +28,11 @@ from alexnet_dali.pipeline.archives import read
 from alexnet_dali.pipeline.arrays import read_arrays
 from alexnet_dali.pipeline.stats import PixelStats
 
-FORMAT = 1
+FORMAT = 2
+_TARGETS = "classes"
+"""What the lists give for each image; later versions may have others."""
+
+_AGAIN = "prepare it again with alexnet prep"
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz")
 
@@ -48,8 +53,8 @@ class ImageList:
 
     `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
     int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
-    how many bytes of the path name the archive, and offset and size of the image in it. Files have
-    `lengths` [n] int64 in bytes, if the list was made since version 0.2.
+    how many bytes of the path name the archive, and offset and size of the image in it. Files may
+    have `lengths` [n] int64 in bytes.
     """
 
     root: str
@@ -167,23 +172,21 @@ class Dataset:
         """
         folder = Path(folder)
         about = _read_about(folder)
-        missing = [name for name in _FINGERPRINTED if not (folder / name).is_file()]
+        expected = (*_FINGERPRINTED, "names.txt")
+        missing = [name for name in expected if not (folder / name).is_file()]
         if missing:
-            raise DatasetError(
-                f"{folder}: {', '.join(missing)} missing; prepare it again with alexnet prep"
-            )
+            raise DatasetError(f"{folder}: {', '.join(missing)} missing; {_AGAIN}")
         if fingerprint(folder) != about["fingerprint"]:
             raise DatasetError(
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
-                "half-copied); prepare it again with alexnet prep"
+                f"half-copied); {_AGAIN}"
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
             _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes))
             for name in ("train", "val")
         )
-        has_names = (folder / "names.txt").exists()  # version 0.1 wrote none
-        names = _read_lines(folder / "names.txt") if has_names else classes
+        names = _read_lines(folder / "names.txt")
         if len(names) != len(classes):
             raise DatasetError(
                 f"{folder / 'names.txt'}: expected a name for each of the {len(classes)} classes, "
@@ -242,7 +245,8 @@ class PreparedFiles:
             _write_lines(folder / file_name, lines)
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
-        about = {"format": FORMAT, "fingerprint": fingerprint(folder), **roots, **about}
+        header = {"format": FORMAT, "targets": _TARGETS, "fingerprint": fingerprint(folder)}
+        about = {**header, **roots, **about}
         (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
 
 
@@ -279,17 +283,20 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = yaml.safe_load(path.read_text())
     except Exception:  # yaml raises many kinds for a text that is damaged
         about = None
-    expected = ("format", "fingerprint", "train_root", "val_root")
-    if (
-        not isinstance(about, dict)
-        or about.get("format") != FORMAT
-        or not all(isinstance(about.get(key), str) for key in expected[1:])
-    ):
+    words = ("fingerprint", "train_root", "val_root")
+    if not isinstance(about, dict) or not all(isinstance(about.get(key), str) for key in words):
+        raise DatasetError(f"{path}: expected format {FORMAT} with {', '.join(words)}; {_AGAIN}")
+    number, targets = about.get("format", 1), about.get("targets")
+    if type(number) is int and number == 1:
+        raise DatasetError(f"{path}: made by version 0.2; {_AGAIN}")
+    if type(number) is int and number in range(FORMAT, 100) and isinstance(targets, str):
+        if (number, targets) == (FORMAT, _TARGETS):
+            return about
         raise DatasetError(
-            f"{path}: expected format {FORMAT} with {', '.join(expected)}; "
-            "prepare the folder again with alexnet prep"
+            f"{path}: made by a later version (format {number}, targets: {targets}); expected "
+            f"format {FORMAT}, targets: {_TARGETS}; use that version, or {_AGAIN}"
         )
-    return about
+    raise DatasetError(f"{path}: expected format: {FORMAT} and targets: {_TARGETS}; {_AGAIN}")
 
 
 def _read_list(
@@ -299,28 +306,18 @@ def _read_list(
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)
-    again = "prepare the folder again with alexnet prep"
     if not 0 < len(starts) == sizes.size // 2 or not (starts < ends).all():
         raise DatasetError(
             f"{path}: expected {sizes.size // 2} lines 'relative/path label', found "
-            f"{(starts < ends).sum()}; {again}"
+            f"{(starts < ends).sum()}; {_AGAIN}"
         )
-    labels = arrays.get(f"{name}_labels")
-    if labels is None:  # version 0.1 kept labels in the text alone
-        labels = _labels_in(text)
+    labels = arrays.get(f"{name}_labels", np.empty(0))
     spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
     images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
     wrong = _what_is_wrong(images, num_classes)
     if wrong:
-        raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {again}")
+        raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {_AGAIN}")
     return images
-
-
-def _labels_in(text: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The labels behind the paths; -1 for what is none."""
-    words = [line.rsplit(b" ", 1)[1] for line in text.tobytes().split(b"\n")[:-1]]
-    are_labels = [word.isdigit() and len(word) < 10 for word in words]
-    return np.array([int(word) if is_one else -1 for word, is_one in zip(words, are_labels)])
 
 
 def _what_is_wrong(images: ImageList, num_classes: int) -> str:

@@ -17,8 +17,7 @@ from typing import Any
 
 from alexnet_dali.pipeline.prepare import workers
 from alexnet_dali.tools.paper import drawing, runs
-from alexnet_dali.train import ensemble
-from alexnet_dali.train.parallel import watchdog as alive
+from alexnet_dali.train import evaluation, trainer
 
 ROOT = Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -29,7 +28,7 @@ def preload() -> None:
 
     To be called after imports of the project, which choose for themselves.
     """
-    needed = [module.__name__ for module in (workers, alive, ensemble, drawing, runs)]
+    needed = [module.__name__ for module in (workers, trainer, evaluation, drawing, runs)]
     # The first optimizer, and what averages gradients, would import these.
     needed += ["torch._dynamo", "torch.nn.parallel.distributed", "tests.frozen"]
     multiprocessing.set_forkserver_preload(needed)

@@ -18,7 +18,7 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
 from alexnet_dali.pipeline.transform import Pixels
 from alexnet_dali.tools import prep_imagenet
 from alexnet_dali.train.config import load
-from alexnet_dali.train.parallel.precision import has_tf32_and_bf16
+from alexnet_dali.train.parallel.devices import has_tf32_and_bf16
 from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 from tests import reference

@@ -73,3 +73,67 @@ def test_the_pipeline_does_not_import_its_preparation():
     assert len(files) > 10
     for path in files:
         assert not [name for name in imported(path) if "pipeline.prepare" in name], path
+
+
+# What each file of train/ may import of train/: a folder stands for its files.
+WINGS = {"parallel", "checkpoints", "record"}
+IN_TRAIN = {
+    "optim": set(),
+    "capture": set(),
+    "evaluation": set(),
+    "spelling": set(),
+    "config": {"optim", "spelling"},
+    "parallel": {"parallel"},
+    "record": {"record", "parallel"},
+    "checkpoints": {"checkpoints", "parallel", "config", "optim"},
+    "data": {"config", "parallel"},
+    "networks": {"checkpoints", "config", "data", "evaluation", "parallel"},
+    "trainer": {"capture", "config", "data", "evaluation", *WINGS},
+    "dry_run": {"trainer", "checkpoints"},
+    "__main__": {"trainer", "dry_run", "checkpoints", "config", "parallel"},
+    "__init__": set(),
+}
+MOST_IMPORTS = 45
+"""Between files of train/. More, and what a file needs is better handed to it, or files are one."""
+
+KNOW_THE_WHOLE_CONFIG = {"config", "__main__", "trainer", "checkpoints/run_folder"}
+"""run_folder keeps a run's config and compares it with that of a rerun."""
+
+
+def files_of_train():
+    """Each file's path below train/, without .py, and what it imports of train/, likewise."""
+    folder = ROOT / "train"
+    paths = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.py")
+    }
+    prefix = "alexnet_dali.train."
+    for name, path in paths.items():
+        found = set()
+        for one in imported(path):
+            words = one.removeprefix(prefix).split(".") if one.startswith(prefix) else []
+            whole, owner = "/".join(words), "/".join(words[:-1])
+            found |= {whole if whole in paths else owner} if words else set()
+        yield name, path, found
+
+
+def test_imports_between_files_of_train_are_few():
+    imports = [(name, one) for name, _, found in files_of_train() for one in sorted(found)]
+    assert 20 < len(imports) <= MOST_IMPORTS, imports
+
+
+def test_the_wings_of_train_import_nothing_above_them():
+    for name, _, found in files_of_train():
+        room = name.split("/")[0]
+        above = {one.split("/")[0] for one in found} - IN_TRAIN[room]
+        assert not above, f"train/{name}.py imports {above}"
+
+
+def test_few_files_know_the_whole_config():
+    """The others get the sections that they read."""
+    for name, path, _ in files_of_train():
+        names = {
+            word
+            for node in ast.walk(ast.parse(path.read_text()))
+            for word in (getattr(node, "id", None), getattr(node, "name", None))
+        }
+        assert "Config" not in names or name in KNOW_THE_WHOLE_CONFIG, name

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.tools.cli import command_line, run
-from alexnet_dali.train.ensemble import halves, mixture, rates, search_weights
+from alexnet_dali.train.evaluation import halves, mixture, rates, search_weights
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 

@@ -84,10 +84,10 @@ def _replayed(args: argparse.Namespace) -> Figure:
     """The first images of a step of a run, as the run's recipe shows them."""
     config = read_config(Path(args.run))
     dataset = Dataset.open(Path(args.data or str(config.data.root)))
-    plan = training_plan(config, dataset)
+    plan = training_plan(config.train, dataset, config.run.max_steps)
     if not 1 <= args.step <= plan.num_steps:
         raise ValueError(f"--step is {args.step}; {args.run} has steps 1 to {plan.num_steps}")
-    loader = training_loader(dataset, config, args.step - 1)
+    loader = training_loader(dataset, config.data, config.train, args.step - 1)
     samples = loader.plan.samples(args.step - 1, 0, 1).part(slice(args.images))
     rows = stages(dataset, samples, loader.transform, config.data.resize)
     images, _ = next(iter(loader))

@@ -2,10 +2,13 @@
 
 import signal
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from alexnet_dali.train.config import load
-from alexnet_dali.train.dry_run import check
+from alexnet_dali.train import dry_run
+from alexnet_dali.train.checkpoints.checkpoint import how_to_resume
+from alexnet_dali.train.config import Config, load
 from alexnet_dali.train.parallel.ranks import end_job, join, report_error
 from alexnet_dali.train.parallel.watchdog import watching
 from alexnet_dali.train.trainer import Trainer
@@ -21,14 +24,15 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = load(argv)
-        folder, seconds = Path(str(config.run.dir)), config.run.watchdog_seconds
+        folder = Path(str(config.run.dir))
+        resume = partial(how_to_resume, folder / "checkpoints")
         with (
             join(config.run.device, config.model.columns) as ranks,
-            watching(ranks, folder, seconds) as progress,
+            watching(ranks, resume, config.run.watchdog_seconds) as progress,
         ):
             if config.run.dry_run:
-                return check(config, ranks)
-            status = Trainer(config, ranks, progress).fit()
+                return dry_run.check(lambda other: Trainer(_in(other, config), ranks), folder)
+            status = Trainer(config, ranks, progress.at).fit()
         if status:
             end_job()  # who has sent the signal wants no other start
         return status
@@ -36,6 +40,11 @@ def main(argv: list[str]) -> int:
         return report_error(error)
     except KeyboardInterrupt:  # before the first step
         return 130
+
+
+def _in(folder: str, config: Config) -> Config:
+    """The run in another folder, where no profile is made."""
+    return replace(config, run=replace(config.run, dir=folder, profile=0))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from torch import nn
 
 from alexnet_dali.pipeline.faults import gist
 from alexnet_dali.pipeline.feeder import Batch
-from alexnet_dali.train.config import ConfigError
 
 _WARM_UP = 3
 """Steps that are not recorded. In them, libraries choose kernels and take their memory."""
@@ -44,9 +43,9 @@ class CudaGraph:
     """Records on a stream of its own, as CUDA wants it."""
 
     def __init__(self, device: torch.device) -> None:
-        """ConfigError where `device` is no GPU."""
+        """ValueError where `device` is no GPU."""
         if device.type != "cuda":
-            raise ConfigError(
+            raise ValueError(
                 "train.cuda_graph is true, and the run is on a CPU; only GPUs have CUDA graphs: "
                 "expected false, or a GPU (run.device)"
             )
@@ -70,7 +69,7 @@ class CudaGraph:
         except RuntimeError as error:
             if "captur" not in str(error):
                 raise
-            raise ConfigError(
+            raise ValueError(
                 f"the step can't be captured as a CUDA graph ({gist(error)}); leave out "
                 "train.cuda_graph, in another --run.dir"
             ) from error

@@ -9,16 +9,15 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from alexnet_dali.model.config import CONVOLUTIONS, ModelConfig, PerLayer
+from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.config import check as check_model
-from alexnet_dali.train.old_config import in_todays_terms
 from alexnet_dali.train.optim import OptimConfig
 from alexnet_dali.train.spelling import did_you_mean
 
-_NO_MATTER = ("root", "num_threads", "on_bad_image", "max_bad_fraction")
-"""Options of data that change no result; a moved folder is the same by its fingerprint."""
+_COMPARED = {"optim.lr", "optim.schedule", "train.batch_size", "train.seed"}
+_PLACES = {"data.root", "data.num_threads"}
 
 USAGE = "alexnet train CONFIG.yaml [--section.field value ...]"
 
@@ -32,11 +31,10 @@ class DataConfig:
     """Which images, and what the network sees of them.
 
     Args:
-        root: prepared folder, as written by alexnet prep.
+        root: prepared folder, as `alexnet prep` writes it.
         resize: pixels that the shorter side is resized to; the central square of this side is used
             (section 2).
         crop: side of the random crops taken from that square (section 4.1).
-        mean: subtract the mean image, pixel by pixel (section 2), or one mean a colour channel.
         augment: random crops, mirrored half of the time; without, the central crop as it is
             (section 4.1).
         lighting_std: standard deviation of the noise along each principal component of colour
@@ -48,23 +46,20 @@ class DataConfig:
             other machine.
         num_threads: threads that decode for each rank; null shares out the cores, 16 at most for
             each GPU.
-        on_bad_image: an image that can't be used any more is named, and another of its class stands
-            in; or the run stops.
-        max_bad_fraction: the share of the training images that may be bad in an epoch; with more,
-            and more than one, the run stops.
+        max_bad_fraction: the share of the training images that may have gone bad in an epoch, or
+            one image; others of their class replace them. With more, the run stops; with 0, at the
+            first.
     """
 
     root: str | None = None
     resize: PositiveInt = 256
     crop: PositiveInt = 224
-    mean: Literal["image", "channel"] = "image"
     augment: bool = True
     lighting_std: NonNegativeFloat = 0.1
     lighting_epochs: NonNegativeInt | None = None
     lighting_rescale: bool = False
     decoder: Literal["gpu", "cpu"] = "gpu"
     num_threads: PositiveInt | None = None
-    on_bad_image: Literal["replace", "stop"] = "replace"
     max_bad_fraction: NonNegativeFloat = 0.01
 
 
@@ -105,8 +100,8 @@ class RunConfig:
         max_steps: stop after this many steps in all; the same command without it goes on.
         log_seconds: about how many seconds pass between two progress lines; one also ends each
             epoch. 0 means after every step.
-        checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch.
-        checkpoint_every: steps between two checkpoints, beside those; null for none.
+        checkpoint_minutes: minutes between two checkpoints; one is also written after each epoch. 0
+            means after every step.
         keep_checkpoints: how many of the newest checkpoints are kept.
         watchdog_seconds: after so long without progress on any rank, the watchdog names the stuck
             rank, and after three times that it ends the run; ten times as long at the start and
@@ -122,8 +117,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: PositiveInt | None = None
     log_seconds: NonNegativeFloat = 5.0
-    checkpoint_minutes: PositiveFloat = 10.0
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_minutes: NonNegativeFloat = 10.0
     keep_checkpoints: PositiveInt = 2
     watchdog_seconds: NonNegativeFloat = 60.0
     profile: NonNegativeInt = 0
@@ -161,7 +155,7 @@ def load(argv: list[str]) -> Config:
     except Exception as error:  # jsonargparse and yaml raise many kinds for damaged texts
         by_layer = "init_std" in str(error) or "init_bias" in str(error)
         hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
-        hint += did_you_mean(argv, _files(argv), Config())
+        hint += did_you_mean(str(error), _files(argv), to_dict(Config()))
         raise ConfigError(
             f"{error}\n{hint}usage: {USAGE}\nEvery section and field: alexnet train --help"
         ) from error
@@ -214,13 +208,27 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
+def hyperparameters(config: Config) -> dict[str, str | float]:
+    """Options by their dotted names: those that are usually compared, and all that are no default.
+
+    They decide what a run computes; where it lives is left out.
+    """
+    default = options(Config())
+    return {
+        name: value if type(value) in (int, float) else str(value)
+        for name, value in options(config).items()
+        if not name.startswith("run.") and name not in _PLACES
+        if name in _COMPARED or value != default[name]
+    }
+
+
 def from_dict(plain: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; takes configs of version 0.1, too.
+    """The inverse of `to_dict`; what `plain` does not name has its default.
 
     ConfigError where it is none.
     """
     try:
-        config = _config(_parser().parse_object(in_todays_terms(plain)))
+        config = _config(_parser().parse_object(plain))
         check_model(config.model)
     except Exception as error:  # jsonargparse raises many kinds for values of other kinds
         raise ConfigError(f"not the config of a run ({error})") from error
@@ -232,57 +240,23 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def differing_keys(config: Config, old: dict[str, Any]) -> list[str]:
-    """`section.field: old -> new` for all that changes results.
-
-    `old` is a config as in YAML. A prepared folder may have moved; its fingerprint says whether it
-    is the same.
-    """
-    defaults, old = to_dict(Config()), in_todays_terms(old)
-    # What a config does not name, it leaves at its default.
-    filled = {section: {**values, **old.get(section, {})} for section, values in defaults.items()}
-    sixth = ["conv6"] if config.model.sixth_convolution else []
-    names = [*CONVOLUTIONS, *sixth, "fc6", "fc7", "fc8"]
-    new, before = _comparable(to_dict(config), names), _comparable(filled, names)
-    return [
-        f"{section}.{key}: {before[section][key]} -> {value}"
-        for section, values in new.items()
-        for key, value in values.items()
-        if before[section][key] != value
-    ]
-
-
-def _comparable(plain: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """What changes results, as it comes out: kernels once halved, numbers of these layers."""
-    network = _model(plain["model"])
-    model = {key: value for key, value in plain["model"].items() if key != "half_kernels"}
-    model["kernels"] = [
-        kernels // 2 if name in network.half_kernels else kernels
-        for name, kernels in network.kernels_by_name.items()
-    ]
-    for key, values in (("init_std", network.init_std), ("init_bias", network.init_bias)):
-        model[key] = {name: values.of(name) for name in names}
-    data = {key: value for key, value in plain["data"].items() if key not in _NO_MATTER}
-    return {"data": data, "model": model, "optim": plain["optim"], "train": plain["train"]}
-
-
-def _model(plain: dict[str, Any]) -> ModelConfig:
-    by_layer = {key: PerLayer(**plain[key]) for key in ("init_std", "init_bias")}
-    return ModelConfig(**{**plain, **by_layer})
+def options(config: Config) -> dict[str, Any]:
+    """Each option's value, in plain terms, by its name: `section.field`."""
+    sections = to_dict(config).items()
+    return {f"{section}.{key}": value for section, own in sections for key, value in own.items()}
 
 
 def _check(config: Config) -> None:
     check_model(config.model)
-    data = config.data
+    data, seed = config.data, config.train.seed
     if data.root is None:
         raise ConfigError(
-            "data.root is not set; expected --data.root FOLDER, as made by alexnet prep"
+            "data.root is not set; expected --data.root FOLDER, as `alexnet prep` makes it"
         )
-    if data.resize > 4096:
-        raise ConfigError(f"data.resize is {data.resize}; expected at most 4096 pixels")
-    if config.train.seed >= 2**63:
-        raise ConfigError(f"train.seed is {config.train.seed}; expected less than 2^63")
-    if data.crop > data.resize:
+    if data.resize > 4096 or data.crop > data.resize:
         raise ConfigError(
-            f"data.crop is {data.crop}; expected at most data.resize, which is {data.resize}"
+            f"data.resize is {data.resize} and data.crop {data.crop}; expected at most 4096 "
+            "pixels, and a crop of at most data.resize"
         )
+    if seed >= 2**63:
+        raise ConfigError(f"train.seed is {seed}; expected less than 2^63")

@@ -16,7 +16,7 @@ from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.pipeline.transform import Colour, Pixels
-from alexnet_dali.train.config import Config, ConfigError, DataConfig
+from alexnet_dali.train.config import ConfigError, DataConfig, TrainConfig
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _BLACK: Colour = (0.0, 0.0, 0.0)
@@ -27,51 +27,65 @@ class TrainingPlan(NamedTuple):
     """How long a run is, in steps; `batch_size` counts the images of all ranks."""
 
     batch_size: int
+    epochs: int
     steps_per_epoch: int
     num_steps: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.epochs} epochs of {self.steps_per_epoch:,} steps, {self.batch_size} images a "
+            "step"
+        )
 
-def training_plan(config: Config, dataset: Dataset) -> TrainingPlan:
+
+def training_plan(train: TrainConfig, dataset: Dataset, max_steps: int | None) -> TrainingPlan:
     """The run's length; ConfigError where the batch is larger than the data."""
-    batch_size, num_images = config.train.batch_size, len(dataset.train)
+    batch_size, num_images = train.batch_size, len(dataset.train)
     if batch_size > num_images:
         raise ConfigError(
             f"train.batch_size is {batch_size}, but {dataset.folder} has {num_images} training "
             "images; expected a batch of no more than that"
         )
     steps_per_epoch = num_images // batch_size
-    num_steps = config.train.epochs * steps_per_epoch
+    num_steps = train.epochs * steps_per_epoch
     return TrainingPlan(
-        batch_size, steps_per_epoch, min(num_steps, config.run.max_steps or num_steps)
+        batch_size, train.epochs, steps_per_epoch, min(num_steps, max_steps or num_steps)
     )
 
 
 def training_batches(
-    dataset: Dataset, config: Config, ranks: Ranks, step: int, on_bad_image: OnBadImage
+    dataset: Dataset,
+    data: DataConfig,
+    train: TrainConfig,
+    ranks: Ranks,
+    steps: range,
+    on_bad_image: OnBadImage,
 ) -> Iterator[Batch]:
-    """Augmented batches from `step` on, for this rank; a pair of columns gets both its shards."""
-    ranks.local_batch_size(config.train.batch_size)
+    """Augmented batches of some steps, for this rank; a pair of columns gets both its shards."""
+    ranks.local_batch_size(train.batch_size)
+    options = _options(data, ranks)
     loader = training_loader(
-        dataset, config, step, on_bad_image=on_bad_image, **_options(config.data, ranks)
+        dataset, data, train, steps.start, on_bad_image=on_bad_image, **options
     )
-    return ranks.exchange(_batches(loader, training_plan(config, dataset).num_steps))
+    return ranks.exchange(_batches(loader, steps.stop))
 
 
-def training_loader(dataset: Dataset, config: Config, step: int, **options: Any) -> DataLoader:
+def training_loader(
+    dataset: Dataset, data: DataConfig, train: TrainConfig, step: int, **options: Any
+) -> DataLoader:
     """The run's images from `step` on; `options` are DataLoader's that are not the recipe's."""
-    data = config.data
     loader = DataLoader(
         dataset,
-        global_batch_size=config.train.batch_size,
+        global_batch_size=train.batch_size,
         crops=(RandomCrop if data.augment else CentreCrop)(data.crop, data.resize),
         pixels=Pixels(
-            data.mean,
+            "image",
             std=_WHOLE,
             lighting_std=data.lighting_std,
             lit_gain=1 / (1 + data.lighting_std) if data.lighting_rescale else 1.0,
         ),
         lighting_epochs=data.lighting_epochs,
-        seed=config.train.seed,
+        seed=train.seed,
         **options,
     )
     loader.load_state_dict(loader.state_dict() | {"step": step})
@@ -106,7 +120,7 @@ def samples(images: ImageList, count: int, data: DataConfig, ranks: Ranks) -> Ba
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
     """[3, crop, crop]: what is subtracted from every view, in training and in evaluation."""
     crops = RandomCrop(data.crop, data.resize)
-    transform = Pixels(data.mean, std=_WHOLE).transform(stats, crops)
+    transform = Pixels("image", std=_WHOLE).transform(stats, crops)
     mean = np.array(transform.mean, np.float32)[:, None, None]
     if transform.mean_image is not None:
         mean = transform.mean_image.transpose(2, 0, 1)

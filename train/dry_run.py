@@ -4,66 +4,58 @@ import resource
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from alexnet_dali.train.capture import READY
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.config import Config, ConfigError
-from alexnet_dali.train.data import crop_mean, evaluation_batches, training_plan
-from alexnet_dali.train.evaluation import error_rates
-from alexnet_dali.train.parallel.ranks import Ranks
-from alexnet_dali.train.record.header import header
-from alexnet_dali.train.record.metrics import say
 from alexnet_dali.train.trainer import Trainer
 
-_WARM_UP, _TIMED = READY, 10  # steps
+_TIMED = 10  # steps
 _VALIDATION = 5  # batches, at most
 
 
-def check(config: Config, ranks: Ranks) -> int:
+def check(trainer_in: Callable[[str], Trainer], folder: Path) -> int:
     """Time some steps of the run from its start, and print what the whole of it takes.
 
-    Nothing is written into its folder, nor read from it. Returns the exit status, 0.
+    `trainer_in` gives its trainer in another folder than its own, `folder`, into which nothing is
+    written, and from which nothing is read. Returns the exit status, 0.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        run = replace(config.run, dir=folder, max_steps=_WARM_UP + _TIMED, profile=0)
-        trainer = Trainer(replace(config, run=run), ranks)
+    with tempfile.TemporaryDirectory() as temporary:
+        trainer = trainer_in(temporary)
         step_seconds = _time_steps(trainer)
         validation_seconds = _time_validation(trainer)
-        memory = _memory(ranks)
-        num_bytes = checkpoint.num_bytes(trainer.state.gather(ranks))
-    if ranks.is_main:
-        plan = training_plan(config, trainer.dataset)
-        seconds = plan.num_steps * step_seconds
-        seconds += plan.num_steps // plan.steps_per_epoch * validation_seconds
-        lines = header(config, trainer.state.model, trainer.dataset, plan, ranks)
-        lines += [_time(config, plan.num_steps, step_seconds, seconds), _disk(config, num_bytes)]
-        say("\n".join([*lines, memory, "nothing was written; leave out --run.dry_run to train"]))
+        memory = _memory(trainer)
+        num_bytes = checkpoint.num_bytes(trainer.state.gather(trainer.ranks.all_gather_over_pairs))
+    plan = trainer.plan
+    seconds = plan.num_steps * step_seconds
+    seconds += plan.num_steps // plan.steps_per_epoch * validation_seconds
+    lines = [*trainer.header(folder), _time(trainer, step_seconds, seconds)]
+    lines += [_disk(folder, trainer.config.run.keep_checkpoints + 2, num_bytes), memory]
+    trainer.ranks.say("\n".join([*lines, "nothing was written; leave out --run.dry_run to train"]))
     return 0
 
 
 def _time_steps(trainer: Trainer) -> float:
     """Seconds that a step takes, waiting for its images included."""
     stopwatch = trainer.stopwatch
-    for number, batch in enumerate(trainer.batches(), 1):
+    for number, batch in enumerate(islice(trainer.batches(), trainer.warm_up + _TIMED), 1):
         stopwatch.got_batch()
         trainer.train_step(batch)
         stopwatch.end_step()
-        if number == _WARM_UP:
+        if number == trainer.warm_up:
             _wait(trainer)
             stopwatch.reset()
         stopwatch.resume()
     _wait(trainer)
-    measured = stopwatch.metrics(trainer.config.train.batch_size)
-    if trainer.state.step <= _WARM_UP:
-        raise ConfigError(
+    measured = stopwatch.metrics(trainer.plan.batch_size)
+    if trainer.state.step <= trainer.warm_up:
+        raise ValueError(
             f"the run has {trainer.state.step} steps, which are too few to be timed; expected more "
-            f"than {_WARM_UP}: train it without --run.dry_run"
+            f"than {trainer.warm_up}: train it without --run.dry_run"
         )
     return measured["throughput/step_ms"] / 1000
 
@@ -75,21 +67,17 @@ def _wait(trainer: Trainer) -> None:
 
 def _time_validation(trainer: Trainer) -> float:
     """Seconds that all validation images take, from some batches of them."""
-    config, ranks, images = trainer.config, trainer.ranks, trainer.dataset.val
-    batch_size = config.train.batch_size
-    batches = evaluation_batches(images, config.data, ranks, batch_size)
-    mean = crop_mean(trainer.dataset.stats, config.data, ranks.device)
-    whole = -(-len(images) // batch_size)
+    whole = -(-len(trainer.dataset.val) // trainer.plan.batch_size)
     timed = min(whole, _VALIDATION)
     began = time.monotonic()
-    with trainer.autocast:
-        error_rates(trainer.state.model, islice(batches, timed), mean, ranks.all_reduce_over_pairs)
+    trainer.validate(timed)
     return (time.monotonic() - began) / timed * whole
 
 
-def _memory(ranks: Ranks) -> str:
+def _memory(trainer: Trainer) -> str:
     """The most that a rank has taken so far. Every rank must call it."""
-    host, on_gpu = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0
+    ranks, on_gpu = trainer.ranks, 0.0
+    host = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if ranks.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(ranks.device)
         on_gpu = total - free
@@ -98,22 +86,21 @@ def _memory(ranks: Ranks) -> str:
     return f"memory: {host / 1e9:.1f} GB for each rank{gpu}"
 
 
-def _time(config: Config, num_steps: int, step_seconds: float, seconds: float) -> str:
-    rate = config.train.batch_size / step_seconds
+def _time(trainer: Trainer, step_seconds: float, seconds: float) -> str:
+    plan, rate = trainer.plan, trainer.plan.batch_size / step_seconds
     return (
-        f"time: {timedelta(seconds=round(seconds))} for {num_steps:,} steps of "
+        f"time: {timedelta(seconds=round(seconds))} for {plan.num_steps:,} steps of "
         f"{1000 * step_seconds:.0f} ms ({rate:,.0f} images/s) and the validations; checkpoints "
         "come on top"
     )
 
 
-def _disk(config: Config, num_bytes: int) -> str:
+def _disk(folder: Path, num_files: int, num_bytes: int) -> str:
     """How much checkpoints take: those that are kept, the best, and one that is being written."""
-    files = config.run.keep_checkpoints + 2
-    folder = Path(str(config.run.dir)).absolute()
+    folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
     return (
-        f"disk: up to {files} checkpoints of {num_bytes / 1e6:,.0f} MB, "
-        f"{files * num_bytes / 1e6:,.0f} MB together; "
+        f"disk: up to {num_files} checkpoints of {num_bytes / 1e6:,.0f} MB, "
+        f"{num_files * num_bytes / 1e6:,.0f} MB together; "
         f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB are free"
     )

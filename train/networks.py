@@ -12,18 +12,17 @@ from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.layers import Conv, layers, shapes
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.run_folder import changed_options
-from alexnet_dali.train.checkpoints.state import check_shapes
-from alexnet_dali.train.config import Config, from_dict
+from alexnet_dali.train.config import DataConfig, from_dict, to_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
-from alexnet_dali.train.parallel.precision import set_matmul_precision
+from alexnet_dali.train.parallel.devices import set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks
 
 
@@ -32,11 +31,13 @@ class Trained(NamedTuple):
 
     path: Path
     step: int
-    config: Config
+    recipe: dict[str, Any]  # its run's whole config, in plain values
+    data: DataConfig
+    architecture: ModelConfig
     model: AlexNet
     mean: Tensor  # [3, crop, crop] of its training images, subtracted from every view
     classes: list[str]
-    names: list[str]  # what people call the classes, as far as that is known
+    names: list[str]  # what people call the classes
 
 
 def open_network(path: Path, device: torch.device, columns: Columns | None = None) -> Trained:
@@ -50,24 +51,35 @@ def open_network(path: Path, device: torch.device, columns: Columns | None = Non
     try:
         config = from_dict(state["config"])
         stats = PixelStats.of({key: value.numpy() for key, value in state["stats"].items()})
-        _check_weights(state["model"], config, len(state["classes"]))
+        _check_weights(state["model"], config.model, config.data.crop, len(state["classes"]))
     except (ValueError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({error})"
         ) from error
     model = AlexNet(config.model, len(state["classes"]), config.data.crop, columns).to(device)
-    check_shapes(path, state["model"], model)
+    checkpoint.check_shapes(path, state["model"], model)
     model.load_full_state(state["model"])
     mean, classes = crop_mean(stats, config.data, device), state["classes"]
-    names = state.get("names", classes)
-    return Trained(path, state["step"], config, model, mean, classes, names)
+    return Trained(
+        path,
+        state["step"],
+        to_dict(config),
+        config.data,
+        config.model,
+        model,
+        mean,
+        classes,
+        state["names"],
+    )
 
 
-def _check_weights(full: dict[str, Tensor], config: Config, num_classes: int) -> None:
+def _check_weights(
+    full: dict[str, Tensor], config: ModelConfig, crop: int, num_classes: int
+) -> None:
     """ValueError unless the weights are those that `config` asks for, which may be any number."""
-    table, num_columns = layers(config.model, num_classes), config.model.columns
+    table, num_columns = layers(config, num_classes), config.columns
     for line in table:
-        shape = shapes(table, num_columns, config.data.crop)[line.name]
+        shape = shapes(table, num_columns, crop)[line.name]
         window = [line.size] * 2 if isinstance(line, Conv) else []
         expected = [num_columns * shape.out_channels, shape.in_channels, *window]
         found = full.get(f"{line.name}.weight")
@@ -88,20 +100,6 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
     )
 
 
-def check_same_run(folder: Path, config: Config, dataset: Dataset) -> None:
-    """ValueError where `folder` holds a run of another config or of other images."""
-    path = checkpoint.named(folder)
-    if not path.is_file():
-        return
-    changed = changed_options(folder, config)
-    if checkpoint.load(path)["dataset"] != dataset.fingerprint:
-        changed.append("the images")
-    if changed:
-        raise ValueError(
-            f"{folder} was trained otherwise ({'; '.join(changed)}); choose an --out elsewhere"
-        )
-
-
 def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
     """All images as the network is evaluated on them, with progress.
 
@@ -109,7 +107,7 @@ def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) 
     """
     total = -(-len(images) // batch_size)
     with progress(total, str(network.path), "batches", shown=ranks.is_main) as advance:
-        for batch in evaluation_batches(images, network.config.data, ranks, batch_size):
+        for batch in evaluation_batches(images, network.data, ranks, batch_size):
             yield batch
             advance(1)
 

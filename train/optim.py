@@ -26,11 +26,9 @@ class OptimConfig:
         decay_biases: whether biases are pulled towards zero, too (2012 code: they are not).
         bias_lr: learning rate of all biases, whatever lr becomes (2012 code: 0.02); null: as the
             weights'.
-        lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {conv1.weight:
-            0}, or {bias: 2}.
-        later_lr_factors: such factors from an epoch on: {conv1: [[67, 0.1], [72, 0]]} (2012 code).
-            The latest epoch wins; `conv1.weight` overrides `conv1`, which overrides `weight`. A
-            later factor overrides lr_factors.
+        lr_factors: learning rates of single layers, as multiples of lr: {fc8: 10}, {bias: 2}; or
+            from epochs on: {conv1.weight: [[67, 0.1], [72, 0]]} (2012 code). `conv1.weight`
+            overrides `conv1`, which overrides `weight`.
         schedule: plateau divides lr by 10 when the validation error stalls (section 5); multistep,
             after `milestones`; exponential, evenly with every epoch, by `decay` in all.
         lr_drops: plateau: how often lr drops before the next stall ends training.
@@ -46,8 +44,7 @@ class OptimConfig:
     weight_decay: NonNegativeFloat = 0.0005
     decay_biases: bool = True
     bias_lr: NonNegativeFloat | None = None
-    lr_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    later_lr_factors: dict[str, list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(
+    lr_factors: dict[str, NonNegativeFloat | list[tuple[NonNegativeInt, NonNegativeFloat]]] = field(
         default_factory=dict
     )
     schedule: Literal["plateau", "multistep", "exponential"] = "plateau"
@@ -78,16 +75,12 @@ class PaperSGD(torch.optim.SGD):
         self._config = config
         self.lr = float(config.lr)
         named = dict(parameters)
-        for option, factors in (
-            ("lr_factors", config.lr_factors),
-            ("later_lr_factors", config.later_lr_factors),
-        ):
-            unused = factors.keys() - {key for name in named for key in _keys(name)}
-            if unused:
-                raise ValueError(
-                    f"optim.{option}: no layer is named {', '.join(sorted(unused))}; expected "
-                    "names such as fc8, conv1.weight, or bias"
-                )
+        unused = config.lr_factors.keys() - {key for name in named for key in _keys(name)}
+        if unused:
+            raise ValueError(
+                f"optim.lr_factors: no layer is named {', '.join(sorted(unused))}; expected names "
+                "such as fc8, conv1.weight, or bias"
+            )
         groups: dict[Any, dict[str, Any]] = {}
         for name, parameter in named.items():
             # Parameters that are treated alike in every epoch share a group: each further group
@@ -110,6 +103,17 @@ class PaperSGD(torch.optim.SGD):
         for group, old in zip(self.param_groups, before, strict=True):
             for parameter in group["params"] if group["rate"] not in (old, 0) else ():
                 self.state[parameter]["momentum_buffer"].mul_(old / group["rate"])
+
+    def describe(self, lr: float, epoch: int) -> list[str]:
+        """What set_lr would change at the end of an epoch, as sentences."""
+        changes = []
+        if lr != self.lr:
+            changes.append(f"learning rate is now {lr:g} ({self._config.schedule})")
+        factors = _lr_factors(self._config, epoch)
+        if factors != _lr_factors(self._config, epoch - 1):
+            listed = ", ".join(f"{name} times {value:g}" for name, value in factors.items())
+            changes.append(f"learning rates of layers are now {listed}")
+        return changes
 
     def _set(self, lr: float, epoch: int) -> None:
         self.lr = lr
@@ -150,11 +154,8 @@ def _rate(name: str, lr: float, epoch: int, config: OptimConfig) -> float:
 
 def _factor(name: str, epoch: int, config: OptimConfig) -> float:
     """What the learning rate of the parameter `name` is multiplied by after `epoch` epochs."""
-    for factors in (later_factors(config, epoch), config.lr_factors):
-        for key in _keys(name):
-            if key in factors:
-                return float(factors[key])
-    return 1.0
+    factors = _lr_factors(config, epoch)
+    return next((factors[key] for key in _keys(name) if key in factors), 1.0)
 
 
 def _decay(name: str, config: OptimConfig) -> float:
@@ -163,18 +164,26 @@ def _decay(name: str, config: OptimConfig) -> float:
 
 def _treatment(name: str, config: OptimConfig) -> tuple:
     """Equal for parameters with the same learning rate and decay in every epoch."""
-    changes = {epoch for pairs in config.later_lr_factors.values() for epoch, _ in pairs}
+    changes = {epoch for pairs in _by_epoch(config).values() for epoch, _ in pairs}
     factors = tuple(_factor(name, epoch, config) for epoch in sorted({0, *changes}))
     return _decay(name, config), _is_bias(name) and config.bias_lr is not None, factors
 
 
-def later_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
-    """The later factors that hold after `epoch` epochs, by the names that they are listed under."""
+def _lr_factors(config: OptimConfig, epoch: int) -> dict[str, float]:
+    """The factors that hold after `epoch` epochs, by the names that they are listed under."""
     begun = {
         key: [pair for pair in pairs if pair[0] <= epoch]
-        for key, pairs in config.later_lr_factors.items()
+        for key, pairs in _by_epoch(config).items()
     }
-    return {key: max(pairs)[1] for key, pairs in begun.items() if pairs}
+    return {key: float(max(pairs)[1]) for key, pairs in begun.items() if pairs}
+
+
+def _by_epoch(config: OptimConfig) -> dict[str, list[tuple[int, float]]]:
+    """The factors as (epoch, factor); a single one holds from the beginning."""
+    return {
+        key: factor if isinstance(factor, list) else [(0, factor)]
+        for key, factor in config.lr_factors.items()
+    }
 
 
 def _keys(name: str) -> tuple[str, str, str]:
@@ -256,9 +265,9 @@ class ByHand:
         return {**self._schedule.state(), "completed": self._completed, "by_hand": self._set}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See Schedule; version 0.2 set no learning rate by hand."""
+        """See Schedule."""
         self._schedule.restore(state)
-        self._completed, self._set = state["completed"], state.get("by_hand")
+        self._completed, self._set = state["completed"], state["by_hand"]
 
 
 class EpochSchedule:

@@ -1,68 +1,52 @@
 """Which option was meant by a key that no option has."""
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+_UNKNOWN = (
+    r"unrecognized arguments: --([^\s=]+)|Group '(.+)' does not accept option '(.+)'|"
+    r"Option '(.+)' is not accepted"
+)
+"""How jsonargparse names a key that it does not know."""
 
-def did_you_mean(argv: Sequence[str], files: Sequence[str], config: Any) -> str:
-    """A line for each unknown key on the command line or in `files`, or "" where there is none.
 
-    `config` is a config of dataclasses, whose fields are the options.
+def did_you_mean(error: str, files: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Where the unknown key is that jsonargparse's `error` names, and what to write in its place.
+
+    Empty where it names none. `files` are the config files; `options` is a config of plain dicts.
     """
-    known = dict(_options(config))
-    on_line = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
-    lines = [_hint(key, "on the command line", known) for key in on_line]
-    for file in files:
-        lines += [_hint(key, f"in {file}", known) for key in _keys(_read(file), known)]
-    return "".join(line + "\n" for line in dict.fromkeys(lines) if line)
-
-
-def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each option by its dotted name: sections, too, with their value."""
-    for field in fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        yield name, value
-        if is_dataclass(value):
-            yield from _options(value, name + ".")
-
-
-def _keys(plain: Any, known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of a config file, as far as they name options and not what an option holds."""
-    for key, value in plain.items() if isinstance(plain, dict) else ():
-        name = f"{prefix}{key}"
-        yield name
-        if name not in known or is_dataclass(known[name]):
-            yield from _keys(value, known, name + ".") if name in known else ()
-
-
-def _hint(key: str, where: str, known: Collection[str]) -> str:
-    """What to write in place of `key`; "" where it is known."""
-    if key in known or key in ("config", "help"):
+    found = re.search(_UNKNOWN, error)
+    if not found:
         return ""
-    meant = _near(key, known)
-    return f"{key} {where}: did you mean {meant}?" if meant else f"{key} {where}: no such option"
+    key = ".".join(part for part in found.groups() if part)
+    where = next((f"in {file}" for file in files if key in _read(file)), "on the command line")
+    meant = _nearest(key, list(_keys(options)))
+    return f"{key} {where}: " + (f"did you mean {meant}?\n" if meant else "no such option\n")
 
 
-def _near(key: str, known: Collection[str]) -> str:
-    """The option that is most like `key`, or ""; `lr` and `train.lr` mean optim.lr."""
-    section, _, last = key.rpartition(".")
-    beside = {name: name.rpartition(".") for name in known}
-    own = {part: name for name, (other, _, part) in beside.items() if other == section}
-    namesakes = [name for name, (_, _, part) in beside.items() if part == last]
-    if close := difflib.get_close_matches(last, own, n=1, cutoff=0.7):
-        return own[close[0]]
-    if len(namesakes) == 1:
-        return namesakes[0]
-    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.9)), "")
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The option most like `key`, or ""; `train.lr` means optim.lr. Never another layer's."""
+    digits = re.findall(r"\d", key)
+    alike = [name for name in known if not digits or digits == re.findall(r"\d", name)]
+    namesakes = [name for name in alike if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = namesakes if len(namesakes) == 1 else get_close_matches(key, alike, n=1, cutoff=0.9)
+    return near[0] if near else ""
 
 
-def _read(path: str) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except Exception:  # yaml raises many kinds for damaged texts; the parser has said so
-        return None
+def _read(file: str) -> list[str]:
+    with suppress(Exception):  # yaml raises many kinds for damaged texts, which are no concern here
+        return list(_keys(yaml.safe_load(Path(file).read_text())))
+    return []
+
+
+def _keys(plain: Any, above: str = "") -> Iterator[str]:
+    is_group = isinstance(plain, Mapping) and above.count(".") < 3  # no option is deeper
+    for key, value in plain.items() if is_group else ():
+        yield f"{above}{key}"
+        yield from _keys(value, f"{above}{key}.")

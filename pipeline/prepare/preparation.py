@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import DatasetError, ImageList, PreparedFiles
+from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
 from alexnet_dali.pipeline.files import sync_file_system, writing_to
 from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.journal import Journal
@@ -34,8 +34,8 @@ class Preparation(NamedTuple):
     store: StoreFormat | None
 
     def identity(self) -> str:
-        """Equal for the same files, labels and options."""
-        digest = hashlib.sha256(repr((self.classes, self.store)).encode())
+        """Equal for the same files, labels, options and format."""
+        digest = hashlib.sha256(repr((FORMAT, self.classes, self.store)).encode())
         for source in (self.train, self.val):
             for archive in sorted(source.places.archives) if source.places else ():
                 about = os.stat(source.root / archive)

@@ -12,8 +12,9 @@ from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.tools.bench.traffic import bytes_per_step, column_parameters
-from alexnet_dali.train.parallel.precision import autocast
-from alexnet_dali.train.parallel.ranks import GradientAllReduce, join
+from alexnet_dali.train.parallel.collectives import GradientAllReduce
+from alexnet_dali.train.parallel.devices import autocast
+from alexnet_dali.train.parallel.ranks import join
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
 

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.config import ModelConfig, PerLayer
 from alexnet_dali.pipeline.stats import STATS_SIZE
-from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.state import TrainingState, check_shapes, new_sums
-from alexnet_dali.train.checkpoints.warm_start import take_layers
+from alexnet_dali.train.checkpoints import checkpoint, checksum
+from alexnet_dali.train.checkpoints.checkpoint import check_shapes
+from alexnet_dali.train.checkpoints.run_folder import take_layers
+from alexnet_dali.train.checkpoints.state import TrainingState, new_sums
 from alexnet_dali.train.config import Config, DataConfig, to_dict
 from alexnet_dali.train.networks import open_network
 from alexnet_dali.train.optim import OptimConfig, PaperSGD, schedule
@@ -37,24 +39,42 @@ def sound_state():
     full = network().full_state()
     stats = {key: torch.ones(shape, dtype=torch.float64) for key, shape in RIGHT.items()}
     return {
-        "format": 1,
+        "format": 2,
+        "targets": "classes",
         "step": 7,
         "model": full,
         "momentum": {key: torch.zeros_like(value) for key, value in full.items()},
         "lr": 0.01,
-        "schedule": {"drops": 0, "best_error": math.inf, "stalled_epochs": 1},
+        "schedule": {
+            "drops": 0,
+            "best_error": math.inf,
+            "stalled_epochs": 1,
+            "completed": 1,
+            "by_hand": None,
+        },
         "intervals": torch.zeros(1, 3, dtype=torch.float64),
         "config": to_dict(CONFIG),
         "classes": CLASSES,
+        "names": CLASSES,
         "stats": {**stats, "mean_image": torch.ones(STATS_SIZE, STATS_SIZE, 3)},
         "dataset": "0" * 64,
+        "best": {"top1_error": 0.5, "epoch": 1, "last_error": 0.5},
     }
 
 
 def saved(state):
     file = io.BytesIO()
     torch.save(state, file)
-    return file.getvalue()
+    return sealed(file.getvalue())
+
+
+def sealed(data):
+    """The archive with the checksum that `checkpoint.save` gives it; without, nothing reads it."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        checksum.seal(file)
+        file.flush()
+        return Path(file.name).read_bytes()
 
 
 STATE = sound_state()
@@ -79,7 +99,7 @@ def restored(path, ranks):
     check_shapes(path, state["model"], model)
     optimizer = PaperSGD(model.named_parameters(), CONFIG.optim)
     new = TrainingState(model, optimizer, schedule(CONFIG.optim, 3), new_sums(torch.device("cpu")))
-    new.restore(state, ranks, state["step"] // 5)
+    new.restore(state, state["step"] // 5, ranks.pair, ranks.num_pairs)
     new.schedule.end_epoch(0.5)
     assert new.schedule.lr >= 0 and isinstance(new.step, int) and new.is_finite() in (True, False)
 
@@ -117,7 +137,7 @@ PICKLE = next(name for name in MEMBERS if name.endswith("data.pkl"))
 
 @given(data=damaged(MEMBERS[PICKLE]))
 def test_damaged_pickles_under_right_checksums(data, path, ranks):
-    path.write_bytes(zipped(MEMBERS | {PICKLE: data}))
+    path.write_bytes(sealed(zipped(MEMBERS | {PICKLE: data})))
     works_or_says(lambda: checkpoint.load(path), str(path))
 
 
@@ -138,8 +158,8 @@ OTHERS = [Evil(), torch.nn.Linear, print, slice(1), {1, 2}, b"x", torch.float32,
 )
 @example(value=Evil(), protocol=2, key="lr")
 def test_pickles_of_other_classes(value, protocol, key, path, ranks):
-    content = {name: None for name in STATE} | {"format": 1, key: value}
-    path.write_bytes(zipped(MEMBERS | {PICKLE: pickle.dumps(content, protocol)}))
+    content = {name: None for name in STATE} | {"format": 2, key: value}
+    path.write_bytes(sealed(zipped(MEMBERS | {PICKLE: pickle.dumps(content, protocol)})))
     error = works_or_says(lambda: checkpoint.load(path), str(path))
     assert error is not None
     assert not Path("/tmp/a-checkpoint-was-here").exists()
@@ -175,7 +195,8 @@ def tensors(draw):
         "config": to_dict(CONFIG) | {"model": to_dict(CONFIG)["model"] | {"fc_width": 2**33}},
     }
 )
-@example(state={**STATE, "schedule": {"completed": 3}})
+@example(state={**STATE, "schedule": {"completed": 3, "by_hand": None}})
+@example(state={**STATE, "schedule": {"completed": 3, "by_hand": []}})
 @example(state={**STATE, "intervals": torch.zeros(0, 3, dtype=torch.float64)})
 def test_states_of_other_content(state, path, ranks):
     try:

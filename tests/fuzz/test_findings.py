@@ -122,5 +122,5 @@ def test_lines_of_another_kind_do_not_stop_a_resume(tmp_path):
     path.write_bytes(b'3\n[]\n{"step": "x"}\nnull\n' + whole + b"[" * 5000 + b"\n\xff\n")
     with pytest.raises(ValueError, match="is damaged"):
         read_metrics(tmp_path, "train/loss")
-    Monitor(tmp_path, 4).close()
+    Monitor(tmp_path, 4, lambda: None).close()
     assert path.read_bytes() == whole and read_metrics(tmp_path, "train/loss") == {2: 1.5}

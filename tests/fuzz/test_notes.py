@@ -28,7 +28,7 @@ def resumed(run, data):
     path = run / "metrics.jsonl"
     path.write_bytes(data)
     works_or_says(lambda: read_metrics(run, TAG), str(path))
-    Monitor(run, 4).close()
+    Monitor(run, 4, lambda: None).close()
     found = read_metrics(run, TAG)
     assert all(step <= 4 for step in found)
     for events in run.glob("events*"):

@@ -13,7 +13,14 @@ from alexnet_dali.pipeline.stats import PixelStats
 from tests.fuzz.harness import altered, damaged, npz_files, slow, works_or_says
 
 LISTS = ("train.txt", "val.txt", "classes.txt", "names.txt")
-ABOUT = {"format": 1, "fingerprint": "0" * 64, "train_root": "/x", "val_root": "y", "classes": 3}
+ABOUT = {
+    "format": 2,
+    "targets": "classes",
+    "fingerprint": "0" * 64,
+    "train_root": "/x",
+    "val_root": "y",
+    "classes": 3,
+}
 
 
 @pytest.fixture(scope="module")

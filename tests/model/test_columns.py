@@ -16,10 +16,11 @@ from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import PerLayer
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.replacements import stop
-from alexnet_dali.train.config import Config, DataConfig, RunConfig, TrainConfig
+from alexnet_dali.train.config import DataConfig, TrainConfig
 from alexnet_dali.train.data import training_batches
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.parallel.ranks import GradientAllReduce, Ranks, join
+from alexnet_dali.train.parallel.collectives import GradientAllReduce
+from alexnet_dali.train.parallel.ranks import Ranks, join
 from tests import reference
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
@@ -97,12 +98,8 @@ def train_from(state, ranks: Ranks, first: int, last: int, config=TINY):
 
 def read(ranks: Ranks, dataset: Dataset):
     """The first batches of a training run, as this rank receives them."""
-    config = Config(
-        data=DataConfig(root="", resize=64, crop=56),
-        train=TrainConfig(batch_size=12, seed=1),
-        run=RunConfig(max_steps=4),
-    )
-    batches = training_batches(dataset, config, ranks, 1, stop)
+    data, recipe = DataConfig(root="", resize=64, crop=56), TrainConfig(batch_size=12, seed=1)
+    batches = training_batches(dataset, data, recipe, ranks, range(1, 4), stop)
     return [(batch.images.clone(), batch.labels.clone()) for batch in batches]
 
 

@@ -12,7 +12,7 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools import cli
 from alexnet_dali.tools.paper import ablate, runs
 from alexnet_dali.tools.paper.ablate import Claim, compare, verdict
-from alexnet_dali.train.parallel.stop import StopRequest
+from alexnet_dali.train.parallel.agreement import StopRequest
 from tests.paper.pool import workers
 from tests.processes import Started, command
 from tests.recipes import TINY

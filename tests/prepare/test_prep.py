@@ -1,6 +1,7 @@
 """tools/prep_imagenet.py: from class folders to a prepared folder, and errors for bad input."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError, fingerprint
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image, write_class_folders
 
@@ -255,7 +256,9 @@ def test_a_folder_that_is_not_empty_is_not_overwritten(images):
     assert [path.name for path in (images / "out").iterdir()] == ["precious"]
 
 
-@pytest.mark.parametrize("damage", ["dataset.yaml", "train.txt", "stats.npz", "edit", "all"])
+@pytest.mark.parametrize(
+    "damage", ["dataset.yaml", "train.txt", "names.txt", "stats.npz", "edit", "all"]
+)
 def test_a_half_written_or_edited_folder_is_an_error(images, damage):
     prep(images)
     if damage == "edit":
@@ -286,22 +289,25 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_folder_of_version_0_1_still_opens(images):
-    """Version 0.1 kept labels only in the text of the lists.
-
-    Names in those lists may hold a carriage return.
-    """
-    os.rename(images / "train/cat/000.jpg", images / "train/cat/0 9\r0.jpg")
-    new, folder = prep(images), images / "out"
-    with np.load(folder / "sizes.npz") as arrays:
-        later = ("_labels", "_lengths")
-        old = {name: array for name, array in arrays.items() if not name.endswith(later)}
-    assert len(old) == 2
-    np.savez(folder / "sizes.npz", **old)
-    about = yaml.safe_load((folder / "dataset.yaml").read_text())
-    about["fingerprint"] = fingerprint(folder)
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(about))
-    opened = Dataset.open(folder)
-    assert opened.train.labels.dtype == np.int64
-    np.testing.assert_array_equal(opened.train.labels, new.train.labels)
-    np.testing.assert_array_equal(opened.val.labels, [0, 0, 1])
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"format": 1}, "made by version 0.2; prepare it again"),
+        ({}, "made by version 0.2; prepare it again"),
+        ({"format": 3, "targets": "classes"}, "made by a later version (format 3"),
+        ({"format": 2, "targets": "boxes"}, "made by a later version (format 2, targets: boxes)"),
+        ({"format": 2}, "expected format: 2 and targets: classes"),
+        ({"format": "2", "targets": "classes"}, "expected format: 2 and targets: classes"),
+    ],
+)
+def test_a_folder_of_another_version_is_named_and_not_called_damaged(images, header, message):
+    prep(images)
+    path = images / "out/dataset.yaml"
+    about = yaml.safe_load(path.read_text())
+    assert about.pop("format") == 2 and about.pop("targets") == "classes"
+    for name in ("names.txt", "stats.npz"):  # other versions may have other files
+        (images / "out" / name).unlink()
+    path.write_text(yaml.safe_dump(header | about))
+    with pytest.raises(DatasetError, match=re.escape(message)) as error:
+        Dataset.open(images / "out")
+    assert str(path) in str(error.value) and "alexnet prep" in str(error.value)

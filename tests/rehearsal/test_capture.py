@@ -16,9 +16,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from alexnet_dali.model import alexnet, randomness
 from alexnet_dali.train import trainer as trainer_module
 from alexnet_dali.train.capture import CudaGraph
-from alexnet_dali.train.config import ConfigError, load
+from alexnet_dali.train.config import load
 from alexnet_dali.train.optim import PaperSGD
 from alexnet_dali.train.parallel import ranks as distributed
+from alexnet_dali.train.parallel.watchdog import Progress
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
 from tests.rehearsal import test_collectives, test_step
@@ -127,8 +128,8 @@ def recorders(monkeypatch):
     """Steps are recorded on tapes: those of each trainer that is made, in order."""
     found = []
 
-    def record_on_tape(self, config, ranks, progress=None, init=Trainer.__init__):
-        init(self, config, ranks, progress)
+    def record_on_tape(self, *arguments, init=Trainer.__init__):
+        init(self, *arguments)
         if self.captured:
             self.captured._recorder = TapeRecorder(fixed_tensors(self))
             found.append(self.captured._recorder)
@@ -149,7 +150,7 @@ def test_a_run_of_replays_is_the_run(train, recorders, tmp_path):
     """Evaluations, a falling learning rate, watched steps and pictures come between replays."""
     schedule = ("--optim.schedule", "exponential", "--run.pictures", "true")
     schedule += ("--run.log_seconds", "0")
-    schedule += ("--optim.later_lr_factors", "{conv1: [[2, 0.5], [3, 0]]}")
+    schedule += ("--optim.lr_factors", "{conv1: [[2, 0.5], [3, 0]]}")
     assert train(tmp_path / "eager", *schedule) == 0
     assert train(tmp_path / "graph", *schedule, *GRAPH) == 0
     (recorder,) = recorders
@@ -170,16 +171,21 @@ def test_a_run_of_replays_that_is_interrupted_is_the_run(train, recorders, tmp_p
 def test_gradients_and_progress_are_those_of_the_last_step(train, recorders, tmp_path, monkeypatch):
     """Of a replay, or of a step that was none. A checkpoint looks at gradients, the watch at
     progress."""
-    seen, doing = {}, []
-    step = Trainer.train_step
+    seen, doing, begun = {}, [], []
+    step, at = Trainer.train_step, Progress.at
+
+    def note(self, what, number):
+        begun.append(what)
+        at(self, what, number)
 
     def spy(self, batch):
         step(self, batch)
-        doing.append(self.progress.doing)
+        doing.append(begun[-1])
         gradients = [parameter.grad.clone() for parameter in self.state.model.parameters()]
         seen.setdefault(self.folder.name, []).append(torch.cat([one.ravel() for one in gradients]))
 
     monkeypatch.setattr(Trainer, "train_step", spy)
+    monkeypatch.setattr(Progress, "at", note)
     assert train(tmp_path / "eager") == train(tmp_path / "graph", *GRAPH) == 0
     assert len(seen["eager"]) == test_train.STEPS and recorders[0].replays == 4
     assert all(map(torch.equal, seen["eager"], seen["graph"]))
@@ -245,7 +251,7 @@ def test_work_aside_comes_between_what_is_before_and_after(monkeypatch):
     [
         (
             torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
-            ConfigError,
+            ValueError,
             "can't be captured .*not permitted.* leave out train.cuda_graph",
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError, "out of memory"),

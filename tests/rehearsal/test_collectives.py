@@ -108,8 +108,8 @@ def options(prepared, tmp_path):
         "16",
         "--train.epochs",
         "2",
-        "--run.checkpoint_every",
-        "1",
+        "--run.checkpoint_minutes",
+        "0",
         "--run.log_seconds",
         "1000",
     ]

@@ -20,7 +20,6 @@ from alexnet_dali.tools.bench import __main__ as bench
 from alexnet_dali.tools.bench import host
 from alexnet_dali.tools.bench.feeding import NEEDS, baselines
 from alexnet_dali.tools.bench.steps import step_baselines, train_baselines
-from alexnet_dali.train.config import ConfigError
 from alexnet_dali.train.parallel import devices as gpus
 from alexnet_dali.train.parallel import ranks as distributed
 from tests.images import write_class_folders
@@ -299,7 +298,7 @@ def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gp
         taken = [distributed._device(asked, rank, num_gpus) for rank in range(num_gpus)]
         assert [device.index for device in taken] == list(range(num_gpus))
         with pytest.raises(
-            ConfigError, match=f"{num_gpus + 1} ranks run here, but {num_gpus} GPUs were found"
+            ValueError, match=f"{num_gpus + 1} ranks run here, but {num_gpus} GPUs were found"
         ):
             distributed._device(asked, 0, num_gpus + 1)
     assert distributed._device("cpu", 0, 1) == torch.device("cpu")

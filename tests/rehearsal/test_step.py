@@ -20,6 +20,7 @@ from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.columns import Columns
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.train import evaluation
 from alexnet_dali.train import trainer as trainer_module
 from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import centre_view, error_rates, probabilities
@@ -116,11 +117,9 @@ def test_a_mask_drawn_on_the_host_is_detected(trainer, monkeypatch):
 
 
 def test_a_host_that_waits_for_the_device_is_detected(trainer, monkeypatch):
-    labels_places = trainer_module.label_ranks
+    labels_places = evaluation.label_ranks
     monkeypatch.setattr(
-        trainer_module,
-        "label_ranks",
-        lambda *arguments: print(labels_places(*arguments).sum().item()),
+        evaluation, "label_ranks", lambda *arguments: print(labels_places(*arguments).sum().item())
     )
     with pytest.raises(RuntimeError, match=r"meta"):
         trainer.train_step(batch())

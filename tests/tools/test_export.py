@@ -22,7 +22,7 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.export import __main__ as export
 from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet, weights
 from alexnet_dali.tools.export.plain import plain
-from alexnet_dali.train.config import Config, DataConfig
+from alexnet_dali.train.config import Config, DataConfig, to_dict
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 from tests import reference
@@ -39,7 +39,10 @@ def untrained(changes):
     model = AlexNet(config.model, CLASSES, CROP, seed=3).double()
     mean = (128 * torch.rand(3, CROP, CROP)).double()  # weights and means are saved as float32
     classes = [f"n{number}" for number in range(CLASSES)]
-    return Trained(Path("none"), 0, config, model, mean, classes, classes)
+    recipe = to_dict(config)
+    return Trained(
+        Path("none"), 0, recipe, config.data, config.model, model, mean, classes, classes
+    )
 
 
 def squares(count, size=RESIZE):
@@ -57,7 +60,7 @@ def test_the_plain_module_is_the_network_for_every_variant(variant):
     full = network.model.full_state()
     with torch.no_grad():
         logits, original = module(images), network.model(crops)
-        expected = reference.forward(full, crops, CLASSES, None, network.config.model)
+        expected = reference.forward(full, crops, CLASSES, None, network.architecture)
     scale = original.abs().max().item()
     torch.testing.assert_close(logits, original, rtol=1e-12, atol=1e-12 * scale)
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12 * scale)
@@ -159,7 +162,7 @@ def test_an_onnx_graph_computes_the_same_for_batches_of_any_size(preprocessing, 
     network, images = open_network(trained, CPU), squares(5, 64)
     crops = images[:, :, 4:60, 4:60] - network.mean
     weights = {name: value.double() for name, value in network.model.full_state().items()}
-    logits = reference.forward(weights, crops.double(), 3, None, network.config.model)
+    logits = reference.forward(weights, crops.double(), 3, None, network.architecture)
     session = onnxruntime.InferenceSession(out)
     ((read,), (given,)) = session.get_inputs(), session.get_outputs()
     if preprocessing:
@@ -228,10 +231,10 @@ def test_the_code_in_the_documentation_runs(
 
 def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
     network = open_network(trained, CPU)
-    gone = replace(network.config, data=replace(network.config.data, root="gone"))
+    gone = replace(network.data, root="gone")
     module = plain(network)
     said = check.check_alike(
-        network._replace(config=gone), lambda images: module(images).softmax(1).detach().numpy()
+        network._replace(data=gone), lambda images: module(images).softmax(1).detach().numpy()
     )
     assert said.startswith("on 16 random images, probabilities differ")
 

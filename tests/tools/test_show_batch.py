@@ -80,8 +80,8 @@ def test_a_replayed_step_is_the_batch_that_the_run_was_given(prepared, dataset, 
         trainer.train_step = lambda batch: recorded.append(batch) or step(batch)
         trainer.fit()
     saved = read_config(run)
-    plan = training_plan(saved, dataset)
-    images, labels = next(iter(training_loader(dataset, saved, 2)))
+    plan = training_plan(saved.train, dataset, saved.run.max_steps)
+    images, labels = next(iter(training_loader(dataset, saved.data, saved.train, 2)))
     assert torch.equal(images, recorded[2].images) and torch.equal(labels, recorded[2].labels)
     for what in (["--step", "3", "--images", "4"], ["--worst", "3", "--device", "cpu"]):
         show_batch.main([str(run), *what, "--out", str(tmp_path / "step.png")])

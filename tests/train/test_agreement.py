@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from alexnet_dali.train.parallel import agreement as meeting
+from alexnet_dali.train.parallel import agreement
 from alexnet_dali.train.parallel.agreement import Agreement
 
 
@@ -18,7 +18,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(meeting.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(agreement.time, "monotonic", lambda: clock.now)
     return clock
 
 
@@ -48,12 +48,12 @@ def test_ranks_meet_within_a_second_where_steps_become_four_times_slower(clock):
     assert max(after - before for before, after in itertools.pairwise(times)) <= 1.0
 
 
-def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_wish(monkeypatch):
+def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_flag(monkeypatch):
     """Each rank has a clock of its own; the slowest rank decides."""
     now, met, asked = [0.0, 0.0], [[], []], {}
 
     def run(rank, pace, others_pace):
-        monkeypatch.setattr(meeting.time, "monotonic", lambda: now[rank])
+        monkeypatch.setattr(agreement.time, "monotonic", lambda: now[rank])
 
         def largest(values):
             met[rank].append(step)
@@ -76,6 +76,6 @@ def test_ranks_of_different_speed_meet_after_the_same_steps_and_get_the_largest_
     assert asked[0] == asked[1] and 30 <= asked[0] < 39
 
 
-def test_a_single_process_gets_its_own_wish(clock):
+def test_a_single_process_gets_its_own_flags(clock):
     alone = Agreement(lambda flags: flags)
     assert alone.after_step(2.0, 0.0) == [2.0, 0.0]

@@ -73,6 +73,6 @@ def test_too_many_of_them_end_the_run(train, capsys):
 
 
 def test_the_run_stops_at_the_first_where_it_is_told_to(train, capsys):
-    assert train("run", "--data.on_bad_image", "stop", bad=BAD) == 2
+    assert train("run", "--data.max_bad_fraction", "0", bad=BAD) == 2
     message = capsys.readouterr().err
     assert "can't be used any more: it has 10 bytes" in message and "restore the file" in message

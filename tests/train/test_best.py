@@ -3,13 +3,12 @@
 import errno
 import json
 import os
-import re
 
 import pytest
 
 from alexnet_dali.tools import evaluate
 from alexnet_dali.train.__main__ import main
-from alexnet_dali.train.checkpoints import best, checkpoint
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.evaluation import ErrorRates
 from alexnet_dali.train.trainer import Trainer
 from tests.recipes import TINY
@@ -65,7 +64,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("moment", ["before the save", "before the name", "after the name"])
 def test_a_kill_changes_nothing(moment, epoch, train, tmp_path, monkeypatch):
     """Between evaluation and save, between save and best.pt, or before old ones are removed."""
-    save, keep = checkpoint.save, best.keep
+    save, keep = checkpoint.save, checkpoint.keep_best
     step = 3 * epoch
 
     def killed_save(folder, state, *more):
@@ -84,7 +83,7 @@ def test_a_kill_changes_nothing(moment, epoch, train, tmp_path, monkeypatch):
         if moment == "before the save":
             patched.setattr(checkpoint, "save", killed_save)
         else:
-            patched.setattr(best, "keep", killed_keep)
+            patched.setattr(checkpoint, "keep_best", killed_keep)
         if epoch == 3 and moment != "before the save":
             assert train(tmp_path / "run") == 0  # the third is not the best: nothing is named
         else:
@@ -107,19 +106,3 @@ def test_where_files_have_one_name_the_best_is_a_copy(train, tmp_path, monkeypat
     monkeypatch.setattr(os, "link", refuse)
     assert train(tmp_path / "run") == 0
     assert steps(tmp_path / "run") == WHOLE
-
-
-def test_a_checkpoint_without_the_record_says_so(train, tmp_path, capsys, monkeypatch):
-    with monkeypatch.context() as patched:
-        save = checkpoint.save
-
-        def as_before(folder, state, *more):
-            save(folder, {key: value for key, value in state.items() if key != "best"}, *more)
-
-        patched.setattr(checkpoint, "save", as_before)
-        assert train(tmp_path / "run", "--run.max_steps", "7") == 0
-    capsys.readouterr()
-    assert train(tmp_path / "run") == 0
-    printed = capsys.readouterr().out
-    assert "kept no record of the best epoch" in printed
-    assert re.search(r"best validation top-1 error 70\.00% after epoch 4", printed)

@@ -1,8 +1,11 @@
 """Learning rates that are changed in the middle of a run."""
 
+from pathlib import Path
+
 import pytest
 
 from alexnet_dali.train.__main__ import main
+from alexnet_dali.train.checkpoints.run_folder import MAY_CHANGE
 from alexnet_dali.train.optim import OptimConfig, schedule
 from alexnet_dali.train.record.metrics import read_metrics
 from tests.recipes import TINY
@@ -11,6 +14,13 @@ from tests.train.test_train import assert_same_run, metrics
 PLATEAU = ("--optim.patience", "9", "--run.pictures", "false")  # never stalls
 BY_HAND = (*PLATEAU, "--optim.lr_at", "[[3, 0.001]]")
 STEPS = ("--optim.schedule", "multistep", "--optim.milestones", "[3]")
+
+
+def test_the_docs_list_what_may_change():
+    page = (Path(__file__).parents[2] / "docs/train.md").read_text()
+    table = page.partition("| option | may change |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [f"| `{option}` | {rule.when} |" for option, rule in MAY_CHANGE.items()]
+    assert table.splitlines() == rows
 
 
 @pytest.fixture
@@ -64,7 +74,8 @@ def test_a_plateau_that_has_dropped_becomes_steps_that_have_dropped_as_often(
 def test_what_would_have_been_otherwise_is_refused(change, name, train, tmp_path, capsys):
     assert train(tmp_path / "run", *PLATEAU, "--run.max_steps", "4") == 0
     assert train(tmp_path / "run", *PLATEAU, *change) == 2
-    assert f"{name}: " in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{name}: " in message and f"which may change: {MAY_CHANGE[name].when}" in message
     assert not (tmp_path / "run/changes.txt").exists()
 
 

@@ -8,8 +8,10 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.checkpoint import CheckpointError
+from alexnet_dali.train.checkpoints import checkpoint, checksum
+from alexnet_dali.train.checkpoints.checkpoint import CheckpointError, VersionError
+from alexnet_dali.train.checkpoints.run_folder import claim, read_config
+from alexnet_dali.train.config import Config
 
 
 def state(step):
@@ -18,12 +20,14 @@ def state(step):
         "model": {"w": torch.arange(5.0)},
         "momentum": {"w": torch.zeros(5)},
         "lr": 0.01,
-        "schedule": {"completed": 0},
+        "schedule": {"completed": 0, "by_hand": None},
         "intervals": torch.zeros(1, 3, dtype=torch.float64),
         "config": {},
         "classes": ["a", "b"],
+        "names": ["one", "two"],
         "stats": {},
         "dataset": "0" * 64,
+        "best": {"top1_error": 0.5, "epoch": 1, "last_error": 0.5},
     }
 
 
@@ -111,15 +115,82 @@ def test_a_flipped_bit_is_found_in_every_byte_of_the_file(tmp_path):
             checkpoint.load(path)
 
 
-def test_a_checkpoint_of_an_earlier_version_has_the_members_checksums_alone(tmp_path):
-    path = tmp_path / "step-0000000001.pt"
-    torch.save({"format": 1, **state(1)}, path)
-    assert checkpoint.load(path)["step"] == 1
-    damaged = bytearray(path.read_bytes())
-    damaged[damaged.index(torch.arange(5.0).numpy().tobytes()) + 3] ^= 4
-    path.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match=r"the checksum of .* differs"):
-        checkpoint.load(path)
+def write(path, content, seal=True):
+    torch.save(content, path)
+    if seal:
+        with open(path, "r+b") as file:
+            checksum.seal(file)
+
+
+def test_a_checkpoint_says_its_format_and_what_its_network_tells(tmp_path):
+    checkpoint.save(tmp_path, state(1), keep=2)
+    content = torch.load(checkpoint.newest(tmp_path), weights_only=True)
+    assert content["format"] == 2 and content["targets"] == "classes"
+    assert checkpoint.load(checkpoint.newest(tmp_path)).keys() == state(1).keys()
+
+
+CURRENT = {"format": 2, "targets": "classes", **state(1)}
+AS_0_2 = {key: value for key, value in state(1).items() if key not in ("names", "best")}
+EARLIER = [{"format": 1, **state(1)}, {"format": 1, **AS_0_2}, AS_0_2]
+LATER = [
+    CURRENT | {"format": 3},
+    {"format": 4, **AS_0_2, "ema": {}},
+    CURRENT | {"targets": "boxes"},
+]
+
+
+@pytest.mark.parametrize("seal", [True, False], ids=["sealed", "not sealed"])
+@pytest.mark.parametrize(
+    "content, message",
+    [(content, r"version 0\.2.* train again$") for content in EARLIER]
+    + [(content, "later version") for content in LATER],
+)
+def test_another_version_is_named_and_never_called_damage(content, message, seal, tmp_path):
+    """Version 0.2 did not seal what it wrote."""
+    folder = tmp_path / "run/checkpoints"
+    checkpoint.save(folder, state(1), keep=2)
+    path = folder / "step-0000000002.pt"
+    write(path, content, seal)
+    (tmp_path / "run/config.yaml").write_text("data: {crops_and_flips: true}")
+    for use in (
+        lambda: checkpoint.load(path),
+        lambda: checkpoint.newest_sound(folder),
+        lambda: read_config(tmp_path / "run"),
+        lambda: claim(tmp_path / "run", Config(), 1),
+    ):
+        with pytest.raises(VersionError, match=message) as error:
+            use()
+        assert str(path) in str(error.value) and "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format": True}, "expected 2 in format"),
+        ({"format": 2.0}, "expected 2 in format"),
+        ({"targets": 7}, "expected classes in targets"),
+        ({"step": -1}, "a number of steps in step"),
+        ({"lr": float("nan")}, "a learning rate in lr"),
+        ({"schedule": {"completed": 0}}, "numbers of a schedule"),
+        ({"schedule": {"completed": 0, "by_hand": [0.1]}}, "numbers of a schedule"),
+        ({"momentum": {"w": torch.zeros(4)}}, "momentum is of another network"),
+        ({"names": ["one"]}, "names are not one for each class"),
+        ({"best": {}}, "two errors and an epoch in best"),
+        ({"more": 1}, "expected format, targets, step"),
+    ],
+)
+def test_content_of_another_kind_is_refused(change, message, tmp_path):
+    write(tmp_path / "x.pt", CURRENT)
+    assert checkpoint.load(tmp_path / "x.pt")["step"] == 1
+    write(tmp_path / "x.pt", CURRENT | change)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(tmp_path / "x.pt")
+
+
+def test_a_checkpoint_without_its_own_checksum_is_refused(tmp_path):
+    write(tmp_path / "x.pt", CURRENT, seal=False)
+    with pytest.raises(CheckpointError, match="no checksum of its own"):
+        checkpoint.load(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "a folder"])

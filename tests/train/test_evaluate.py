@@ -6,12 +6,14 @@ import torch
 
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.tools import evaluate
-from alexnet_dali.train.ensemble import halves, mixture, search_weights
 from alexnet_dali.train.evaluation import (
     centre_view,
     error_rates,
+    halves,
     label_ranks,
+    mixture,
     probabilities,
+    search_weights,
     ten_views,
 )
 from tests.ranks import launch

@@ -9,8 +9,11 @@ import pytest
 
 from alexnet_dali.pipeline.faults import advice
 from alexnet_dali.pipeline.files import writing_to
-from alexnet_dali.train import trainer
+from alexnet_dali.train import evaluation, trainer
+from alexnet_dali.train.checkpoints.run_folder import RunFolder, claim
+from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import guesses
+from alexnet_dali.train.parallel.ranks import join
 from tests.train import test_train
 
 recipe, train = test_train.recipe, test_train.train
@@ -18,7 +21,7 @@ recipe, train = test_train.recipe, test_train.train
 
 def test_a_loss_far_above_that_of_guessing_ends_the_run(train, tmp_path, capsys, monkeypatch):
     assert train(tmp_path / "run", "--run.max_steps", "4") == 0
-    monkeypatch.setattr(trainer, "_EXPLODED", 0.01)
+    monkeypatch.setattr(evaluation, "_EXPLODED", 0.01)
     message = test_train.fails(capsys, train(tmp_path / "run"))
     assert "guessing gives 1.1" in message and "smaller --optim.lr" in message
     assert "step-0000000004.pt is the last good checkpoint" in message
@@ -57,6 +60,25 @@ def test_who_uses_a_folder_is_named(train, tmp_path, capsys):
         fcntl.flock(other, fcntl.LOCK_EX)
         message = test_train.fails(capsys, train(tmp_path / "run"))
     assert f"(process {os.getpid()} on {os.uname().nodename})" in message
+
+
+@pytest.mark.parametrize("owner, name", [(RunFolder, "resume"), (trainer.Trainer, "_end_epoch")])
+def test_a_trainer_that_fails_frees_its_folder_at_once(
+    owner, name, recipe, prepared, tmp_path, monkeypatch
+):
+    """While its error, with all the frames that hold the trainer, is still there."""
+
+    def fail(*arguments):
+        raise TimeoutError
+
+    options = ["--data.root", str(prepared), "--run.dir", str(tmp_path / "run")]
+    config = load([str(recipe), *options])
+    monkeypatch.setattr(owner, name, fail)
+    with join("cpu") as ranks:
+        with pytest.raises(TimeoutError) as caught:
+            trainer.Trainer(config, ranks).fit()
+        claim(tmp_path / "run", config, 3).release()
+    assert caught.value.__traceback__ is not None
 
 
 def test_a_folder_that_is_removed_ends_the_run(train, tmp_path, capsys, monkeypatch):

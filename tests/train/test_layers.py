@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import PerLayer
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.parallel.ranks import GradientAllReduce, join
+from alexnet_dali.train.parallel.collectives import GradientAllReduce
+from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.record.layers import LayerStats
 from tests.ranks import run_ranks
 from tests.reference import CLASSES, CROP, TINY
@@ -38,7 +39,7 @@ def watch(folder):
         labels = torch.randint(CLASSES, (BATCH,), generator=draw)
         share = BATCH // ranks.num_pairs
         rows = slice(ranks.pair * share, (ranks.pair + 1) * share)
-        lab = LayerStats(model, ranks, uses_relu=True)
+        lab = LayerStats(model, ranks.all_reduce_over_pairs, uses_relu=True)
         losses = []
         for step in range(2):
             with lab.watching(step == 0):
@@ -73,9 +74,11 @@ def test_numbers_are_those_of_numpy(alone):
         assert numbers[f"weights_update/{layer}"] == pytest.approx(update, rel=1e-12) != 0
         ratio = numbers[f"weights_update_ratio/{layer}"]
         assert ratio == pytest.approx(update / weight, rel=1e-12)
-    silent = {key: value for key, value in numbers.items() if key.startswith("dead_fraction/")}
+    silent = {
+        key: value for key, value in numbers.items() if key.startswith("units_dead_fraction/")
+    }
     assert silent == {
-        f"dead_fraction/{layer}": len(SILENT.get(layer, [])) / units
+        f"units_dead_fraction/{layer}": len(SILENT.get(layer, [])) / units
         for layer, units in zip(
             ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"),
             (8, 12, 16, 16, 12, 24, 24),

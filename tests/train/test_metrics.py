@@ -3,11 +3,12 @@
 import json
 import shutil
 import time
+from functools import partial
 
 import pytest
 
 from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.checkpoints.run_folder import claim
+from alexnet_dali.train.checkpoints.run_folder import check_kept, claim
 from alexnet_dali.train.config import load
 from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from alexnet_dali.train.trainer import Trainer
@@ -20,7 +21,7 @@ recipe, train = test_train.recipe, test_train.train
 def folder(recipe, tmp_path):
     """A run's folder, which stays claimed."""
     folder = tmp_path / "run"
-    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]))
+    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]), 1)
     yield folder
     lock.release()
 
@@ -38,7 +39,7 @@ def slow_down(monkeypatch):
 
 def test_a_slow_disk_holds_up_nobody_until_all_must_be_there(folder, monkeypatch):
     slow_down(monkeypatch)
-    monitor = Monitor(folder, 0)
+    monitor = Monitor(folder, 0, partial(check_kept, folder))
     for step in range(1, 6):
         monitor.write(step, 0, {"train/loss": 1.0 / step})
     assert len(read_metrics(folder, "train/loss")) < 5
@@ -49,7 +50,7 @@ def test_a_slow_disk_holds_up_nobody_until_all_must_be_there(folder, monkeypatch
 
 @pytest.mark.parametrize("last", ["write", "flush", "close"])
 def test_what_goes_wrong_in_the_thread_is_raised_and_nothing_is_written_after_it(folder, last):
-    monitor = Monitor(folder, 0)
+    monitor = Monitor(folder, 0, partial(check_kept, folder))
     monitor.write(1, 0, {"train/loss": 1.0})
     monitor.flush()
     good, monitor._file = monitor._file, open("/dev/full", "a")  # noqa: SIM115
@@ -70,7 +71,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_and_nothing_is_written_after_it
 
 def test_a_line_that_waits_behind_one_that_fails_is_not_written(folder, monkeypatch):
     slow_down(monkeypatch)
-    monitor = Monitor(folder, 0)
+    monitor = Monitor(folder, 0, partial(check_kept, folder))
     monitor.write(1, 0, {"train/loss": 1.0})
     monitor.write(2, 0, {"train/loss": {1, 2}})  # no JSON
     monitor.write(3, 0, {"train/loss": 3.0})
@@ -80,7 +81,7 @@ def test_a_line_that_waits_behind_one_that_fails_is_not_written(folder, monkeypa
 
 
 def test_a_folder_that_is_gone_is_told_by_the_next_call(folder):
-    monitor = Monitor(folder, 0)
+    monitor = Monitor(folder, 0, partial(check_kept, folder))
     monitor.flush()
     shutil.rmtree(folder)
     monitor.write(1, 0, {"train/loss": 1.0})
@@ -103,8 +104,8 @@ def test_every_line_up_to_a_checkpoint_is_on_the_disk_before_it(train, tmp_path,
 
     monkeypatch.setattr(Monitor, "write", note)
     monkeypatch.setattr(checkpoint, "save", look)
-    assert train(tmp_path / "run", "--run.checkpoint_every", "2", "--run.max_steps", "6") == 0
-    assert len(found) == 4 and all(lines == logged for lines, logged in found)
+    assert train(tmp_path / "run", "--run.checkpoint_minutes", "0", "--run.max_steps", "6") == 0
+    assert len(found) == 6 and all(lines == logged for lines, logged in found)
 
 
 def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
@@ -116,7 +117,8 @@ def test_a_line_at_the_step_of_a_checkpoint_is_not_counted_again_on_resuming(
         "alexnet_dali.train.parallel.agreement._INTERVAL", 0.0
     )  # ranks meet after every step
     monkeypatch.setattr(Trainer, "_log_is_due", lambda self: self.state.step == 2)
-    save, by_time = checkpoint.save, ("--run.log_seconds", "1000", "--run.checkpoint_every", "2")
+    monkeypatch.setattr(Trainer, "_save_is_due", lambda self: self.state.step == 2)
+    save, by_time = checkpoint.save, ("--run.log_seconds", "1000")
 
     def killed(folder, state, *rest):
         save(folder, state, *rest)

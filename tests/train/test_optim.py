@@ -134,7 +134,7 @@ def test_biases_and_later_epochs_follow_the_rule_of_2012():
     """
     names = ["conv1.weight", "conv1.bias", "fc8.weight", "fc8.bias"]
     later = {"conv1": [(2, 0.0)], "conv1.weight": [(1, 0.1), (2, 0.0)]}
-    config = OptimConfig(decay_biases=False, bias_lr=0.02, later_lr_factors=later)
+    config = OptimConfig(decay_biases=False, bias_lr=0.02, lr_factors=later)
     parameters = [
         torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64) + i) for i in range(4)
     ]
@@ -161,7 +161,7 @@ def test_biases_and_later_epochs_follow_the_rule_of_2012():
 
 
 def test_a_restored_optimizer_applies_the_factors_of_its_epoch():
-    config = OptimConfig(later_lr_factors={"weight": [(3, 0.5)]})
+    config = OptimConfig(lr_factors={"weight": [(3, 0.5)]})
     layer = torch.nn.Linear(2, 1)
     optimizer = PaperSGD(layer.named_parameters(), config)
     optimizer.restore(

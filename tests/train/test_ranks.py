@@ -17,10 +17,9 @@ from torch import multiprocessing as mp
 
 from alexnet_dali.pipeline.files import resumable_folder
 from alexnet_dali.train.checkpoints.run_folder import claim
-from alexnet_dali.train.config import ConfigError
-from alexnet_dali.train.parallel import stop
+from alexnet_dali.train.parallel import agreement
+from alexnet_dali.train.parallel.agreement import StopRequest
 from alexnet_dali.train.parallel.ranks import join
-from alexnet_dali.train.parallel.stop import StopRequest
 from tests.processes import command
 from tests.ranks import environment_of, free_port, run_ranks
 from tests.recipes import TINY
@@ -76,7 +75,7 @@ def test_fewer_gpus_than_ranks_are_refused_and_without_any_auto_means_the_cpu(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with (
         pytest.raises(
-            ConfigError, match=f"run.device is {asked} and 2 ranks run here, but {gpus} GPUs"
+            ValueError, match=f"run.device is {asked} and 2 ranks run here, but {gpus} GPUs"
         ),
         join(asked),
     ):
@@ -94,7 +93,7 @@ def test_two_signals_at_once_are_one_request_and_a_later_signal_is_another(monke
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
             assert request.signal == signal.SIGTERM
-            monkeypatch.setattr(stop, "_PATIENCE", -1)
+            monkeypatch.setattr(agreement, "_PATIENCE", -1)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
     finally:
@@ -117,6 +116,6 @@ def test_a_held_lock_and_a_file_system_without_locks_have_different_messages(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(ValueError, match=message):
-        claim(tmp_path / "run", config=None)
+        claim(tmp_path / "run", config=None, steps_per_epoch=1)
     with pytest.raises(ValueError, match=message), resumable_folder(tmp_path / "prepared", "x"):
         pass

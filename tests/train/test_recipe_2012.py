@@ -26,7 +26,7 @@ def recipe(tmp_path):
     config["data"] |= small["data"] | {"lighting_epochs": 2}
     config["model"] |= small["model"] | {"init_std": {"default": 0.1}}
     later = {"conv1.weight": [[1, 0.1], [3, 0]], "conv1.bias": [[3, 0]]}
-    config["optim"] |= {"milestones": [2], "later_lr_factors": later}
+    config["optim"] |= {"milestones": [2], "lr_factors": later}
     config |= {"train": small["train"], "run": small["run"]}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(config))

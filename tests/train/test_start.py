@@ -7,7 +7,7 @@ import pytest
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.train.__main__ import main
 from alexnet_dali.train.config import ConfigError, load
-from alexnet_dali.train.record.header import num_parameters
+from alexnet_dali.train.record.metrics import num_parameters
 from tests.recipes import TINY
 
 HEADER = r"""network: 8 layers in two columns, ([\d,]+) parameters
@@ -73,8 +73,10 @@ def test_a_check_leaves_a_run_as_it_is(train, tmp_path, capsys):
         (["--train.lr=1"], TINY, "train.lr on the command line: did you mean optim.lr?"),
         (["--runn.dir", "x"], TINY, "runn.dir on the command line: did you mean run.dir?"),
         (["--optim.zebra", "1"], TINY, "optim.zebra on the command line: no such option"),
+        (["--model.conv2_size", "5"], TINY, "model.conv2_size on the command line: no such option"),
+        ([], "model: {init_std: {conv9: 1}}", "model.init_std.conv9 in {file}: no such option"),
         ([], "train: {batchsize: 1}", "train.batchsize in {file}: did you mean train.batch_size?"),
-        ([], "optm: {lr: 1}", "optm in {file}: did you mean optim?"),
+        ([], "optm: {lr: 1}", "optm.lr in {file}: did you mean optim.lr?"),
         (
             [],
             "model: {init_std: {defalt: 1}}",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dali.model.columns import Columns
+from alexnet_dali.train.checkpoints.checkpoint import how_to_resume
 from alexnet_dali.train.parallel import ranks as distributed
-from alexnet_dali.train.parallel import watchdog as alive
+from alexnet_dali.train.parallel import watchdog
 from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.parallel.watchdog import Progress, Watch
 from tests.processes import Started
@@ -26,8 +28,9 @@ from tests.recipes import TINY
 @pytest.fixture
 def watches(tmp_path, monkeypatch):
     """Watches of two ranks, which meet in this process."""
+    resume = partial(how_to_resume, tmp_path)
     store = dist.TCPStore("127.0.0.1", free_port(), is_master=True, timeout=timedelta(seconds=20))
-    monkeypatch.setattr(alive, "_SILENT", 0.5)
+    monkeypatch.setattr(watchdog, "_SILENT", 0.5)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     started = []
@@ -37,7 +40,7 @@ def watches(tmp_path, monkeypatch):
             ranks = Ranks(rank, 2, torch.device(device), 1, Columns.whole(1), store=store)
             progress = Progress()
             progress.at("forward", 7 + rank)
-            watch = Watch(ranks, tmp_path, progress, seconds)
+            watch = Watch(ranks, resume, progress, seconds)
             watch._pause = 0.1
             watch.start()
             started.append((watch, progress))
@@ -58,10 +61,10 @@ def until(happened, seconds=10.0):
 def test_a_rank_that_stops_is_named_by_the_first_that_lives(watches, capsys):
     start, ended = watches
     (first, _), (second, _) = start(seconds=0.3)
-    until(lambda: first._seen[1].step == 8 and second._seen[0].step == 7)
-    first.stop()  # as if stopped: it tells nothing any more
+    until(lambda: first._ranks[1].step == 8 and second._ranks[0].step == 7)
+    first.stop()  # as if stopped: it sends nothing any more
     until(lambda: bool(second.gone()))
-    assert [one.rank for one in second.gone()] == [0] and second.speaks()
+    assert [one.rank for one in second.gone()] == [0] and second.is_leader()
     until(lambda: bool(ended))
     said = capsys.readouterr().err
     assert "warning: no progress for" in said
@@ -69,7 +72,7 @@ def test_a_rank_that_stops_is_named_by_the_first_that_lives(watches, capsys):
     assert "error:" in said and "so it begins afresh" in said
 
 
-def test_ranks_that_get_on_are_left_alone_and_those_that_stand_still_are_listed(watches, capsys):
+def test_ranks_that_get_on_are_left_alone_and_stalled_ones_are_listed(watches, capsys):
     start, ended = watches
     (first, progress), (_, other) = start(seconds=0.6)
     for step in range(30):
@@ -80,17 +83,17 @@ def test_ranks_that_get_on_are_left_alone_and_those_that_stand_still_are_listed(
     until(lambda: bool(ended))
     said = capsys.readouterr().err
     assert "all ranks live" in said and "(last heard: waiting for data, step 29)" in said
-    assert len(first._seen) == 2
+    assert len(first._ranks) == 2
 
 
 def test_on_gpus_a_rank_that_is_gone_ends_the_run_long_before_one_that_hangs(
     watches, capsys, monkeypatch
 ):
-    """NCCL never tells the main threads, which stand still here as in a collective."""
-    monkeypatch.setattr(alive, "_LOST_AFTER", 0.6)
+    """NCCL never tells the main threads, which stall here as in a collective."""
+    monkeypatch.setattr(watchdog, "_LOST_AFTER", 0.6)
     start, ended = watches
     (first, _), (second, _) = start(seconds=1000, device="cuda")
-    until(lambda: first._seen[1].step == 8 and second._seen[0].step == 7)
+    until(lambda: first._ranks[1].step == 8 and second._ranks[0].step == 7)
     time.sleep(1)
     assert not ended  # all live, and may take as long as they do
     first.stop()
@@ -100,21 +103,21 @@ def test_on_gpus_a_rank_that_is_gone_ends_the_run_long_before_one_that_hangs(
     assert "(last heard: forward, step 7) is silent" in said and "the run is ended; rerun" in said
 
 
-def stick(rank, port, folder):
-    alive._LOST_AFTER = 2.0
+def stick(rank, port):
+    watchdog._LOST_AFTER = 2.0
     store = dist.TCPStore("127.0.0.1", port)
     ranks = Ranks(rank, 2, torch.device("cuda"), 1, Columns.whole(1), store=store)
-    with alive.watching(ranks, folder, 1000) as progress:
+    with watchdog.watching(ranks, lambda: "rerun", 1000) as progress:
         progress.at("backward", 3)
         store.set(f"stuck {rank}", "")
         time.sleep(600)  # in a collective of NCCL
 
 
-def test_on_gpus_a_rank_that_is_stuck_ends_by_itself_once_its_partner_is_killed(tmp_path):
+def test_on_gpus_a_rank_that_is_stuck_ends_by_itself_once_its_partner_is_killed():
     port = free_port()
     store = dist.TCPStore("127.0.0.1", port, is_master=True, timeout=timedelta(seconds=60))
-    ranks = [Started(stick, rank, port, tmp_path) for rank in range(2)]
-    store.wait(["stuck 0", "stuck 1", "alive/word of term 0"])
+    ranks = [Started(stick, rank, port) for rank in range(2)]
+    store.wait(["stuck 0", "stuck 1", "heartbeat/finding of term 0"])
     ranks[0].kill()
     said = ranks[1].communicate(timeout=60)[1]
     assert ranks[1].returncode == 1
@@ -123,15 +126,15 @@ def test_on_gpus_a_rank_that_is_stuck_ends_by_itself_once_its_partner_is_killed(
 
 
 def test_on_gpus_a_rank_whose_store_is_gone_ends_too(watches, capsys, monkeypatch):
-    monkeypatch.setattr(alive, "_LOST_AFTER", 0.6)
+    monkeypatch.setattr(watchdog, "_LOST_AFTER", 0.6)
 
     def lost(*_):
         raise dist.DistNetworkError("Broken pipe")
 
     start, ended = watches
     second = start(seconds=1000, device="cuda")[1][0]
-    until(lambda: second._seen[0].step == 7)
-    monkeypatch.setattr(second._signs, "leave", lost)
+    until(lambda: second._ranks[0].step == 7)
+    monkeypatch.setattr(second._heartbeats, "send", lost)
     until(lambda: bool(ended))
     said = capsys.readouterr().err
     assert said.startswith("error: no progress for") and "rank 1 on" in said
@@ -191,12 +194,12 @@ class FakeStore:
         return int(self.kept[key])
 
 
-def watches_by_hand(tmp_path, world_size, watched, store):
+def watches_by_hand(world_size, watched, store):
     """Watches whose rounds a test takes one by one."""
     return {
         rank: Watch(
             Ranks(rank, world_size, torch.device("cpu"), 1, Columns.whole(1), store=store),
-            tmp_path,
+            lambda: "rerun",
             Progress(),
             60,
         )
@@ -205,45 +208,43 @@ def watches_by_hand(tmp_path, world_size, watched, store):
 
 
 @pytest.mark.parametrize("world_size", [4, 64, 1000])
-def test_the_store_is_called_as_often_for_a_rank_however_many_there_are(world_size, tmp_path):
-    watches = watches_by_hand(tmp_path, world_size, (0, 1, world_size - 1), FakeStore())
-    stores = [watch._signs._store for watch in watches.values()]
+def test_the_store_is_called_as_often_for_a_rank_however_many_there_are(world_size):
+    watches = watches_by_hand(world_size, (0, 1, world_size - 1), FakeStore())
+    stores = [watch._heartbeats._store for watch in watches.values()]
     for _ in range(10):
         before = [store.calls for store in stores]
         for watch in watches.values():
-            watch._look_around()
+            watch._round()
     calls = [store.calls - earlier for store, earlier in zip(stores, before)]
     assert calls == [4, 3, 3]
-    assert stores[0].calls == 40 + world_size  # once, a place for each sign
+    assert stores[0].calls == 40 + world_size  # once, a place for each heartbeat
 
 
-def test_where_the_teller_is_gone_another_rank_takes_over_and_names_who_is_gone(
-    tmp_path, monkeypatch
-):
+def test_where_the_leader_is_gone_another_rank_takes_over_and_names_who_is_gone(monkeypatch):
     """Ranks 0 to 2 stop at once. No living rank is ever named; rank 0 follows when it is back."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    watches = watches_by_hand(tmp_path, 8, range(8), FakeStore())
+    watches = watches_by_hand(8, range(8), FakeStore())
 
     def take_rounds(count, living):
         for _ in range(count):
             now[0] += 1.0
             for rank in living:
-                watches[rank]._look_around()
+                watches[rank]._round()
                 named = {one.rank for one in watches[rank].gone()}
                 assert named <= set(range(8)) - set(living)
 
     take_rounds(20, range(8))
-    assert [rank for rank in range(8) if watches[rank].speaks()] == [0]
+    assert [rank for rank in range(8) if watches[rank].is_leader()] == [0]
     living = [7, 4, 3, 5, 6]
     take_rounds(9, living)
-    assert [rank for rank in living if watches[rank].speaks()] == [7]
+    assert [rank for rank in living if watches[rank].is_leader()] == [7]
     for rank in living:
         assert [one.rank for one in watches[rank].gone()] == [0, 1, 2]
-    watches[0]._look_around()
-    assert not watches[0].speaks()
+    watches[0]._round()
+    assert not watches[0].is_leader()
     take_rounds(3, living[1:])  # and the second leader, too
-    assert [rank for rank in living[1:] if watches[rank].speaks()] == [4]
+    assert [rank for rank in living[1:] if watches[rank].is_leader()] == [4]
 
 
 def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared, tmp_path):

@@ -32,7 +32,7 @@ from alexnet_dali.tools import ROOT
 from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
 from alexnet_dali.train.config import load
 from alexnet_dali.train.optim import OptimConfig, PaperSGD
-from alexnet_dali.train.parallel.precision import autocast, has_tf32_and_bf16, set_matmul_precision
+from alexnet_dali.train.parallel.devices import autocast, has_tf32_and_bf16, set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks, join
 from alexnet_dali.train.trainer import Trainer
 

@@ -30,7 +30,7 @@ def check_alike(network: Trained, answer: Answer) -> str:
 
     It is asked for random images, and for validation images of the run where they are still there.
     """
-    size = network.config.data.resize
+    size = network.data.resize
     draws = torch.Generator().manual_seed(0)
     shape = (NUM_RANDOM, 3, size, size)
     compared = {"random images": torch.randint(0, 256, shape, generator=draws).float()}
@@ -54,7 +54,7 @@ def _difference(network: Trained, answer: Answer, squares: Tensor) -> float:
 
 def _validation_images(network: Trained) -> Tensor | None:
     """[N, 3, resize, resize], evenly spread over the list; None where they can't be read."""
-    data = network.config.data
+    data = network.data
     try:
         images = Dataset.open(Path(str(data.root))).val
         places = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)

@@ -55,7 +55,7 @@ def onnx_model(network: Trained, preprocessing: bool) -> bytes:
         raise ValueError(
             "--to onnx needs onnx, onnxruntime and onnxscript: pip install -e '.[export]'"
         )
-    data = network.config.data
+    data = network.data
     if preprocessing:
         example = torch.zeros(2, 3, data.resize, data.resize, dtype=torch.uint8)
         module: nn.Module = _WithPreprocessing(plain(network))
@@ -91,7 +91,7 @@ def answers(network: Trained, model: bytes, preprocessing: bool) -> Answer:
         if preprocessing:
             (found,) = session.run(None, {"squares": squares.byte().numpy()})
             return found
-        crops = centre_view(squares, network.config.data.crop) - network.mean
+        crops = centre_view(squares, network.data.crop) - network.mean
         (logits,) = session.run(None, {"crops": crops.numpy()})
         return torch.from_numpy(logits).softmax(1).numpy()
 

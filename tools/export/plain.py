@@ -7,7 +7,6 @@ from torch import Tensor
 
 from alexnet_dali.model.layers import Conv, Layer, Shape, layers, shapes
 from alexnet_dali.tools.export.plain_alexnet import AlexNet
-from alexnet_dali.train.config import to_dict
 from alexnet_dali.train.networks import Trained
 
 
@@ -24,7 +23,7 @@ def tensors(network: Trained) -> dict[str, Tensor]:
 
 def metadata(network: Trained) -> dict[str, str]:
     """Words that go into a file beside the tensors: plain text, or JSON."""
-    recipe = to_dict(network.config)
+    recipe = {section: dict(values) for section, values in network.recipe.items()}
     # Folders of the machine that trained it concern nobody.
     del recipe["run"], recipe["data"]["root"], recipe["train"]["init_from"]
     return {
@@ -44,12 +43,12 @@ def plain(network: Trained) -> AlexNet:
 
 def _about(network: Trained) -> dict[str, Any]:
     """What the plain module is built from."""
-    config, crop = network.config.model, network.config.data.crop
+    config, crop = network.architecture, network.data.crop
     table = layers(config, len(network.classes))
     sizes = shapes(table, config.columns, crop)
     return {
         "crop": crop,
-        "resize": network.config.data.resize,
+        "resize": network.data.resize,
         "classes": network.classes,
         "names": network.names,
         "layers": [_layer(layer, sizes[layer.name], network) for layer in table],
@@ -58,7 +57,7 @@ def _about(network: Trained) -> dict[str, Any]:
 
 def _layer(layer: Layer, shape: Shape, network: Trained) -> dict[str, Any]:
     """A layer of both columns together."""
-    config = network.config.model
+    config = network.architecture
     if not isinstance(layer, Conv):
         hidden = layer.name != "fc8"
         return {

@@ -23,7 +23,8 @@ data: {resize: 64, crop: 56}
 model: {kernels: [8, 12, 16, 16, 12], conv1_size: 5, conv1_stride: 2, fc_width: 24}
 optim: {lr: 0.02, schedule: multistep, milestones: [4]}
 train: {batch_size: 24, epochs: 6, compile: false}
-run: {log_seconds: 0, device: cpu, checkpoint_every: 7, watchdog_seconds: 8, keep_checkpoints: 3}
+run: {log_seconds: 0, device: cpu, checkpoint_minutes: 0.01, watchdog_seconds: 8,
+  keep_checkpoints: 3}
 """
 _PATIENCE = 300.0
 

@@ -36,9 +36,10 @@ from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import train_on_ranks
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import save_figure
+from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import label_ranks
-from alexnet_dali.train.networks import check_same_run, open_network, predict
+from alexnet_dali.train.networks import open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.record.metrics import read_metrics
 
@@ -147,7 +148,7 @@ def _trained(missing: list[Run], args: argparse.Namespace) -> Iterator[None]:
 def _is_finished(one: Run, dataset: Dataset) -> bool:
     """Whether the run is complete; ValueError where its folder holds another one."""
     config = load(one.options)
-    check_same_run(one.folder, config, dataset)
+    check_same_run(one.folder, config, dataset.fingerprint)
     if not (one.folder / "finished").is_file():
         return False
     # A run that was stopped early by its options is complete only as long as they are given.

@@ -14,7 +14,7 @@ NOISE = 2 / 3
 def columns(network: Trained) -> list[NDArray[np.float32]]:
     """The kernels of conv1 that each column holds, [n, 3, h, w]."""
     kernels = network.model.full_state()["conv1.weight"].numpy()
-    return np.split(kernels, network.config.model.columns)
+    return np.split(kernels, network.model.columns.num_columns)
 
 
 def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:

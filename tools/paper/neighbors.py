@@ -57,7 +57,7 @@ def describe(
     with torch.no_grad():
         for batch in batches(network, images, ranks, batch_size=128):
             kept = batch.labels != IGNORE_INDEX
-            view = centre_view(batch.images, network.config.data.crop)
+            view = centre_view(batch.images, network.data.crop)
             places = slice(done, done := done + int(kept.sum()))
             hidden[places] = network.model.last_hidden(view - network.mean)[kept].float().cpu()
             pixels[places] = F.adaptive_avg_pool2d(view, PIXEL_SIDE)[kept].flatten(1).cpu()

@@ -23,8 +23,8 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load
-from alexnet_dali.train.networks import check_same_run
 from alexnet_dali.train.record.metrics import read_metrics
 from alexnet_dali.train.trainer import TrainingError
 
@@ -147,7 +147,7 @@ def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -
     options += ["--model.activation", curve.activation, "--optim.lr", str(lr), *_weights(curve)]
     options += ["--train.seed", str(seed), "--train.epochs", str(_EPOCHS), *settings.options]
     config, dataset = load(options), Dataset.open(Path(settings.data))
-    check_same_run(folder, config, dataset)
+    check_same_run(folder, config, dataset.fingerprint)
     steps = len(dataset.train) // config.train.batch_size
     for epoch in range(1, epochs + 1):
         errors = training_errors(folder)

@@ -96,7 +96,7 @@ def _classify(
 ) -> tuple[list[Answer], list[Skipped]]:
     answers: dict[int, Answer] = {}
     with TemporaryDirectory(prefix="predict-") as folder:
-        lists, odd = open_pictures(part.source, network.config.data.resize, pool, Path(folder))
+        lists, odd = open_pictures(part.source, network.data.resize, pool, Path(folder))
         for images in lists:
             for place, scores, square in _scores(network, images, ranks, args):
                 answers[place] = Answer.of(
@@ -111,7 +111,7 @@ def _scores(
 ) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.uint8]]]:
     """(label, probabilities [C], central square [resize, resize, 3]) of each image of a list."""
     batch_size = min(args.batch_size, len(images))
-    for batch in evaluation_batches(images, network.config.data, ranks, batch_size):
+    for batch in evaluation_batches(images, network.data, ranks, batch_size):
         scores = probabilities(network.model, batch.images, network.mean, args.views).cpu().numpy()
         squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
         for row, label in enumerate(batch.labels.tolist()):

@@ -16,8 +16,7 @@ from alexnet_dali.tools.paper import neighbors
 from alexnet_dali.tools.paper.figures import likeliest
 from alexnet_dali.tools.report.charts import photograph
 from alexnet_dali.tools.show_batch import hardest
-from alexnet_dali.train.ensemble import rates
-from alexnet_dali.train.evaluation import ErrorRates
+from alexnet_dali.train.evaluation import ErrorRates, rates
 from alexnet_dali.train.networks import Trained, predict
 from alexnet_dali.train.parallel.ranks import Ranks
 

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_dali.tools.paper import curves
 from alexnet_dali.tools.paper.curves import Curves
-from alexnet_dali.train.checkpoints.run_folder import read_config
-from alexnet_dali.train.config import Config, differing_keys
+from alexnet_dali.train.checkpoints.run_folder import Change, changed_options, read_config
+from alexnet_dali.train.config import Config
 from alexnet_dali.train.optim import schedule
 from alexnet_dali.train.record.metrics import read_metrics
 
@@ -22,14 +22,6 @@ class Epoch(NamedTuple):
     step: int
     top1_error: float
     top5_error: float
-
-
-class Deviation(NamedTuple):
-    """An option whose value is not that of the paper."""
-
-    option: str
-    paper: str
-    here: str
 
 
 class Speed(NamedTuple):
@@ -48,7 +40,7 @@ class Record(NamedTuple):
     folder: Path
     config: Config
     recipe: str  # config.yaml, as it is
-    deviations: list[Deviation]
+    deviations: list[Change]  # from the paper's recipe, whose values are the defaults
     changes: list[str]  # options that were changed on the way
     curves: Curves | None  # None where nothing has been logged
     epochs: list[Epoch]
@@ -80,7 +72,7 @@ def read(folder: Path) -> Record:
         folder,
         config,
         (folder / "config.yaml").read_text(),
-        deviations(config),
+        changed_options(Config(), config),
         changes.read_text().splitlines() if changes.is_file() else [],
         curves.read(folder) if read_metrics(folder, "train/loss") else None,
         [Epoch(int(numbers[step]), step, top1[step], top5[step]) for step in top1],
@@ -89,15 +81,6 @@ def read(folder: Path) -> Record:
         _times(folder),
         _speed(folder),
     )
-
-
-def deviations(config: Config) -> list[Deviation]:
-    """Where the recipe is not that of configs/alexnet.yaml, whose values are the defaults."""
-    found = []
-    for change in differing_keys(config, {}):
-        option, values = change.split(": ", 1)
-        found.append(Deviation(option, *values.split(" -> ", 1)))
-    return found
 
 
 def _is_finished(config: Config, errors: list[float]) -> bool:

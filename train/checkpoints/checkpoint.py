@@ -4,35 +4,29 @@ A file is there whole, or not at all.
 """
 
 import errno
+import math
 import os
 import re
 import shutil
 import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train.checkpoints import best, checksum
-from alexnet_dali.train.checkpoints.content import what_is_wrong
+from alexnet_dali.train.checkpoints import checksum
+from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wrong
 
-FORMAT = 1
-_KEYS = {
-    "format",
-    "step",
-    "model",
-    "momentum",
-    "lr",
-    "schedule",
-    "intervals",
-    "config",
-    "classes",
-    "stats",
-    "dataset",
-}
-_LATER = {"names", "best"}
-"""Keys that checkpoints of earlier versions lack."""
+BEST = "best.pt"
+"""The name of the checkpoint of the epoch with the lowest validation error."""
+
+_HEADER = {"format": FORMAT, "targets": TARGETS}
+_OURS = {"step", "model", "momentum"}
+"""Keys by which checkpoints of every version are known."""
 
 _TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
 """Keys by which the weights of torchvision's AlexNet are known."""
@@ -40,6 +34,47 @@ _TORCHVISIONS = {"features.0.weight", "classifier.6.weight"}
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be used, and what to do about it."""
+
+
+class VersionError(CheckpointError):
+    """A checkpoint that another version of this project has written."""
+
+
+@dataclass
+class Best:
+    """The lowest top-1 error on the validation images so far, after which epoch, and the last one.
+
+    Every checkpoint holds it, so it is right after any kill.
+    """
+
+    top1_error: float = math.inf
+    epoch: int = 0
+    last_error: float = math.inf
+
+    def note(self, top1_error: float, epoch: int) -> None:
+        """Take note of the error after `epoch`; of equal ones, the first is the best."""
+        self.last_error = top1_error
+        if top1_error < self.top1_error:
+            self.top1_error, self.epoch = top1_error, epoch
+
+    def is_of(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the checkpoint of this step is the best."""
+        return self.epoch > 0 and step == self.epoch * steps_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return asdict(self)
+
+    def report(self, checkpoints: Path) -> str:
+        """For the run's last line."""
+        if not self.epoch:
+            return ""
+        path = checkpoints / BEST
+        where = f" ({path})" if path.exists() else ""
+        return (
+            f"best validation top-1 error {self.top1_error:.2%} after epoch {self.epoch}{where}, "
+            f"last {self.last_error:.2%}; "
+        )
 
 
 def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) -> None:
@@ -56,14 +91,32 @@ def save(folder: Path, state: dict[str, Any], keep: int, is_best: bool = False) 
         if needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with atomic_write(path) as file:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save({**_HEADER, **state}, file)
             checksum.seal(file)
     except (OSError, RuntimeError) as error:
         raise OSError(_unwritten(path, needed, error)) from error
     if is_best:
-        best.keep(path)
+        keep_best(path)
     for old in [path for path in _all(folder) if path.is_file()][:-keep]:
         old.unlink()
+
+
+def keep_best(path: Path) -> None:
+    """Let `best.pt` beside the checkpoint at `path` be that checkpoint: at once, or not at all.
+
+    It takes no space until the checkpoint is removed, except where files can't have two names.
+    """
+    best = path.with_name(BEST)
+    temporary = best.with_name(f".{BEST}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        with open(path, "rb") as source, atomic_write(best) as file:
+            shutil.copyfileobj(source, file)
+        return
+    os.replace(temporary, best)
+    temporary.unlink(missing_ok=True)  # where it was that file already, the system keeps both names
 
 
 def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
@@ -104,15 +157,26 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
+def how_to_resume(folder: Path) -> str:
+    """What a run that ends early says at last; its checkpoints are in `folder`."""
+    last = newest(folder)
+    if last is None:
+        return "rerun the same command; there is no checkpoint yet, so it begins afresh"
+    return f"rerun the same command to resume from step {step_of(last)}"
+
+
 def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
 
-    None where there is no checkpoint; CheckpointError where all of them are damaged.
+    None where there is no checkpoint; CheckpointError where all of them are damaged, or one of them
+    is of another version.
     """
     damaged: list[str] = []
     for path in reversed(_all(folder)):
         try:
             return path, load(path), damaged
+        except VersionError:
+            raise
         except CheckpointError as error:
             damaged.append(str(error))
     if not damaged:
@@ -125,7 +189,7 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
 def load(path: Path) -> dict[str, Any]:
     """The state that `save` was given, on the CPU; CheckpointError for any other file.
 
-    Every byte is held against its checksum.
+    Every byte is checked against its checksum.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; expected a checkpoint's file")
@@ -135,16 +199,13 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         return _load(path)
-    except CheckpointError as error:
-        other = _another_network(path)
-        if other:
-            raise CheckpointError(f"{path}: {other}") from error
+    except CheckpointError:
+        check_origin(path)
         raise
 
 
 def _load(path: Path) -> dict[str, Any]:
-    damage = checksum.damage(path)
-    if damage:
+    if damage := checksum.damage(path):
         raise CheckpointError(f"{path}: {damage}")
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -152,41 +213,64 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error
-    known = isinstance(state, dict) and state.keys() - _LATER == _KEYS
-    if not known or not _is_ours(state["format"]):
-        raise CheckpointError(
-            f"{path}: not a checkpoint of this project, or of another version (format {FORMAT})"
-        )
-    wrong = what_is_wrong(state)
-    if wrong:
+    if wrong := what_is_wrong(state):
         raise CheckpointError(f"{path}: not a checkpoint of this project ({wrong})")
-    return state
+    return {key: value for key, value in state.items() if key not in _HEADER}
 
 
-def _is_ours(number: Any) -> bool:
-    return type(number) is int and number == FORMAT
+def check_origin(path: Path) -> None:
+    """CheckpointError where the file is another project's network, with why it does not help here.
 
-
-def _another_network(path: Path) -> str:
-    """Which AlexNet of another project the file holds, and why it does not help here; or ""."""
+    VersionError where another version of this project has written it.
+    """
     if path.suffix == ".caffemodel":
-        return (
-            "Caffe's weights, of another network: its response norm has other constants and, in "
-            "CaffeNet, comes after pooling; train one here, or give a checkpoint of this project"
+        raise CheckpointError(
+            f"{path}: Caffe's weights, of another network: its response norm has other constants "
+            "and, in CaffeNet, comes after pooling; train one here, or give a checkpoint of this "
+            "project"
         )
+    state = _unchecked(path)
+    if state.keys() >= _TORCHVISIONS:
+        raise CheckpointError(
+            f"{path}: the weights of torchvision's AlexNet, which is another network: one column "
+            "with other widths (64, 192, 384, 256, 256 kernels) and no response norm; train one "
+            "here, or give a checkpoint of this project"
+        )
+    number, targets = state.get("format", 1), state.get("targets", TARGETS)
+    if not state.keys() >= _OURS or type(number) is not int or not isinstance(targets, str):
+        return
+    if number == 1:
+        raise VersionError(f"{path}: made by version 0.2, whose runs can't go on; train again")
+    if number in range(FORMAT + 1, 100) or (number == FORMAT and targets != TARGETS):
+        raise VersionError(
+            f"{path}: made by a later version (format {number}, targets: {targets}); expected "
+            f"format {FORMAT}, targets: {TARGETS}; use that version, or train again"
+        )
+
+
+def _unchecked(path: Path) -> dict[Any, Any]:
+    """What a file of torch's holds, whosever it is; empty where it is none, or is damaged."""
     try:
-        if zipfile.is_zipfile(path) and checksum.damage(path):  # torchvision's older files are none
-            return ""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_zip = zipfile.is_zipfile(path)  # torch's older files are none
+        if is_zip and checksum.damage_of_members(path):
+            return {}
+        state = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except Exception:  # torch raises many kinds of errors for a file that is not its own
-        return ""
-    if not isinstance(state, dict) or not state.keys() >= _TORCHVISIONS:
-        return ""
-    return (
-        "the weights of torchvision's AlexNet, which is another network: one column with other "
-        "widths (64, 192, 384, 256, 256 kernels) and no response norm; train one here, or give a "
-        "checkpoint of this project"
-    )
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def check_shapes(path: Path, full: dict[str, Tensor], model: AlexNet) -> None:
+    """CheckpointError where the `full` network of the checkpoint at `path` is not like `model`."""
+    own = model.own_columns[0].state_dict()
+    found = {key: tuple(value.shape) for key, value in model.columns.split(full)[0].items()}
+    expected = {key: tuple(value.shape) for key, value in own.items()}
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            raise CheckpointError(
+                f"{path} holds another network: {key} is {found.get(key)}, expected "
+                f"{expected.get(key)}; choose the config it was trained with, or another --run.dir"
+            )
 
 
 def _all(folder: Path) -> list[Path]:

@@ -28,13 +28,32 @@ def seal(file: BinaryIO) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with the archive's bytes; empty where each is as it was written.
-
-    Members are never unpacked: torch stores them as they are, and any that claims to unpack to more
-    is a trap for the memory. Checkpoints of version 0.2 and earlier have the members' sums alone.
-    """
+    """What is wrong with the file's bytes; empty where each is as it was written."""
+    if wrong := damage_of_members(path):
+        return wrong
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if not archive.comment:
+                return (
+                    "not a checkpoint of this project, or damaged (it has no checksum of its own)"
+                )
+            length = len(_comment(0))
+            sealed = _seal(file, archive, file.seek(0, os.SEEK_END) - length)
+            file.seek(-length, os.SEEK_END)
+            same = file.read() == sealed
+            return "" if same else "damaged (the checksum of its directory differs)"
+    except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        return f"damaged ({error})"
+
+
+def damage_of_members(path: Path) -> str:
+    """What is wrong with the members of any archive of torch's.
+
+    Members are never unpacked: torch stores them as they are, and any that claims to unpack to more
+    is a trap for the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
             entries, size = archive.infolist(), path.stat().st_size
             if len({entry.filename for entry in entries}) < len(entries):
                 return "damaged (it holds a member twice)"
@@ -42,20 +61,9 @@ def damage(path: Path) -> str:
             if not stored or any(entry.compress_type for entry in entries):
                 return "not a checkpoint of this project (it is compressed)"
             bad = archive.testzip()
-            if bad is not None:
-                return f"damaged (the checksum of {bad} differs)"
-            if archive.comment and not _is_sealed(file, archive, size):
-                return "damaged (the checksum of its directory differs)"
+            return f"damaged (the checksum of {bad} differs)" if bad is not None else ""
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
         return f"damaged or cut short ({error})"
-    return ""
-
-
-def _is_sealed(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> bool:
-    length = len(_comment(0))
-    expected = _seal(file, archive, size - length)
-    file.seek(-length, os.SEEK_END)
-    return file.read() == expected
 
 
 def _seal(file: BinaryIO, archive: zipfile.ZipFile, end: int) -> bytes:

@@ -1,7 +1,10 @@
-"""What one rank knows and all must do at the same step: stop at a signal, save on time."""
+"""What all ranks do alike: start from the same options, step and data; stop; save."""
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 _INTERVAL = 0.25
 """About how many seconds pass between two meetings.
@@ -9,31 +12,111 @@ _INTERVAL = 0.25
 A signal is then answered within a second, even if steps become slower meanwhile.
 """
 
+_PATIENCE = 1.0
+"""Seconds within which a second signal counts as the same request.
+
+torchrun passes on signals that a rank may already have received itself.
+"""
+
+_MACHINES_OWN = ("data.root", "data.num_threads", "run.dir", "run.device")
+"""Options that may differ from one machine to the next."""
+
+
+def check_options(of_ranks: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError unless every rank was started with the same options, by name."""
+    first = of_ranks[0]
+    compared = [key for key in first if key not in _MACHINES_OWN]
+    for rank, own in enumerate(of_ranks):
+        unlike = [
+            f"{key}: {first[key]} and {own[key]}" for key in compared if first[key] != own[key]
+        ]
+        if unlike:
+            raise ValueError(
+                f"ranks 0 and {rank} were started with different options: {'; '.join(unlike)}; "
+                "give the same command on every machine"
+            )
+
+
+def check_folder(of_ranks: Sequence[tuple[str, str, str]]) -> None:
+    """Before anything is loaded: ValueError unless the main rank has the run's folder.
+
+    Each rank gives why it has not, or an empty string, its newest checkpoint, and its data's
+    fingerprint. All must see the same checkpoint and data.
+    """
+    refused = of_ranks[0][0]
+    if refused:
+        raise ValueError(refused)
+    _check_same([f"{where or 'no checkpoint'} and data {data[:8]}" for _, where, data in of_ranks])
+
+
+def check_first_step(of_ranks: Sequence[int]) -> None:
+    """ValueError unless every rank begins at the same step."""
+    _check_same([f"step {step}" for step in of_ranks])
+
+
+def _check_same(found: list[str]) -> None:
+    if len(set(found)) > 1:
+        listed = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found))
+        raise ValueError(
+            f"the ranks do not begin at the same step of the same data: found {listed}; "
+            "run.dir and data.root must be the same folders on every machine"
+        )
+
 
 class Agreement:
-    """Tells all ranks what one of them flags, every few steps.
+    """Gives all ranks what one of them flags, every few steps.
 
     A meeting costs every rank a collective on the CPU, which takes as long as a short step on a
     GPU. In each meeting, the ranks agree how many steps to take until the next one, from the pace
     of the slowest rank. So all ranks meet at the same steps.
     """
 
-    def __init__(self, largest: Callable[[list[float]], list[float]]) -> None:
-        """`largest` gives every rank the largest of each number over all ranks."""
-        self._largest = largest
+    def __init__(self, all_reduce_max: Callable[[list[float]], list[float]]) -> None:
+        """`all_reduce_max` gives every rank the largest of each number over all ranks."""
+        self._all_reduce_max = all_reduce_max
         self._steps = self._steps_left = 1
         self._met_at = time.monotonic()
 
     def after_step(self, *flags: float) -> list[float]:
-        """The largest of each wish over all ranks, if they meet after this step; zeros if not."""
+        """The largest of each flag over all ranks, if they meet after this step; zeros if not."""
         self._steps_left -= 1
         if self._steps_left:
             return [0.0] * len(flags)
         pace = (time.monotonic() - self._met_at) / self._steps
-        *most, slowest = self._largest([*flags, pace])
+        *most, slowest = self._all_reduce_max([*flags, pace])
         # At most twice as many as before: the first steps after a start may be fast by chance.
         self._steps = self._steps_left = max(
             1, min(2 * self._steps, int(_INTERVAL / max(slowest, 1e-9)))
         )
         self._met_at = time.monotonic()
         return most
+
+
+class StopRequest:
+    """While entered, the first SIGTERM or SIGINT is only noted; a later one acts as usual."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._noted = 0.0
+
+    def __enter__(self) -> Self:
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal, self._noted = number, time.monotonic()
+        elif time.monotonic() - self._noted > _PATIENCE:
+            self._restore()
+            signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,11 +1,13 @@
-"""Take a GPU, or say why it can't be had."""
+"""The device of a rank, and its arithmetic: fp32, tf32 or bf16.
+
+Weights, momentum and losses are always float32.
+"""
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-
-from alexnet_dali.train.config import ConfigError
 
 _NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}
 """The oldest branch of NVIDIA's Linux driver for each major version of CUDA.
@@ -19,15 +21,15 @@ _OTHERWISE = (
 
 
 def take(number: int) -> torch.device:
-    """GPU `number` of this machine, as this process's own; ConfigError where it can't be used."""
+    """GPU `number` of this machine, as this process's own; ValueError where it can't be used."""
     try:
         torch.cuda.init()  # PyTorch counts GPUs without it, and so finds some that it can't use
         torch.cuda.set_device(number)
     except RuntimeError as error:
-        raise ConfigError(_why_not(number, error)) from error
+        raise ValueError(_why_not(number, error)) from error
     found, built_for = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
     if not runs_on(found, built_for):
-        raise ConfigError(
+        raise ValueError(
             f"GPU {number} is a {torch.cuda.get_device_name(number)} of compute capability "
             f"{found[0]}.{found[1]}, for which PyTorch {torch.__version__} (CUDA "
             f"{torch.version.cuda}) holds no code ({', '.join(built_for)}); " + _OTHERWISE
@@ -73,3 +75,35 @@ def driver() -> str:
         return "unknown"
     version = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
     return version[0] if version else "unknown"
+
+
+def set_matmul_precision(precision: str, device: torch.device) -> None:
+    """Set whether GPUs round products to tf32, and ask for the same bits in every run.
+
+    It holds for the whole process. ValueError where the device has no such arithmetic.
+    """
+    if precision == "tf32" and device.type == "cpu":
+        raise ValueError(
+            "train.precision is tf32, which only NVIDIA GPUs have; expected fp32 or bf16 on a CPU"
+        )
+    if device.type == "cuda" and precision != "fp32" and not has_tf32_and_bf16(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ValueError(
+            f"train.precision is {precision}, and {torch.cuda.get_device_name(device)} has compute "
+            f"capability {major}.{minor}; tf32 and bf16 need 8.0 or more: expected fp32"
+        )
+    torch.backends.cudnn.deterministic = True  # a resumed run is to compute the same bits
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def has_tf32_and_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in them, which begins with compute capability 8.0 (Ampere).
+
+    Before, torch takes float32 for tf32 without a word, and bf16 is emulated.
+    """
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The context for a forward pass: bf16 where `precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,4 +1,4 @@
-"""Ranks: who holds which column, and which part of a batch.
+"""Ranks: who holds which column, and which shard of a batch; how they join and leave.
 
 Nothing else reads torchrun's environment.
 """
@@ -18,17 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.profiler import record_function
 
-from alexnet_dali.model import collectives
 from alexnet_dali.model.columns import NUM_COLUMNS, Columns
 from alexnet_dali.pipeline.cores import threads_of_a_rank
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.faults import advice, resource_error
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.memory import keep_freed_memory
-from alexnet_dali.train.config import ConfigError
-from alexnet_dali.train.parallel import devices as gpus
+from alexnet_dali.train.parallel import collectives, devices
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Ranks:
     """This process among the others.
 
     Ranks form a mesh (data, column): neighbours 2k and 2k+1 are the two columns of pair k; pairs
-    are data parallel. Every rank reads its own part of the global batch; a pair exchanges its two
-    parts. Where each rank holds a whole network, it is a pair by itself.
+    are data parallel. Every rank reads its own shard of the global batch; a pair exchanges its two
+    shards. Where each rank holds a whole network, it is a pair by itself.
     """
 
     rank: int
@@ -72,31 +69,27 @@ class Ranks:
         return self.columns.num_columns // len(self.columns.held)
 
     def local_batch_size(self, batch_size: int) -> int:
-        """Images of a batch that this rank reads; ConfigError where ranks can't share it evenly."""
+        """Images of a batch that this rank reads; ValueError where ranks can't share it evenly."""
         if batch_size < 1 or batch_size % self.world_size:
-            raise ConfigError(
+            raise ValueError(
                 f"a batch of {batch_size} images can't be shared evenly by {self.world_size} "
                 f"ranks; expected a multiple of {self.world_size} (train.batch_size, or "
                 "--batch-size)"
             )
         return batch_size // self.world_size
 
-    def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Both columns' parts of each batch, from own parts.
+    def say(self, text: str) -> None:
+        """Print on the main rank alone, and at once: torchrun's pipes would hold it back."""
+        if self.is_main:
+            print(text, flush=True)
 
-        Each is sent while the batch before it is computed.
-        """
-        if self.columns.all_held:
-            yield from batches
-            return
-        previous = None
-        for batch in batches:
-            current = _Exchange(batch, self.exchange_group)
-            if previous is not None:
-                yield previous.wait()
-            previous = current
-        if previous is not None:
-            yield previous.wait()
+    def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Both columns' shards of each batch, from own shards; see collectives.exchange."""
+        return collectives.exchange(batches, self.exchange_group)
+
+    def gradient_all_reduce(self, model: nn.Module) -> collectives.GradientAllReduce:
+        """What averages the gradients of `model` over the pairs in each backward pass."""
+        return collectives.GradientAllReduce(model, self.data_group)
 
     def all_reduce_max(self, values: list[float]) -> list[float]:
         """The largest of each of the `values` over all ranks."""
@@ -120,61 +113,13 @@ class Ranks:
         return self.all_reduce_over_pairs(rows)
 
     def all_reduce_over_pairs(self, counts: Tensor) -> Tensor:
-        """`counts`, added up over the data axis; the columns of a pair hold the same ones."""
+        """`counts` of a pair's own images, added up over the pairs, in place.
+
+        Weights and averaged gradients are the same in every pair: `columns.sum` is theirs.
+        """
         if self.data_group is not None:
             dist.all_reduce(counts, group=self.data_group)
         return counts
-
-
-class GradientAllReduce:
-    """Averages each gradient of `model` over the pairs, `group`, as soon as backward has it.
-
-    Each gradient is summed by itself, in an order that depends on its shape alone.
-    DistributedDataParallel puts gradients into buckets, and into other buckets in its first step
-    than later. From three pairs on, an interrupted run would then not compute the bits of a run in
-    one.
-    """
-
-    def __init__(self, model: nn.Module, group: dist.ProcessGroup | None) -> None:
-        self._group, self._works = group, list[dist.Work]()
-        if group is not None:
-            for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(self._begin)
-
-    def _begin(self, parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        with record_function("gradient averaging"):
-            parameter.grad /= dist.get_world_size(self._group)
-            # Flat, in the order of memory, whatever its layout.
-            in_memory = parameter.grad.as_strided((parameter.grad.numel(),), (1,))
-            self._works.append(dist.all_reduce(in_memory, group=self._group, async_op=True))
-
-    def wait(self) -> None:
-        """To call after backward: what follows on the device comes after all averages."""
-        for work in self._works:
-            work.wait()
-        self._works.clear()
-
-
-class _Exchange:
-    """An all-gather that has begun; it keeps alive what is being sent."""
-
-    def __init__(self, batch: Batch, group: dist.ProcessGroup | None) -> None:
-        self._sent = batch
-        self._received = Batch(
-            *(part.new_empty(NUM_COLUMNS * len(part), *part.shape[1:]) for part in batch)
-        )
-        with record_function("exchange: send ahead"):
-            self._works = [
-                collectives.all_gather_single(both, own, group=group, async_op=True)
-                for both, own in zip(self._received, batch, strict=True)
-            ]
-
-    def wait(self) -> Batch:
-        with record_function("exchange: wait"):
-            for work in self._works:
-                work.wait()
-        return self._received
 
 
 @contextmanager
@@ -182,7 +127,7 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; leave them at the end.
 
     `device` is cpu, cuda or auto: cuda where this machine has GPUs. Each rank holds one of
-    `num_columns` columns; with 1, a whole network. ConfigError where ranks do not form pairs, or a
+    `num_columns` columns; with 1, a whole network. ValueError where ranks do not form pairs, or a
     rank can't have a GPU of its own. ResourceError where memory or a GPU fails inside. With several
     ranks, one that fails inside prints its error and exits.
     """
@@ -243,7 +188,7 @@ _ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 def _check_pairs(world: _World, num_columns: int) -> None:
     together, here = world.world_size, world.local_world_size
     if together > 1 and (together % num_columns or here % num_columns):
-        raise ConfigError(
+        raise ValueError(
             f"found {together} ranks, {here} of them on this machine; expected one, or an even "
             "number on each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
         )
@@ -311,12 +256,12 @@ def _device(asked: str, local_rank: int, local_world_size: int) -> torch.device:
     if asked == "cpu" or (asked == "auto" and not found):
         return torch.device("cpu")
     if found < local_world_size:
-        raise ConfigError(
+        raise ValueError(
             f"run.device is {asked} and {local_world_size} ranks run here, but {found} GPUs were "
             "found; expected one for each rank: start fewer (one process holds both columns), or "
             "choose --run.device cpu"
         )
-    return gpus.take(local_rank)
+    return devices.take(local_rank)
 
 
 def end_job() -> None:

@@ -1,4 +1,4 @@
-"""Every rank tells the others that it lives and what it does, so that one that hangs is named."""
+"""The watchdog: each rank sends heartbeats with its progress; a stuck or lost rank is reported."""
 
 import os
 import re
@@ -7,27 +7,25 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch.distributed as dist
 
-from alexnet_dali.train.checkpoints import checkpoint
-from alexnet_dali.train.parallel.heartbeats import Heartbeat, Heartbeats
+from alexnet_dali.train.parallel.heartbeats import Finding, Heartbeat, Heartbeats
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _SILENT = 3.0
-"""Seconds without a sign of life after which a rank counts as gone, beside the time between two."""
+"""Seconds without a heartbeat after which a rank counts as gone, beside the time between two."""
 
 _ENDS_AFTER = 3
-"""A run that stands still is told of once, and ended after so many times as long."""
+"""A stalled run is reported once, and ended after so many times as long."""
 
 _LOST_AFTER = 10.0
-"""Seconds of silence and standstill after which a run on GPUs ends.
+"""Seconds of silence and stall after which a run on GPUs ends.
 
-Its main threads wait in NCCL, which never tells them that a rank is gone.
+Its main threads wait in NCCL, which never says that a rank is gone.
 """
 
 _SLOW = ("starting", "first step", "saving")
@@ -65,8 +63,8 @@ class Progress:
 
 
 @dataclass
-class _Seen:
-    """A rank as this one sees it, with the times of its last sign of life and of progress."""
+class _Rank:
+    """A rank as this one knows it, with the times of its last heartbeat and of its progress."""
 
     rank: int
     host: str = "?"
@@ -78,46 +76,51 @@ class _Seen:
     beat_at: float = 0.0
     count_at: float = 0.0
 
-    def update(self, told: Heartbeat, now: float) -> None:
-        if told["beat"] != self.beat:
+    def update(self, heartbeat: Heartbeat, now: float) -> None:
+        if heartbeat["beat"] != self.beat:
             self.beat_at = now
-        if told["count"] != self.count:
+        if heartbeat["count"] != self.count:
             self.count_at = now
-        self.__dict__.update(told)
+        self.__dict__.update(heartbeat)
 
     def __str__(self) -> str:
         return f"rank {self.rank} on machine {self.host}"
 
-    def last_words(self) -> str:
-        """What it was doing when it was last heard."""
+    def last_heard(self) -> str:
+        """What it was doing at its last heartbeat."""
         return f"{self} (last heard: {self.doing}, step {self.step})"
 
 
 class Watch:
-    """A thread that tells the others of this rank, and watches them.
+    """A thread that sends this rank's heartbeats, and watches the others'.
 
-    One rank, the leader, knows of all. It judges and speaks, and the others follow its word.
+    One rank, the leader, reads all of them. It judges and reports, and the others follow it.
     """
 
-    def __init__(self, ranks: Ranks, folder: Path, progress: Progress, seconds: float) -> None:
-        """After `seconds` without progress, and no sooner, it speaks; 0 means never."""
-        self._rank, self._folder = ranks.rank, folder
+    def __init__(
+        self, ranks: Ranks, how_to_resume: Callable[[], str], progress: Progress, seconds: float
+    ) -> None:
+        """`how_to_resume` says, at the end of an error, what to do next.
+
+        A run is reported once it has stalled for `seconds`, or longer; 0 means never.
+        """
+        self._rank, self._how_to_resume = ranks.rank, how_to_resume
         self._on_gpu = ranks.device.type == "cuda"
         self._progress, self._seconds = progress, seconds
-        self._signs, self._pause = None, 1.0
+        self._heartbeats, self._pause = None, 1.0
         if ranks.store is not None:
             # A connection of its own: the main thread may be waiting in its.
             store = ranks.store.clone()  # type: ignore[attr-defined]
-            self._signs = Heartbeats(store, ranks.rank, ranks.world_size)
+            self._heartbeats = Heartbeats(store, ranks.rank, ranks.world_size)
         self._store_is_gone = False
         self._heard_at = now = time.monotonic()
-        self._seen = [_Seen(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
+        self._ranks = [_Rank(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
         self._gone: list[int] = []
         self._ends = False
         self._beat = 0
-        self._told = False
+        self._has_warned = False
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -128,13 +131,13 @@ class Watch:
         self._end.set()
         self._thread.join()
 
-    def gone(self) -> list[_Seen]:
-        """The ranks that give no sign of life any more."""
-        return [self._seen[rank] for rank in self._gone]
+    def gone(self) -> list[_Rank]:
+        """The ranks that send no heartbeats any more."""
+        return [self._ranks[rank] for rank in self._gone]
 
-    def speaks(self) -> bool:
-        """Whether this rank speaks for all, or for itself where ranks can't tell each other."""
-        return self._signs is None or self._signs.is_leader
+    def is_leader(self) -> bool:
+        """Whether this rank reports for all, or for itself where ranks can't reach each other."""
+        return self._heartbeats is None or self._heartbeats.is_leader
 
     def _run(self) -> None:
         launcher = os.getppid() if dist.is_torchelastic_launched() else None
@@ -143,37 +146,38 @@ class Watch:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             try:
-                self._look_around()
+                self._round()
             except dist.DistError:  # the store is gone, and with it whoever ended the job
-                self._signs, self._store_is_gone = None, True
+                self._heartbeats, self._store_is_gone = None, True
             if self._store_is_gone:
                 self._judge_alone()
             if self._ends:
                 os._exit(1)
 
-    def _look_around(self) -> None:
-        """A round: tell and hear, and judge where it is this rank's task."""
-        own, signs = self._own_sign(), self._signs
-        self._seen[self._rank].update(own, time.monotonic())
-        if signs is None:
+    def _round(self) -> None:
+        """Send and receive, and judge where it is this rank's task."""
+        own, heartbeats = self._own_heartbeat(), self._heartbeats
+        self._ranks[self._rank].update(own, time.monotonic())
+        if heartbeats is None:
             if not self._store_is_gone:  # there are no others
                 self._judge()
             return
-        signs.leave(own)
-        if signs.is_leader and signs.step_down():
+        heartbeats.send(own)
+        if heartbeats.is_leader and heartbeats.step_down():
             self._heard_at = time.monotonic()
-        if not signs.is_leader:
-            self._follow(signs)
+        if not heartbeats.is_leader:
+            self._follow(heartbeats)
             return
-        for one, sign in zip(self._seen, signs.all(), strict=True):
-            if sign is not None:
-                one.update(sign, time.monotonic())
+        for one, heartbeat in zip(self._ranks, heartbeats.receive(), strict=True):
+            if heartbeat is not None:
+                one.update(heartbeat, time.monotonic())
         self._heard_at = time.monotonic()
-        self._gone = [one.rank for one in self._seen if self._silence(one) > self._pause + _SILENT]
+        self._gone = [one.rank for one in self._ranks if self._silence(one) > self._pause + _SILENT]
         self._judge()
-        signs.tell({"rank": self._rank, "own": own, "gone": self._gone, "ends": self._ends})
+        found: Finding = {"leader": own | {"rank": self._rank}, "gone": self._gone}
+        heartbeats.publish(found | {"ends": self._ends})
 
-    def _own_sign(self) -> Heartbeat:
+    def _own_heartbeat(self) -> Heartbeat:
         self._beat += 1
         progress = self._progress
         return {
@@ -185,64 +189,70 @@ class Watch:
             "count": progress.count,
         }
 
-    def _follow(self, signs: Heartbeats) -> None:
-        """Take the leader at its word; where no new one comes, take over."""
-        word, now = signs.word(), time.monotonic()
-        if word is not None and word["own"]["beat"] != self._seen[word["rank"]].beat:
-            self._seen[word["rank"]].update(word["own"], now)
-            self._gone, self._ends, self._heard_at = word["gone"], word["ends"], now
-        elif now - self._heard_at > self._pause + _SILENT / 2:
-            signs.take_over()
+    def _follow(self, heartbeats: Heartbeats) -> None:
+        """Adopt the leader's finding; where no new one comes, take over."""
+        finding, now = heartbeats.finding(), time.monotonic()
+        if finding is not None:
+            leader = finding["leader"]
+            known = self._ranks[leader["rank"]]
+            if leader["beat"] != known.beat:
+                known.update(leader, now)
+                self._gone, self._ends, self._heard_at = finding["gone"], finding["ends"], now
+                return
+        if now - self._heard_at > self._pause + _SILENT / 2:
+            heartbeats.take_over()
             self._heard_at = now
 
-    def _silence(self, one: _Seen) -> float:
-        """Seconds without a sign of life, up to when all signs were read last."""
+    def _silence(self, one: _Rank) -> float:
+        """Seconds without a heartbeat, up to when all were read last."""
         return self._heard_at - one.beat_at
 
     def _judge(self) -> None:
-        """Speak where no rank gets on, and end the run where that goes on."""
-        still = time.monotonic() - max(one.count_at for one in self._seen)
-        gone = self.gone()  # what they were last heard to do says nothing of now
-        patience = max((one.patience for one in self._seen if one not in gone), default=0.0)
+        """Warn where all ranks have stalled, and end the run where that goes on."""
+        stalled = time.monotonic() - max(one.count_at for one in self._ranks)
+        gone = self.gone()  # their last heartbeat says nothing of now
+        patience = max((one.patience for one in self._ranks if one not in gone), default=0.0)
         if not self._seconds:
             return
-        if still > _ENDS_AFTER * patience or self._is_lost(gone, still):
-            self._give_up(self._diagnosis(still))
-        elif still < patience:
-            self._told = False
-        elif not self._told:
+        if stalled > _ENDS_AFTER * patience or self._is_lost(gone, stalled):
+            self._give_up(self._diagnosis(stalled))
+        elif stalled < patience:
+            self._has_warned = False
+        elif not self._has_warned:
             ends = f"if that goes on, the run ends at {_ENDS_AFTER * patience:.0f} s"
-            print(f"warning: {self._diagnosis(still)}; {ends}", file=sys.stderr, flush=True)
-            self._told = True
+            print(f"warning: {self._diagnosis(stalled)}; {ends}", file=sys.stderr, flush=True)
+            self._has_warned = True
 
-    def _is_lost(self, gone: list[_Seen], still: float) -> bool:
+    def _is_lost(self, gone: list[_Rank], stalled: float) -> bool:
         """Whether ranks are gone for good, and the others wait in NCCL."""
         return self._on_gpu and any(
-            min(still, self._silence(one)) > _lost_after(one.doing) for one in gone
+            min(stalled, self._silence(one)) > _lost_after(one.doing) for one in gone
         )
 
     def _judge_alone(self) -> None:
         """End this rank where it waits in NCCL, and can't hear why."""
-        own = self._seen[self._rank]
-        still = time.monotonic() - own.count_at
-        if self._on_gpu and self._seconds and still > _lost_after(own.doing):
+        own = self._ranks[self._rank]
+        stalled = time.monotonic() - own.count_at
+        if self._on_gpu and self._seconds and stalled > _lost_after(own.doing):
             self._give_up(
-                f"no progress for {still:.0f} s on {own}, and torchrun's store is gone: it has "
+                f"no progress for {stalled:.0f} s on {own}, and torchrun's store is gone: it has "
                 "ended on the machine that kept it, or that machine is lost"
             )
 
-    def _diagnosis(self, still: float) -> str:
+    def _diagnosis(self, stalled: float) -> str:
         gone = self.gone()
-        told = [one.last_words() for one in gone or self._seen]
+        heard = [one.last_heard() for one in gone or self._ranks]
         if gone:
-            blamed = f"{_some(told)} {_are(gone)} silent, and the others wait; look at that machine"
+            blamed = (
+                f"{_some(heard)} {_are(gone)} silent, and the others wait; look at that machine"
+            )
         else:
-            blamed = f"all ranks live: {_some(told)}"
-        return f"no progress for {still:.0f} s: {blamed}"
+            blamed = f"all ranks live: {_some(heard)}"
+        return f"no progress for {stalled:.0f} s: {blamed}"
 
     def _give_up(self, why: str) -> None:
-        """Say so; this round is the last one."""
-        end = f"the run is ended; {_resume(self._folder)}"
+        """Report it; this round is the last one."""
+        end = f"the run is ended; {self._how_to_resume()}"
         print(f"error: {why}; {end}", file=sys.stderr, flush=True)
         self._ends = True
 
@@ -253,10 +263,13 @@ def _lost_after(doing: str) -> float:
 
 
 @contextmanager
-def watching(ranks: Ranks, folder: Path, seconds: float) -> Iterator[Progress]:
-    """Watch over what happens inside; a lost partner is one line, and exit status 1."""
+def watching(ranks: Ranks, how_to_resume: Callable[[], str], seconds: float) -> Iterator[Progress]:
+    """Watch over what happens inside; a lost partner is one line, and exit status 1.
+
+    `how_to_resume` and `seconds` are Watch's.
+    """
     progress = Progress()
-    watch = Watch(ranks, folder, progress, seconds)
+    watch = Watch(ranks, how_to_resume, progress, seconds)
     watch.start()
     try:
         yield progress
@@ -264,33 +277,23 @@ def watching(ranks: Ranks, folder: Path, seconds: float) -> Iterator[Progress]:
         if ranks.world_size == 1 or not _BROKEN.search(str(error)):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, who has noticed, too
-        _report_lost_partner(watch, folder, error)
+        lost = _lost_partner(watch, error)
+        if watch.is_leader():
+            print(f"error: {lost}; {how_to_resume()}", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
     finally:
         watch.stop()
 
 
-def _report_lost_partner(watch: Watch, folder: Path, error: RuntimeError) -> None:
-    """Say which rank is gone, once its silence is certain."""
+def _lost_partner(watch: Watch, error: RuntimeError) -> str:
+    """Which rank is gone, once its silence is certain."""
     until = time.monotonic() + 15  # the one that would notice may be the one that is gone
     while not watch.gone() and time.monotonic() < until:
         time.sleep(0.2)
     gone = watch.gone()
-    if not watch.speaks():
-        return
-    who = (
-        f"{_some(list(map(str, gone)))} {_are(gone)} gone (killed, or out of memory?)"
-        if gone
-        else f"the connection to another rank broke ({_first(error)})"
-    )
-    print(f"error: {who}; {_resume(folder)}", file=sys.stderr, flush=True)
-
-
-def _resume(folder: Path) -> str:
-    newest = checkpoint.newest(folder / "checkpoints")
-    if newest is None:
-        return "rerun the same command; there is no checkpoint yet, so it begins afresh"
-    return f"rerun the same command to resume from step {checkpoint.step_of(newest)}"
+    if gone:
+        return f"{_some(list(map(str, gone)))} {_are(gone)} gone (killed, or out of memory?)"
+    return f"the connection to another rank broke ({_first(error)})"
 
 
 def _some(ranks: list[str]) -> str:
@@ -298,7 +301,7 @@ def _some(ranks: list[str]) -> str:
     return listed + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 
-def _are(ranks: list[_Seen]) -> str:
+def _are(ranks: list[_Rank]) -> str:
     return "are" if len(ranks) > 1 else "is"
 
 

@@ -1,4 +1,4 @@
-"""Images that go bad during a run: told, listed, counted and limited."""
+"""Images that go bad during a run: reported, listed, and capped."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 from alexnet_dali.pipeline.dataset import DatasetError, one_line
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.pipeline.replacements import BadImage, OnBadImage, stop
-from alexnet_dali.train.config import DataConfig
 from alexnet_dali.train.parallel.ranks import Ranks
-from alexnet_dali.train.record.metrics import say
 
 _LIST = "bad_images.txt"
 _NOT_COUNTED = "not counted"
@@ -21,16 +19,19 @@ class BadImages:
     In training another image stands in for a bad one. In an evaluation a bad one is not counted.
     """
 
-    def __init__(self, folder: Path, data: DataConfig, num_images: int, ranks: Ranks) -> None:
-        """`num_images` are those to train on."""
+    def __init__(self, folder: Path, num_images: int, max_fraction: float, ranks: Ranks) -> None:
+        """`num_images` are those to train on, `max_fraction` of which may be bad in an epoch.
+
+        With 0, the first one ends the run.
+        """
         self._path, self._ranks = folder / _LIST, ranks
-        self._num_images, self._most = num_images, data.max_bad_fraction
+        self._num_images, self._max_fraction = num_images, max_fraction
         self._training: list[BadImage] = []
         self._evaluation: list[BadImage] = []
         self._epoch, self._of_epoch = 0, set[int]()
         self._rows: int | None = None  # of training batches since the last metrics; None before any
-        self._told = set[str]()
-        stops = data.on_bad_image == "stop"
+        self._reported = set[str]()
+        stops = max_fraction == 0
         self.in_training: OnBadImage = stop if stops else self._training.append
         self.in_evaluation: OnBadImage = stop if stops else self._evaluation.append
 
@@ -54,7 +55,7 @@ class BadImages:
         return {"data/replacements": rows}
 
     def share(self, step: int, steps_per_epoch: int) -> None:
-        """Tell all ranks what each has found since the last call; every rank must call it.
+        """Give all ranks what each has found since the last call; every rank must call it.
 
         DatasetError where an epoch has more bad images than data.max_bad_fraction.
         """
@@ -79,18 +80,21 @@ class BadImages:
                 words = map(one_line, (bad.path, bad.why, bad.replacement))
                 file.write(os.fsencode("\t".join([str(bad.step), *words]) + "\n"))
         for bad in found:
-            if bad.path not in self._told:
-                self._told.add(bad.path)
+            if bad.path not in self._reported:
+                self._reported.add(bad.path)
                 goes_on = "it is not counted" if bad.replacement == _NOT_COUNTED else _REPLACED
-                say(f"warning: {one_line(str(bad))}; {goes_on}. Restore it (see {self._path})")
+                self._ranks.say(
+                    f"warning: {one_line(str(bad))}; {goes_on}. Restore it (see {self._path})"
+                )
 
     def _count(self, number: int, epoch: int) -> None:
         if epoch != self._epoch:
             self._epoch, self._of_epoch = epoch, set()
         self._of_epoch.add(number)
-        if len(self._of_epoch) > max(1, self._most * self._num_images):
+        if len(self._of_epoch) > max(1, self._max_fraction * self._num_images):
             raise DatasetError(
                 f"{len(self._of_epoch)} of {self._num_images} training images can't be used any "
-                f"more in epoch {epoch + 1}, above data.max_bad_fraction, {self._most:.1%}; "
-                f"{self._path} lists them. Restore them and rerun the command to resume"
+                f"more in epoch {epoch + 1}, above data.max_bad_fraction, "
+                f"{self._max_fraction:.1%}; {self._path} lists them. Restore them and rerun the "
+                "command to resume"
             )

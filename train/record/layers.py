@@ -4,7 +4,7 @@ The 2012 code printed the mean size of both, by which a learning rate that is to
 seen. Beside them: the share of maps or neurons that are zero over a whole batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.train.parallel.ranks import Ranks
 
 
 class LayerStats:
     """Watches single steps. Every rank watches the same ones, as its columns see them."""
 
-    def __init__(self, model: AlexNet, ranks: Ranks, uses_relu: bool) -> None:
-        self._model, self._ranks = model, ranks
+    def __init__(
+        self, model: AlexNet, all_reduce_over_pairs: Callable[[Tensor], Tensor], uses_relu: bool
+    ) -> None:
+        """`all_reduce_over_pairs` adds up counts over the pairs, which see other images each."""
+        self._model, self._all_reduce_over_pairs = model, all_reduce_over_pairs
         self._names = [line.name for line in model.table]
         # The last layer has no ReLU, and tanh is never silent.
         self._watched = self._names[:-1] if uses_relu else []
@@ -53,15 +55,15 @@ class LayerStats:
         Each column adds up its own numbers. So the result has the same bits wherever columns are.
         """
         own = torch.cat([self._sums, self._silent()], dim=2)
-        columns = self._ranks.columns.merge([{"own": one[None]} for one in own])["own"]
+        of_all = self._model.columns.sum(list(own))
         found: dict[str, float] = {}
-        for name, row in zip(self._names, columns.sum(0).tolist(), strict=True):
+        for name, row in zip(self._names, of_all.tolist(), strict=True):
             weights, update, count, silent, units = row
             found[f"weights/{name}"] = weights / count
             found[f"weights_update/{name}"] = update / count
             found[f"weights_update_ratio/{name}"] = update / weights if weights else 0.0
             if name in self._watched:
-                found[f"dead_fraction/{name}"] = silent / units
+                found[f"units_dead_fraction/{name}"] = silent / units
         return dict(sorted(found.items()))
 
     def _silent(self) -> Tensor:
@@ -72,7 +74,7 @@ class LayerStats:
         places = [place for place in self._places() if place[1] in self._watched]
         lengths = [len(self._active[place]) for place in places]
         pairs = torch.cat([self._active[place] for place in places]).int()
-        active = self._ranks.all_reduce_over_pairs(pairs).split(lengths)
+        active = self._all_reduce_over_pairs(pairs).split(lengths)
         for (column, name), units in zip(places, active, strict=True):
             row = counts[column, self._names.index(name)]
             row[0], row[1] = (units == 0).sum(), len(units)

@@ -1,8 +1,10 @@
-"""What the run shows of itself: TensorBoard, metrics.jsonl and a progress line."""
+"""What a run records and prints: TensorBoard, metrics.jsonl, its first lines and progress."""
 
 import io
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +19,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.layers import Conv, shapes
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train.checkpoints.run_folder import check_kept
-from alexnet_dali.train.config import Config, to_dict, to_yaml
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",
@@ -29,9 +32,6 @@ _TAGS = {
     "train/lr": "learning/rate",
 }
 """Tags in TensorBoard, which sorts them: errors first. Others are those of metrics.jsonl."""
-
-_COMPARED = {"optim.lr", "optim.schedule", "train.batch_size", "train.seed"}
-_PLACES = {"data.root", "data.num_threads"}
 
 _LAYOUT = {
     "errors": {
@@ -49,7 +49,7 @@ _LAYOUT = {
         "mean size of an update over that of a weight": ["weights_update_ratio/.*"],
         "mean size of a weight": ["weights/.*"],
         "mean size of an update": ["weights_update/.*"],
-        "share of maps or neurons that are zero over the batch": ["dead_fraction/.*"],
+        "share of maps or neurons that are zero over the batch": ["units_dead_fraction/.*"],
     },
 }
 """The page of custom scalars: charts, in order, and the tags in each as regular expressions."""
@@ -62,9 +62,12 @@ class Monitor:
     there is raised by the next call of any method.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Go on after `step`: delete what an interrupted run wrote of later steps."""
-        self._folder, self._path = folder, folder / "metrics.jsonl"
+    def __init__(self, folder: Path, step: int, check_folder: Callable[[], None]) -> None:
+        """Go on after `step`: delete what an interrupted run wrote of later steps.
+
+        `check_folder`, called before each write, raises where somebody has removed the folder.
+        """
+        self._check_folder, self._path = check_folder, folder / "metrics.jsonl"
         self._forget_after(step)
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
@@ -76,9 +79,15 @@ class Monitor:
         now = time.time()
         self._begin(lambda: self._write(step, epoch, metrics, now))
 
-    def describe(self, config: Config, header: Sequence[str], step: int) -> None:
-        """Record the recipe of the run that begins, or goes on, after `step`."""
-        self._begin(lambda: self._describe(config, header, step))
+    def describe(
+        self,
+        header: Sequence[str],
+        recipe: str,
+        hyperparameters: Mapping[str, str | float],
+        step: int,
+    ) -> None:
+        """Record what the run that begins, or goes on, after `step` is; `recipe` is its YAML."""
+        self._begin(lambda: self._describe(header, recipe, hyperparameters, step))
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record pictures [H, W, 3] by their tags."""
@@ -109,7 +118,7 @@ class Monitor:
         self._last = self._thread.submit(after)
 
     def _write(self, step: int, epoch: int, metrics: dict[str, float], now: float) -> None:
-        check_kept(self._folder)
+        self._check_folder()
         line = {"step": step, "epoch": epoch, "time": round(now, 3), **metrics}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -117,10 +126,16 @@ class Monitor:
             self._events.add_scalar(_TAGS.get(tag, tag), value, step, walltime=now)
         self._events.flush()
 
-    def _describe(self, config: Config, header: Sequence[str], step: int) -> None:
+    def _describe(
+        self,
+        header: Sequence[str],
+        recipe: str,
+        hyperparameters: Mapping[str, str | float],
+        step: int,
+    ) -> None:
         lines = "\n".join(f"- {line}" for line in header)
         self._events.add_text("1 run", lines, step)
-        indented = "".join(f"    {line}\n" for line in to_yaml(config).splitlines())
+        indented = "".join(f"    {line}\n" for line in recipe.splitlines())
         self._events.add_text("2 recipe", indented, step)
         charts = {
             page: {title: ["Multiline", tags] for title, tags in charts.items()}
@@ -129,12 +144,12 @@ class Monitor:
         self._events.add_custom_scalars(charts)
         metrics = {_TAGS[tag]: 0.0 for tag in ("val/top1_error", "val/top5_error")}
         writer = self._events._get_file_writer()
-        for summary in hparams(_options(config), metrics):
+        for summary in hparams(dict(hyperparameters), metrics):
             writer.add_summary(summary)
         self._events.flush()
 
     def _show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        check_kept(self._folder)
+        self._check_folder()
         writer = self._events._get_file_writer()
         for tag, picture in pictures.items():
             height, width, _ = picture.shape
@@ -158,18 +173,6 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _options(config: Config) -> dict[str, str | float]:
-    """For the page of hyperparameters: what is usually compared, and all that is no default."""
-    own, default = to_dict(config), to_dict(Config())
-    return {
-        f"{section}.{key}": value if type(value) in (int, float) else str(value)
-        for section, values in own.items()
-        for key, value in values.items()
-        if section != "run" and f"{section}.{key}" not in _PLACES
-        if f"{section}.{key}" in _COMPARED or value != default[section][key]
-    }
-
-
 def read_metrics(folder: Path, tag: str) -> dict[int, float]:
     """The values of a TensorBoard tag by step, from a run's metrics.jsonl; none where it has none.
 
@@ -182,6 +185,32 @@ def read_metrics(folder: Path, tag: str) -> dict[int, float]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); resuming its run mends it") from error
     return {int(line["step"]): line[tag] for line in lines if tag in line}
+
+
+def header(model: AlexNet, crop: int, dataset: Dataset, plan: str, folder: Path) -> list[str]:
+    """A run's first lines: the network, the images, the plan, the folder, and how to watch."""
+    columns = "two columns" if model.columns.num_columns == 2 else "one column"
+    return [
+        f"network: {len(model.table)} layers in {columns}, "
+        f"{num_parameters(model, crop):,} parameters",
+        f"images: {len(dataset.train):,} for training, {len(dataset.val):,} for validation, "
+        f"{len(dataset.classes):,} classes, from {dataset.folder}",
+        f"plan: {plan}",
+        f"folder: {folder}",
+        f"watch: tensorboard --logdir {shlex.quote(str(_logdir(folder)))} --host localhost",
+    ]
+
+
+def num_parameters(model: AlexNet, crop: int) -> int:
+    """Weights and biases of the whole network, wherever its columns are."""
+    columns = model.columns.num_columns
+    total = 0
+    for layer in model.table:
+        shape = shapes(model.table, columns, crop)[layer.name]
+        window = layer.size**2 if isinstance(layer, Conv) else 1
+        neurons = model.num_classes if layer is model.table[-1] else columns * shape.out_channels
+        total += neurons * (shape.in_channels * window + 1)
+    return total
 
 
 def progress_line(
@@ -203,17 +232,48 @@ def progress_line(
         if "throughput/gpu_busy_fraction" in metrics:
             parts.append(f"GPU busy {metrics['throughput/gpu_busy_fraction']:.1%}")
         parts.append(f"{left} left")
-    return "  ".join(parts)
+    return _clock() + "  ".join(parts)
 
 
-def clock() -> str:
+def epoch_line(epoch: int, metrics: Mapping[str, float], num_images: int) -> str:
+    """One line that says how good the network is after an epoch."""
+    return (
+        f"{_clock()}epoch {epoch} ends: validation top-1 error {metrics['val/top1_error']:.2%}, "
+        f"top-5 {metrics['val/top5_error']:.2%}, {num_images} images"
+    )
+
+
+def chance_warning(epoch: int, folder: Path, step: int) -> str:
+    """What to do where the network still only guesses after `epoch` epochs."""
+    look = f"alexnet show-batch {folder} --step {step}"
+    return (
+        f"warning: after {epoch} epochs the network only guesses. It goes on; but better stop it, "
+        "and try a tenth of this --optim.lr, or ten times as much, in another --run.dir. Images "
+        f"and labels: {look} --out batch.png"
+    )
+
+
+def last_line(step: int, stopped_by: int, is_paused: bool, results: str) -> str:
+    """How a run has ended, after `step`; `results` are those of one that is finished.
+
+    `stopped_by` is the number of a signal, or 0; `is_paused` where run.max_steps ended it.
+    """
+    if stopped_by:
+        name = signal.Signals(stopped_by).name
+        return f"stopped by {name} after step {step}, which is saved; rerun the command to resume"
+    if is_paused:
+        return f"run.max_steps ends it after step {step}; rerun without it to resume"
+    return f"finished at step {step}{results}"
+
+
+def _logdir(folder: Path) -> Path:
+    """Where TensorBoard finds the run: in `runs` with the others, or in its own folder."""
+    return folder.parent if folder.parent.name == "runs" else folder
+
+
+def _clock() -> str:
     """The time of day, to begin a line with, where the output is no terminal."""
     return "" if sys.stdout.isatty() else time.strftime("%H:%M:%S  ")
-
-
-def say(text: str) -> None:
-    """Print for people, at once: torchrun's pipes would hold it back."""
-    print(text, file=sys.stdout, flush=True)
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -1,7 +1,6 @@
 """Pictures of a run: what the network sees, its first kernels, and what it takes images for."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.dataset import short
 from alexnet_dali.pipeline.feeder import Batch
-from alexnet_dali.train.config import DataConfig
-from alexnet_dali.train.data import crop_mean, samples
-from alexnet_dali.train.evaluation import probabilities
-from alexnet_dali.train.parallel.ranks import Ranks
 
 NUM_PREDICTIONS = 8
 NUM_GUESSES = 5
@@ -31,22 +26,27 @@ _LINE, _MARGIN, _PERCENT = 20, 8, 55
 class Pictures:
     """Draws the state of a run. All ranks take part, as each holds a part of the network."""
 
-    def __init__(self, dataset: Dataset, data: DataConfig, ranks: Ranks) -> None:
-        """Read the validation images that are shown, evenly spread over their list."""
-        self._ranks, self._classes = ranks, short(dataset.names)
-        self._samples = samples(dataset.val, NUM_PREDICTIONS, data, ranks)
-        self._mean = crop_mean(dataset.stats, data, ranks.device)
+    def __init__(
+        self, samples: Batch, names: Sequence[str], predict: Callable[[Tensor], Tensor], draws: bool
+    ) -> None:
+        """`samples` are the images whose predictions are shown: central squares [n, 3, S, S].
 
-    def draw(
-        self, model: AlexNet, batch: Batch, autocast: AbstractContextManager[None]
-    ) -> dict[str, NDArray[np.uint8]]:
-        """Pictures [H, W, 3] by their tags; none but on the main rank. Every rank must call it."""
+        `names` are those of the classes. `predict` gives probabilities [n, C] of such squares.
+        `draws`: whether this rank draws; one does.
+        """
+        self._samples, self._names = samples, short(names)
+        self._predict, self._draws = predict, draws
+
+    def draw(self, model: AlexNet, batch: Batch) -> dict[str, NDArray[np.uint8]]:
+        """Pictures [H, W, 3] by their tags; none where another rank draws.
+
+        Every rank must call it.
+        """
         images, labels = self._samples
-        with autocast:
-            scores = probabilities(model, images, self._mean, num_views=1)
+        scores = self._predict(images)
         own = [{"conv1": column.state_dict()["conv1.weight"]} for column in model.own_columns]
         kernels = model.columns.merge(own)["conv1"]
-        if not self._ranks.is_main:
+        if not self._draws:
             return {}
         squares = images.permute(0, 2, 3, 1).byte().cpu().numpy()
         return {
@@ -55,7 +55,7 @@ class Pictures:
                 kernels.cpu().numpy(), model.columns.num_columns
             ),
             "pictures/3 predictions on validation images": predictions(
-                squares, labels.tolist(), scores.cpu().numpy(), self._classes
+                squares, labels.tolist(), scores.cpu().numpy(), self._names
             ),
         }
 

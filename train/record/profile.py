@@ -17,20 +17,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.train.capture import READY
 
-_WARM_UP = READY
-"""Steps that are not recorded: compilation and first use of memory would fill the picture."""
 _SAMPLE_EVERY = 0.005  # seconds
 _DECODERS = "[DALI][TP"  # how DALI names the threads of its pool
 
 
 class Profile:
-    """Records `num_steps` steps of this process after the first five; with 0 steps, nothing."""
+    """Records `num_steps` steps of this process; with 0 steps, nothing."""
 
-    def __init__(self, num_steps: int, path: Path, device: torch.device) -> None:
-        """`path` is the trace to write; on a GPU, it has the kernels, too."""
-        self._done, self._last, self._path = 0, _WARM_UP + num_steps, path
+    def __init__(self, num_steps: int, warm_up: int, path: Path, device: torch.device) -> None:
+        """`path` is the trace to write; on a GPU, it has the kernels, too.
+
+        `warm_up` steps come before: compilation and first use of memory would fill the picture.
+        """
+        self._done, self._path = 0, path
+        self._first, self._last = warm_up, warm_up + num_steps
         self.is_on = num_steps > 0  # until the trace is written
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
@@ -39,7 +40,7 @@ class Profile:
         if not self.is_on:
             return
         self._done += 1
-        if self._done == _WARM_UP:
+        if self._done == self._first:
             self._decoders = _DecoderThreads()
             self._profiler = profile(activities=[ProfilerActivity.CPU, *self._on_gpu])
             self._profiler.start()
