@@ -383,7 +383,7 @@ class Trainer:
         refused = ""
         if self.ranks.is_main:
             try:
-                self._lock = claim(self.folder, self.config, self.plan.steps_per_epoch)
+                self._lock = claim(self.folder, self.config)
             except (ValueError, OSError) as error:
                 refused = f"{error}{advice(error)}"
         newest = checkpoint.newest(self.folder / "checkpoints")
