@@ -95,7 +95,7 @@ def resumed(run, data):
     works_or_says(lambda: changed_options(read_config(run), CONFIG), str(path))
 
     def resume():
-        claim(run, CONFIG, 5).release()
+        claim(run, CONFIG).release()
 
     works_or_says(resume, str(run))
 

@@ -156,7 +156,7 @@ def test_another_version_is_named_and_never_called_damage(content, message, seal
         lambda: checkpoint.load(path),
         lambda: checkpoint.newest_sound(folder),
         lambda: read_config(tmp_path / "run"),
-        lambda: claim(tmp_path / "run", Config(), 1),
+        lambda: claim(tmp_path / "run", Config()),
     ):
         with pytest.raises(VersionError, match=message) as error:
             use()

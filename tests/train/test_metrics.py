@@ -21,7 +21,7 @@ recipe, train = test_train.recipe, test_train.train
 def folder(recipe, tmp_path):
     """A run's folder, which stays claimed."""
     folder = tmp_path / "run"
-    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]), 1)
+    lock = claim(folder, load([str(recipe), "--data.root", "x", "--run.dir", str(folder)]))
     yield folder
     lock.release()
 
@@ -104,6 +104,7 @@ def test_every_line_up_to_a_checkpoint_is_on_the_disk_before_it(train, tmp_path,
 
     monkeypatch.setattr(Monitor, "write", note)
     monkeypatch.setattr(checkpoint, "save", look)
+    monkeypatch.setattr(Trainer, "_save_is_due", lambda self: False)  # by the clock
     assert train(tmp_path / "run", "--run.checkpoint_minutes", "0", "--run.max_steps", "6") == 0
     assert len(found) == 6 and all(lines == logged for lines, logged in found)
 

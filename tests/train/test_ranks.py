@@ -116,6 +116,6 @@ def test_a_held_lock_and_a_file_system_without_locks_have_different_messages(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(ValueError, match=message):
-        claim(tmp_path / "run", config=None, steps_per_epoch=1)
+        claim(tmp_path / "run", config=None)
     with pytest.raises(ValueError, match=message), resumable_folder(tmp_path / "prepared", "x"):
         pass

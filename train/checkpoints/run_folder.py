@@ -48,7 +48,7 @@ class RunFolder:
         refused = ""
         if self._ranks.is_main:
             try:
-                self._lock = claim(self._path, config, self._steps_per_epoch)
+                self._lock = claim(self._path, config)
             except (ValueError, OSError) as error:
                 refused = f"{error}{advice(error)}"
         newest = self.newest()
@@ -173,12 +173,16 @@ class Change(NamedTuple):
 
 
 class Resumption(NamedTuple):
-    """A run that resumes from a checkpoint, after `epoch` epochs, with another config."""
+    """A run that resumes from a checkpoint with another config."""
 
     old: Config
     new: Config
     saved: dict[str, Any]
-    epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.saved["schedule"]["completed"]
 
 
 class Rule(NamedTuple):
@@ -193,7 +197,7 @@ def _keeps_lr(run: Resumption) -> bool:
     if (run.old.optim.schedule, run.new.optim.schedule) != ("plateau", "multistep"):
         return False
     rates = schedule(run.new.optim, run.new.train.epochs)
-    rates.restore({**run.saved["schedule"], "completed": run.epoch})
+    rates.restore(run.saved["schedule"])
     return rates.lr == run.saved["lr"]
 
 
@@ -242,7 +246,7 @@ MAY_CHANGE = {
 """All that may change in a run's folder; docs/train.md has the same table."""
 
 
-def claim(folder: Path, config: Config, steps_per_epoch: int) -> FileLock:
+def claim(folder: Path, config: Config) -> FileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
     Options may differ from the run's as MAY_CHANGE has it: `changes.txt` keeps a record.
@@ -261,7 +265,7 @@ def claim(folder: Path, config: Config, steps_per_epoch: int) -> FileLock:
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / _LOCK, in_use)
     if newest is not None:
-        _check_changes(folder, config, steps_per_epoch)
+        _check_changes(folder, config)
     # What a writer that was killed left behind.
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         leftover.unlink()
@@ -338,14 +342,14 @@ def _is_free(option: str) -> bool:
     return rule is not None and rule.allows is None
 
 
-def _check_changes(folder: Path, config: Config, steps_per_epoch: int) -> None:
+def _check_changes(folder: Path, config: Config) -> None:
     """ConfigError unless the run so far would have been the same with `config`; notes changes."""
     old = read_config(folder)
     changes = changed_options(old, config)
     found = checkpoint.newest_sound(folder / "checkpoints") if changes else None
     if found is None:
         return
-    run = Resumption(old, config, found[1], found[1]["step"] // steps_per_epoch)
+    run = Resumption(old, config, found[1])
     refused = []
     for change in changes:
         rule = MAY_CHANGE.get(change.option)

@@ -67,7 +67,7 @@ class TrainingState:
         for column, own in zip(self.model.own_columns, momentum, strict=True):
             self.optimizer.restore(column, own, saved["lr"], epoch)
         try:
-            self.schedule.restore({**saved["schedule"], "completed": epoch})
+            self.schedule.restore(saved["schedule"])
         except KeyError as error:
             raise ValueError(
                 f"the checkpoint was written with another learning-rate schedule (it has no "
