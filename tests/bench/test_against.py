@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.bench import __main__ as bench
@@ -117,3 +118,12 @@ def test_rounds_begin_with_each_of_a_pair_in_turn(prepared, monkeypatch, capsys)
     assert started == [ours, theirs, theirs, ours] * 3
     printed = capsys.readouterr().out.replace(" ", "")
     assert "|ours|images_per_second|2|2|2|0.9688|larger|" in printed
+
+
+def test_a_checkout_before_0_3_reads_the_folder_in_format_1(prepared, tmp_path):
+    (tmp_path / "setup.cfg").write_text("packages = pipeline")
+    (tmp_path / "tools/bench").mkdir(parents=True)
+    (word,), _ = Other.at(str(tmp_path)).command(([str(prepared)], {}))
+    about = yaml.safe_load((Path(word) / "dataset.yaml").read_text())
+    assert about == yaml.safe_load((prepared / "dataset.yaml").read_text()) | {"format": 1}
+    assert (Path(word) / "train.txt").samefile(prepared / "train.txt")

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 CONFIDENCE = 0.95
 ENOUGH = 6
 """Rounds from which an interval can hold the median with `CONFIDENCE`."""
@@ -46,18 +48,22 @@ class Other(NamedTuple):
     def command(self, command: Command) -> Command:
         """The same, with this checkout's packages."""
         arguments, environment = command
-        arguments = [self._module(word) for word in arguments]
+        arguments = [self._word(word) for word in arguments]
         return arguments, environment | packages_of(self.folder)
 
-    def _module(self, word: str) -> str:
-        """What this checkout calls one of our modules; other words stay."""
-        return word if has_namespace(self.folder) else word.removeprefix("alexnet_dali.")
+    def _word(self, word: str) -> str:
+        """What this checkout calls one of our modules, or reads in place of a prepared folder."""
+        if has_namespace(self.folder):
+            return word
+        if (Path(word) / "dataset.yaml").is_file():
+            return _in_format_1(word)
+        return word.removeprefix("alexnet_dali.")
 
     def baselines(self, module: str, function: str, *arguments: object) -> list[str]:
         """The names of this checkout's own baselines."""
         if not has_namespace(self.folder):  # they were called baselines then
             function = function.replace("baselines", "baselines")
-        script = f"from {self._module(module)} import {function} as f; import json; "
+        script = f"from {self._word(module)} import {function} as f; import json; "
         script += "print(json.dumps([*f("
         script += ", ".join(map(repr, arguments)) + ")]))"
         environment = os.environ | packages_of(self.folder)
@@ -86,6 +92,19 @@ def packages_of(folder: Path) -> dict[str, str]:
     for name in ("model", "pipeline", "tools", "train"):
         (packages / name).symlink_to(folder / name)
     return {"PYTHONPATH": links.name, "PYTHONSAFEPATH": "1"}
+
+
+@cache
+def _in_format_1(folder: str) -> str:
+    """Links to a prepared folder's files, with a dataset.yaml as versions before 0.3 expect it."""
+    links = tempfile.TemporaryDirectory()
+    atexit.register(links.cleanup)
+    for path in Path(folder).resolve().iterdir():
+        if path.name != "dataset.yaml":
+            (Path(links.name) / path.name).symlink_to(path)
+    about = yaml.safe_load((Path(folder) / "dataset.yaml").read_text()) | {"format": 1}
+    (Path(links.name) / "dataset.yaml").write_text(yaml.safe_dump(about))
+    return links.name
 
 
 def both(commands: dict[str, Command], other: Other, has: Iterable[str]) -> dict[str, Command]:
