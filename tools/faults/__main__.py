@@ -15,12 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tabulate import tabulate
-
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.faults.outcomes import Fault, Outcome
 from alexnet_dali.tools.faults.rows import FAULTS
 from alexnet_dali.tools.faults.runs import Bench
+from alexnet_dali.tools.tables import records
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
         bench = Bench(Path(folder), random.Random(args.seed))
         bench.prepare()
         rows = [_row(bench, fault, args.times or fault.times) for fault in chosen]
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    print(records(rows))
     failed = [str(row["fault"]) for row in rows if row["lost"] != "nothing"]
     if failed:
         raise ValueError(f"something was lost by: {', '.join(failed)}")

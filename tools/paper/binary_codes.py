@@ -15,13 +15,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.paper.drawing import BLUE, RED
 from alexnet_dali.tools.paper.neighbors import COUNT, same_label
+from alexnet_dali.tools.tables import markdown
 
 _HIDDEN, _BATCH, _STEPS = 512, 256, 1500
 _NOISE = 4.0
@@ -124,7 +124,7 @@ def table(rows: list[Retrieval]) -> str:
     lines = [
         [
             row.name,
-            row.bytes_per_image,
+            str(row.bytes_per_image),
             f"{row.same_label:.1%}",
             f"{row.queries_per_second:,.0f}",
             f"{ratio:.1f}",
@@ -139,7 +139,7 @@ def table(rows: list[Retrieval]) -> str:
         "searches/s",
         "times as fast",
     ]
-    return tabulate(lines, headings, tablefmt="github", disable_numparse=True)
+    return markdown(lines, headings)
 
 
 def draw(rows: list[Retrieval], num_images: int) -> Figure:
