@@ -135,6 +135,11 @@ def main(argv: list[str]) -> None:
             "no GPU was found; `make test` runs the tests for CPUs, `make rehearse` those that "
             "emulate GPUs"
         )
+    if "tests" in args.parts and not (ROOT / "tests").is_dir():
+        raise ValueError(
+            "the tests are not installed: run this in a checkout (pip install -e '.[dev]'), or "
+            f"give --parts {' '.join(name for name in args.parts if name != 'tests')}"
+        )
     for folder in args.data:
         Dataset.open(Path(folder))
     with tempfile.TemporaryDirectory() as scratch:
@@ -213,9 +218,7 @@ def _benchmarks(
     reports, failures = {}, {}
     for name, (command, report) in commands.items():
         print(f"\n$ python {' '.join(command)}", flush=True)
-        result = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        result = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True)
         if result.returncode:
             failures[name] = result.stderr.strip()[-1000:]
         else:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -94,6 +93,8 @@ def compare(
         raise ValueError(
             f"found {len(train)} training images; expected {COUNT} or more to find neighbours among"
         )
+    import faiss
+
     exact = faiss.IndexFlatL2(train.shape[1])
     rows = [_measure("full vectors", exact, train, val, labels)]
     for bits in all_bits:

@@ -11,6 +11,7 @@ alexnet figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
     """Figure 4, right: the training images nearest to some validation images."""
+    import_module("faiss")  # without it, this ends before features are computed
     dataset = Dataset.open(Path(args.data))
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
@@ -116,6 +118,7 @@ def codes_figure(args: argparse.Namespace) -> Figure:
 
     At most 1,000 validation images are the queries.
     """
+    import_module("faiss")  # without it, this ends before features are computed
     dataset = Dataset.open(Path(args.data))
     queries = neighbors.some(dataset.val, _QUERIES)
     with join(args.device, num_columns=1) as ranks:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -76,6 +75,8 @@ def nearest(
             f"found {len(database)} training images; expected {count} or more to find neighbours "
             "among"
         )
+    import faiss
+
     index = faiss.IndexFlatL2(database.shape[1])
     index.add(database)
     return index.search(queries, count)[1]

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,18 @@ from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
-from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
 from alexnet_dali.tools.predict.pictures import PassedOver, Pictures, find, open_pictures
 from alexnet_dali.train.data import evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
 from alexnet_dali.train.networks import Trained, open_network
 from alexnet_dali.train.parallel.ranks import Ranks, join
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+MOST_DRAWN = 60
+"""Pictures in one figure: more would be no figure, but a scroll."""
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""
@@ -41,6 +48,8 @@ _PROGRESS_FROM = 200
 def main(argv: list[str]) -> None:
     """Classify as the arguments say; ValueError where nothing could be classified."""
     args = _arguments(argv)
+    if args.figure:  # without Matplotlib, this ends before anything is classified
+        from alexnet_dali.tools.predict.drawing import draw
     with join(args.device, num_columns=1) as ranks:
         if ranks.world_size > 1:
             raise ValueError(
@@ -52,7 +61,10 @@ def main(argv: list[str]) -> None:
     if not answers:
         raise ValueError("no picture could be classified")
     if args.figure:
-        _draw(network, answers, Path(args.figure))
+        if len(answers) > MOST_DRAWN:
+            shown = f"{args.figure} shows the first {MOST_DRAWN} of {len(answers)} pictures"
+            print(shown, file=sys.stderr)
+        _save(draw(network, answers[:MOST_DRAWN]), Path(args.figure))
     if args.json:
         about = {"checkpoint": str(network.path), "step": network.step, "views": args.views}
         passed_over = [{"path": path, "reason": reason} for path, reason in odd]
@@ -124,10 +136,7 @@ def _complain(odd: list[PassedOver]) -> None:
         tqdm.write(f"passed over {one_line(path)}: {one_line(reason)}", file=sys.stderr)
 
 
-def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
-    if len(answers) > MOST_DRAWN:
-        print(f"{path} shows the first {MOST_DRAWN} of {len(answers)} pictures", file=sys.stderr)
-    figure = draw(network, answers[:MOST_DRAWN])
+def _save(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=150)
