@@ -19,7 +19,7 @@ from safetensors import safe_open
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.export import __main__ as export
-from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet, weights
+from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet
 from alexnet_dali.tools.export.plain import plain
 from alexnet_dali.train.config import Config, DataConfig
 from alexnet_dali.train.networks import Trained, open_network, predict
@@ -189,7 +189,7 @@ def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeyp
     module = plain(open_network(trained, CPU))
     monkeypatch.setattr(export, "open_network", changed)
     monkeypatch.setattr(export, "plain", lambda network: module)
-    monkeypatch.setattr(export, "onnx_model", lambda network, _: graphs[False].read_bytes())
+    monkeypatch.setattr(onnx_graph, "onnx_model", lambda network, _: graphs[False].read_bytes())
     out = tmp_path / f"network{export._SUFFIXES[form]}"
     with pytest.raises(
         ValueError, match=r"differ by up to \d\.\de-04 of the likeliest; expected 1e-04"
@@ -242,11 +242,3 @@ def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
 def test_options_that_do_not_go_together_are_refused(options, message, trained):
     with pytest.raises(ValueError, match=message):
         export.main([str(trained), *options])
-
-
-def test_a_missing_package_is_named_with_the_command_that_brings_it(trained, monkeypatch):
-    monkeypatch.setattr(weights, "save", None)
-    monkeypatch.setattr(onnx_graph, "onnxscript", None)
-    for form, suffix in export._SUFFIXES.items():
-        with pytest.raises(ValueError, match=r"pip install -e '\.\[export\]'"):
-            export.main([str(trained), "--to", form, "--out", f"x{suffix}"])

@@ -12,25 +12,22 @@ class is taken for right.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from alexnet_dali.pipeline.dataset import ImageList, one_line
+from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
 from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare.pictures import PassedOver, Pictures, find, open_pictures
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
-from alexnet_dali.tools.predict.pictures import PassedOver, Pictures, find, open_pictures
-from alexnet_dali.train.data import evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
+from alexnet_dali.train.inference import batches_of
 from alexnet_dali.train.networks import Trained, open_network
 from alexnet_dali.train.parallel.ranks import Ranks, join
 
@@ -109,26 +106,15 @@ def _classify(
     answers: dict[int, Answer] = {}
     with TemporaryDirectory(prefix="predict-") as folder:
         lists, odd = open_pictures(part.source, network.config.data.resize, pool, Path(folder))
-        for images in lists:
-            for place, scores, square in _scores(network, images, ranks, args):
-                answers[place] = Answer.of(
-                    part.known[place], scores, square if with_squares else None
-                )
+        for batch in batches_of(network, lists, ranks, args.batch_size):
+            scores = probabilities(network.model, batch.images, network.mean, args.views)
+            squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
+            for row, place in enumerate(batch.labels.tolist()):
+                if place != IGNORE_INDEX:
+                    square = squares[row] if with_squares else None
+                    answers[place] = Answer.of(part.known[place], scores[row].cpu().numpy(), square)
     passed_over = [(part.known[place].path, reason) for place, reason in odd.items()]
     return [answers[place] for place in sorted(answers)], passed_over
-
-
-def _scores(
-    network: Trained, images: ImageList, ranks: Ranks, args: argparse.Namespace
-) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.uint8]]]:
-    """(label, probabilities [C], central square [resize, resize, 3]) of each image of a list."""
-    batch_size = min(args.batch_size, len(images))
-    for batch in evaluation_batches(images, network.config.data, ranks, batch_size):
-        scores = probabilities(network.model, batch.images, network.mean, args.views).cpu().numpy()
-        squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
-        for row, label in enumerate(batch.labels.tolist()):
-            if label != IGNORE_INDEX:
-                yield label, scores[row], squares[row]
 
 
 def _complain(odd: list[PassedOver]) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import one_line, short
+from alexnet_dali.pipeline.prepare.pictures import Picture
 from alexnet_dali.tools import tables
-from alexnet_dali.tools.predict.pictures import Picture
 from alexnet_dali.train.networks import Trained
 
 NUM_GUESSES = 5
