@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,11 +17,12 @@ import torch
 from safetensors import safe_open
 
 from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.layers import Conv, Linear
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.export import __main__ as export
 from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet
-from alexnet_dali.tools.export.plain import plain
-from alexnet_dali.train.config import Config, DataConfig
+from alexnet_dali.tools.export.plain import metadata, plain
+from alexnet_dali.train.config import Config, DataConfig, load
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 from tests import reference
@@ -61,6 +62,60 @@ def test_the_plain_module_is_the_network_for_every_variant(variant):
     torch.testing.assert_close(logits, original, rtol=1e-12, atol=1e-12 * scale)
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12 * scale)
     assert torch.equal(module(images + 0.0), module(images[:, :, edge:-edge, edge:-edge]))
+
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [
+    "alexnet-2012.yaml",
+    *sorted(path.name for path in (ROOT / "configs/variants").iterdir()),
+]
+SMALL = ["--data.resize", RESIZE, "--data.crop", CROP, "--data.root", "none", "--model.kernels"]
+SMALL += ["[8,12,16,16,12]", "--model.conv1_size", 5, "--model.conv1_stride", 2]
+SMALL += ["--model.fc_width", 24]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_plain_module_is_the_network_of_every_recipe_and_variant(recipe):
+    """The two are written apart; the table of layers alone describes both."""
+    folder = (
+        ROOT / "configs" / ("variants" if (ROOT / "configs/variants" / recipe).exists() else "")
+    )
+    files = [ROOT / "configs/demo.yaml", "--config", folder / recipe]
+    config = load(list(map(str, [*files, *SMALL])))
+    model = AlexNet(config.model, CLASSES, CROP, seed=3).double()
+    mean, classes = (128 * torch.rand(3, CROP, CROP)).double(), list("abcdefg")
+    module = plain(Trained(Path("none"), 0, config, model, mean, classes, classes)).double()
+    images, edge = squares(4).double(), (RESIZE - CROP) // 2
+    with torch.no_grad():
+        original = model(images[:, :, edge : edge + CROP, edge : edge + CROP] - mean)
+        torch.testing.assert_close(module(images), original, rtol=1e-12, atol=1e-13)
+
+
+def test_the_plain_module_is_given_all_that_the_table_says():
+    """A new field of a layer needs a line in tools/export/plain.py, and a place in this list."""
+    assert {field.name for kind in (Conv, Linear) for field in fields(kind)} == {
+        "activation_last",
+        "dropout",
+        "kernels",
+        "name",
+        "neurons",
+        "norm",
+        "padding",
+        "pool",
+        "reads_both",
+        "size",
+        "stride",
+        "within_channel_norm",
+    }
+
+
+@pytest.mark.parametrize("layer", ["conv2", "fc6"])
+def test_an_unknown_activation_is_no_tanh(layer):
+    network = untrained({})
+    about = json.loads(metadata(network)["network"])
+    next(one for one in about["layers"] if one["name"] == layer)["activation"] = "gelu"
+    with pytest.raises(KeyError, match="gelu"):
+        plain_alexnet.AlexNet(about)
 
 
 def test_features_of_every_layer_have_names():
@@ -204,7 +259,7 @@ def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path,
     shutil.copy(graphs[True], tmp_path / "alexnet.onnx")
     picture = sorted(Path(Dataset.open(prepared).val.root).rglob("*.jpg"))[0]
     shutil.copy(picture, tmp_path / "picture.jpg")
-    text = (Path(export.__file__).parents[2] / "docs/use.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/use.md").read_text()
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     code = [dedent(block) for block in blocks if "import " in block or "network." in block]
     assert len(code) == 3
