@@ -194,7 +194,7 @@ NEEDED_EXTRAS = {
     "tools/paper/drawing.py": "plots",
     "tools/paper/figures.py": "plots",
     "tools/paper/kernels.py": "plots",
-    "tools/paper/neighbors.py": "search",
+    "tools/paper/neighbors.py": "plots",
     "tools/paper/relu_vs_tanh.py": "plots",
     "tools/predict/__main__.py": "plots",  # for --figure
     "tools/predict/drawing.py": "plots",

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from alexnet_dali.model.alexnet import AlexNet
@@ -260,6 +261,7 @@ def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path,
     picture = sorted(Path(Dataset.open(prepared).val.root).rglob("*.jpg"))[0]
     shutil.copy(picture, tmp_path / "picture.jpg")
     text = (Path(__file__).parents[2] / "docs/use.md").read_text()
+    notebook, text = text.split("## Take it to other programs")
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     code = [dedent(block) for block in blocks if "import " in block or "network." in block]
     assert len(code) == 3
@@ -275,6 +277,20 @@ def test_the_code_in_the_documentation_runs(graphs, trained, prepared, tmp_path,
         scores, _ = predict(open_network(trained, CPU), Dataset.open(prepared), ranks, 1)
     np.testing.assert_allclose(module, scores[0], atol=0.01)  # Pillow resizes almost as DALI does
     assert result.stdout.split() == ["abc"[scores[0].argmax()]] * 2
+    found = _in_a_notebook(notebook.split("## In a notebook")[1], trained, tmp_path, monkeypatch)
+    np.testing.assert_allclose(found["probabilities"][0], scores[0], rtol=0, atol=1e-6)
+    assert found["hidden"].shape == (2, 24)
+
+
+def _in_a_notebook(text, trained, folder, monkeypatch):
+    """What the code of docs/use.md leaves in its names."""
+    (folder / "runs").mkdir()
+    (folder / "runs/alexnet").symlink_to(trained)
+    Image.open(folder / "picture.jpg").save(folder / "other.png")
+    monkeypatch.chdir(folder)
+    found = {}
+    exec("\n".join(line[4:] for line in text.splitlines() if line.startswith("    ")), found)
+    return found
 
 
 def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):

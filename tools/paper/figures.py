@@ -103,7 +103,6 @@ def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:
 
 def neighbors_figure(args: argparse.Namespace) -> Figure:
     """Figure 4, right: the training images nearest to some validation images."""
-    import_module("faiss")  # without it, this ends before features are computed
     dataset = Dataset.open(Path(args.data))
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
