@@ -45,8 +45,11 @@ def _cell(value: object, precision: str) -> str:
 def _padded(
     rows: Sequence[Sequence[str]], headings: Sequence[str], right: Collection[int]
 ) -> tuple[list[list[str]], list[int]]:
-    """Headings and rows with every cell as wide as its column, and those widths."""
-    table = [headings, *rows]
+    """Headings and rows with every cell as wide as its column, and those widths.
+
+    What a row lacks at its end is empty.
+    """
+    table = [[*row, *[""] * (len(headings) - len(row))] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         [

@@ -1,3 +1,5 @@
+import pytest
+
 from alexnet_dali.tools import tables
 
 
@@ -15,6 +17,9 @@ def test_columns_are_as_wide_as_their_longest_cell():
         "| a    |  1.0% | yy |",
         "| long |   100 |    |",
     ]
+    assert tables.plain([["a"]], ["n", "q"]).splitlines() == ["n  q", "-  -", "a"]
+    with pytest.raises(ValueError):
+        tables.plain([["a", "b"]], ["n"])
     assert tables.markdown([], ["n"]).splitlines() == ["| n |", "|---|"]
 
 
