@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
 
 .PHONY: demo test rehearse check faults gpu-check clean
 
-demo: .venv/installed
+demo: .venv/demo
 	$(BIN)/alexnet demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
@@ -44,9 +44,11 @@ build/alexnet_dali:
 	mkdir -p $@
 	for package in model pipeline tools train; do ln -s ../../$$package $@/; done
 
-.venv/installed: setup.cfg pyproject.toml
+.venv/demo: EXTRA = plots
+.venv/installed: EXTRA = dev
+.venv/demo .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	touch $@

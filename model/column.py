@@ -12,6 +12,9 @@ from alexnet_dali.model.local_response_norm import Norm, within_channel_norm
 
 Activation = Callable[[Tensor], Tensor]
 
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "tanh": torch.tanh}
+"""Of hidden neurons, by the names in a config (section 3.1)."""
+
 
 class Column(nn.Module):
     """The layers of the table, each with this column's share of its kernels or neurons."""
@@ -23,7 +26,7 @@ class Column(nn.Module):
     ) -> None:
         """`norm` is the response norm to use; AlexNet sets the weights."""
         super().__init__()
-        activation: Activation = F.relu if config.activation == "relu" else torch.tanh
+        activation = ACTIVATIONS[config.activation]
         *hidden, last = table
         for layer in hidden:
             shape = shapes[layer.name]

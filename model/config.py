@@ -1,7 +1,7 @@
 """What the network is made of: the sizes in the paper, and the variants that it compares."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
@@ -90,6 +90,7 @@ class ModelConfig:
 
 def check(config: ModelConfig) -> None:
     """ValueError where the network can't be built."""
+    _check_choices(config)
     if len(config.kernels) != len(CONVOLUTIONS):
         raise ValueError(
             f"model.kernels is {list(config.kernels)}; expected five numbers, for conv1 to conv5 "
@@ -114,6 +115,19 @@ def check(config: ModelConfig) -> None:
             f"model.cross_talk names {', '.join(absent)}, which model.skip_layers leaves out; name "
             "a layer that is there"
         )
+
+
+def _check_choices(config: ModelConfig) -> None:
+    """Python lets any value pass for a Literal."""
+    for name, kind in get_type_hints(ModelConfig).items():
+        several = get_origin(kind) is tuple
+        inner = get_args(kind)[0] if several else kind
+        if get_origin(inner) is not Literal:
+            continue
+        for found in getattr(config, name) if several else [getattr(config, name)]:
+            if found not in get_args(inner):
+                expected = ", ".join(map(str, get_args(inner)))
+                raise ValueError(f"model.{name}: found {found!r}; expected one of {expected}")
 
 
 def _check_widths(config: ModelConfig) -> None:

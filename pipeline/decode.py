@@ -1,11 +1,13 @@
 """Decode files whole, with DALI's CPU decoder, which training uses on a CPU; never on a GPU."""
 
-import contextlib
 import io
 import re
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +17,6 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
 
-with contextlib.suppress(ImportError):
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-
 MAX_PIXELS = 178_956_970
 """Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the
 memory.
@@ -28,8 +25,8 @@ memory.
 MOST_TOGETHER = 64
 """Files that are decoded in one batch at most."""
 
-Image.MAX_IMAGE_PIXELS = None  # the limit above goes for both decoders
-PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26  # a sound picture may come with megabytes of text
+_MAX_TEXT = 1 << 26  # a sound PNG picture may come with megabytes of text
+_LOCK = threading.RLock()
 _ORIENTATION = 274  # EXIF
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _VERDICT = re.compile(
@@ -87,10 +84,38 @@ class Header(NamedTuple):
         return self.format == "JPEG" and self.mode in ("L", "RGB") and not self.unlike
 
 
+@contextmanager
+def pillow_limits() -> Iterator[None]:
+    """Within, Pillow opens what DALI would: MAX_PIXELS is the only limit, and it may know HEIC.
+
+    Whoever imports this package finds Pillow's own limits as they were.
+    """
+    _know_heic()
+    with _LOCK:
+        before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, _MAX_TEXT
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
+
+
+def formats_by_suffix() -> dict[str, str]:
+    """Pillow's names of the formats of images, by the ends of files' names: `.jpg`: JPEG."""
+    _know_heic()
+    return Image.registered_extensions()
+
+
+@lru_cache(maxsize=1)
+def _know_heic() -> None:
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+
+
 def look(data: NDArray[np.uint8]) -> Header:
     """Read the header alone; ValueError where it is no image, or one too large to decode."""
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
+        with pillow_limits(), Image.open(io.BytesIO(data.tobytes())) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -110,7 +135,8 @@ def look(data: NDArray[np.uint8]) -> Header:
     except UnidentifiedImageError:
         if data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in _HEIF:
             raise ValueError(
-                "a HEIC file; with pip install pillow-heif, --resize would store it as JPEG"
+                "a HEIC file; with pip install 'alexnet-dali[heic]', --resize would store it as "
+                "JPEG"
             ) from None
         raise ValueError("not an image, or cut short in its header") from None
     except (MemoryError, ValueError):

@@ -1,4 +1,8 @@
 import ast
+import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,3 +141,87 @@ def test_few_files_know_the_whole_config():
             for word in (getattr(node, "id", None), getattr(node, "name", None))
         }
         assert "Config" not in names or name in KNOW_THE_WHOLE_CONFIG, name
+
+
+STATE = """
+import faulthandler, gc, importlib, json, os, resource, signal, sys, threading, warnings
+import PIL.Image, PIL.PngImagePlugin, torch
+{first}
+
+def state():
+    PIL.Image.preinit()
+    return {{
+        "gc": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()],
+        "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "pillow": [PIL.Image.MAX_IMAGE_PIXELS, PIL.PngImagePlugin.MAX_TEXT_CHUNK],
+        "formats": sorted(PIL.Image.OPEN),
+        "warnings": list(map(str, warnings.filters)),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "running": [thread.name for thread in threading.enumerate()],
+        "environment": dict(os.environ),
+        "precision": torch.get_float32_matmul_precision(),
+        "hooks": [str(sys.excepthook), faulthandler.is_enabled(), len(sys.meta_path)],
+        "path": sys.path,
+    }}
+
+before = state()
+for name in {names}:
+    importlib.import_module(name)
+{last}
+after = state()
+print(json.dumps({{key: [before[key], after[key]] for key in before if before[key] != after[key]}}))
+"""
+THIRD_PARTY = """import faiss, jinja2, matplotlib.figure, nvidia.dali.fn, nvidia.dali.pipeline
+import jsonargparse, onnxruntime, onnxscript, scipy.optimize, torch.utils.tensorboard, tqdm
+"""
+"""They are imported first: what they change is not ours to answer for."""
+
+
+def changed_by_importing(names, last=""):
+    code = STATE.format(first=THIRD_PARTY, names=names, last=last)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_importing_changes_nothing_for_others():
+    """Pillow's limits, that of open files, signals, garbage collection, warnings, threads, ..."""
+    names = [
+        ".".join(("alexnet_dali", *path.relative_to(ROOT).with_suffix("").parts))
+        for room in ALLOWED
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if path.name not in ("__init__.py", "checkout.py")
+    ]
+    assert len(names) > 100
+    assert changed_by_importing(names) == {}
+
+
+def test_a_change_by_importing_is_seen():
+    last = "PIL.Image.MAX_IMAGE_PIXELS = None; gc.disable(); os.environ['A_NAME'] = 'x'"
+    assert changed_by_importing([], last).keys() == {"gc", "pillow", "environment"}
+
+
+PUBLIC = {
+    "pipeline": {"DataLoader", "Dataset", "Pixels", "RandomCrop", "RandomResizedCrop"},
+    "model": {"AlexNet", "Columns", "ModelConfig"},
+    "train": {"open_run"},
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_packages_list_their_public_names_and_import_them_late(package):
+    """A fresh process: `dir` alone must not import DALI or torch."""
+    code = (
+        f"import sys, alexnet_dali.{package} as package\n"
+        "names = dir(package)\n"
+        "assert not {'torch', 'nvidia.dali'} & set(sys.modules)\n"
+        "assert [getattr(package, name) for name in names] and names == package.__all__\n"
+        "print(*names)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.split()) >= PUBLIC[package]
+    module = importlib.import_module(f"alexnet_dali.{package}")
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = module.Nothing

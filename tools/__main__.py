@@ -5,6 +5,8 @@ import signal
 import sys
 from importlib import import_module
 
+from alexnet_dali.tools.extras import needed
+
 COMMANDS = {
     "prep": ("prep_imagenet", "prepare images: check every file, list them, take statistics"),
     "show-batch": ("show_batch", "draw what training sees"),
@@ -40,8 +42,12 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if name == "train":
         sys.exit(import_module("alexnet_dali.train.__main__").main(arguments))
-    module = import_module(f"alexnet_dali.tools.{COMMANDS[name][0]}")
-    import_module("alexnet_dali.tools.cli").run(module.main, arguments)
+    try:
+        module = import_module(f"alexnet_dali.tools.{COMMANDS[name][0]}")
+        import_module("alexnet_dali.tools.cli").run(module.main, arguments)
+    except ModuleNotFoundError as error:
+        print(f"error: {needed(name, error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _usage() -> str:

@@ -11,6 +11,7 @@ import hashlib
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> None:
     parser = command_line("alexnet demo", __doc__)
     parser.add_argument("--data", metavar="DIR", help="your class folders")
     args = parser.parse_args(argv)
+    for package in ("jinja2", "matplotlib"):
+        import_module(package)  # the report's: without them, this ends before minutes of training
     images, name = Path(".demo/images"), "demo"
     if args.data:
         images = Path(args.data).resolve()

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.tables import records
 from alexnet_dali.train.evaluation import halves, mixture, rates, search_weights
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
@@ -123,7 +123,7 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
         f"on {report['num_images']} images ({views}, {which})"
     )
     if per_class:
-        print(tabulate(report["per_class"], headers="keys", floatfmt=".4f", tablefmt="github"))
+        print(records(report["per_class"], ".4f"))
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

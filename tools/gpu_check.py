@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import torch
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.bench.machine import machine
 from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.tables import markdown, records
 
 
 class Expectation(NamedTuple):
@@ -135,6 +135,11 @@ def main(argv: list[str]) -> None:
             "no GPU was found; `make test` runs the tests for CPUs, `make rehearse` those that "
             "emulate GPUs"
         )
+    if "tests" in args.parts and not (ROOT / "tests").is_dir():
+        raise ValueError(
+            "the tests are not installed: run this in a checkout (pip install -e '.[dev]'), or "
+            f"give --parts {' '.join(name for name in args.parts if name != 'tests')}"
+        )
     for folder in args.data:
         Dataset.open(Path(folder))
     with tempfile.TemporaryDirectory() as scratch:
@@ -213,9 +218,7 @@ def _benchmarks(
     reports, failures = {}, {}
     for name, (command, report) in commands.items():
         print(f"\n$ python {' '.join(command)}", flush=True)
-        result = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        result = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True)
         if result.returncode:
             failures[name] = result.stderr.strip()[-1000:]
         else:
@@ -227,19 +230,15 @@ def summary(tests: list[Test], reports: dict[str, Any], failures: dict[str, str]
     """The page, in Markdown."""
     parts = [
         "# GPU check",
-        tabulate(
-            [[key, _text(value)] for key, value in machine().items()],
-            ["machine", ""],
-            tablefmt="github",
-        ),
+        markdown([[key, _text(value)] for key, value in machine().items()], ["machine", ""]),
         "## Tests",
-        tabulate(tests, ["test", "outcome", "reason"], tablefmt="github"),
+        markdown(tests, ["test", "outcome", "reason"]),
         "## Figures against what was expected",
-        tabulate(compare(reports), ["figure", "found", "expected", "", "why"], tablefmt="github"),
+        markdown(compare(reports), ["figure", "found", "expected", "", "why"]),
     ]
     for name, report in reports.items():
         parts += [f"## {name}, batch {_text(report['batch_size'])}, {report['rounds']} rounds"]
-        parts += [tabulate(report["rows"], headers="keys", floatfmt=".4g", tablefmt="github")]
+        parts += [records(report["rows"], ".4g")]
         parts += [report["verdict"]] if report.get("verdict") else []
     for name, message in failures.items():
         parts += [f"## {name} failed", f"```\n{message}\n```"]

@@ -38,8 +38,6 @@ from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_fil
 from alexnet_dali.pipeline.prepare.store import StoreFormat
 from alexnet_dali.tools.cli import command_line, run
 
-_HALF = 0.5
-
 
 def main(argv: list[str]) -> None:
     """Prepare a folder as the arguments say; ValueError or OSError where they can't be followed."""
@@ -87,12 +85,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--val", metavar="DIR", help="validation images: class folders, or flat with --val-labels"
     )
     held.add_argument(
-        "--hold-out", type=float, metavar="SHARE", help="or this share of each class of --train"
-    )
-    held.add_argument(
-        "--split",
-        choices=["half"],
-        help="or half of each class (the paper's protocol for Fall 2009)",
+        "--hold-out",
+        type=float,
+        metavar="SHARE",
+        help="or this share of each class of --train (the paper, for Fall 2009: 0.5)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="which images are held out (0)"
@@ -162,7 +158,7 @@ def _preparation(args: argparse.Namespace) -> Preparation:
 
 
 def _held_out(args: argparse.Namespace, source: Source) -> tuple[Source, Source]:
-    share = _HALF if args.split else args.hold_out
+    share = args.hold_out
     if not 0 < share < 1:
         raise DatasetError(
             f"--hold-out is {share:g}; expected a share between 0 and 1, such as 0.1"

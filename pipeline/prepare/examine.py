@@ -16,7 +16,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_dali.pipeline.decode import (
     MOST_TOGETHER,
@@ -25,6 +24,7 @@ from alexnet_dali.pipeline.decode import (
     a_file,
     decode,
     decode_together,
+    formats_by_suffix,
     look,
 )
 from alexnet_dali.pipeline.faults import ResourceError, resource_error, the_files_own
@@ -244,7 +244,7 @@ _MODES = {
 def _oddities(name: str, header: Header) -> str:
     """What would surprise a user of the original, in words; empty where nothing would."""
     found = []
-    expected = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), header.format)
+    expected = formats_by_suffix().get(os.path.splitext(name)[1].lower(), header.format)
     if header.unlike:
         found.append(header.unlike)
     elif header.format != expected:

@@ -40,7 +40,9 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
     no label.
     """
     if parquet is None:
-        raise DatasetError(f"{path}: parquet files need pyarrow: pip install pyarrow")
+        raise DatasetError(
+            f"{path}: parquet files need pyarrow: pip install 'alexnet-dali[parquet]'"
+        )
     found = Labelled(path, files[0].parent, [], [], [], None)
     for file in files:
         try:

@@ -10,9 +10,8 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.decode import formats_by_suffix
 from alexnet_dali.pipeline.prepare import devkit
 from alexnet_dali.pipeline.prepare.names import same, some
 from alexnet_dali.pipeline.prepare.text import read_text
@@ -71,7 +70,7 @@ class _Files:
     def index(self, name: str) -> int:
         """The file's index; _ABSENT or _AMBIGUOUS where there is not one such file."""
         plain = PurePosixPath(same(name).replace("\\", "/"))
-        is_image = plain.suffix.lower() in Image.registered_extensions()
+        is_image = plain.suffix.lower() in formats_by_suffix()
         for whole in (plain, plain.with_suffix("")) if is_image else (plain,):
             for first in range(len(whole.parts)):
                 index = self._known.get("/".join(whole.parts[first:]), _ABSENT)

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from alexnet_dali.pipeline.decode import pillow_limits
+
 
 def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The first picture of a file as RGB [height, width, 3], upright, without its transparency.
@@ -13,7 +15,7 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Of 16 bits the upper eight. ValueError where it is damaged, or of numbers without a range.
     """
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
+        with pillow_limits(), Image.open(io.BytesIO(data.tobytes())) as image:
             if image.format == "PNG":  # decoding alone does not test its checksums
                 with Image.open(io.BytesIO(data.tobytes())) as again:
                     again.verify()

@@ -2,9 +2,8 @@
 
 import json
 
-from PIL import Image
-
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.decode import formats_by_suffix
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.names import some
 from alexnet_dali.pipeline.prepare.tree import Tree
@@ -47,7 +46,7 @@ def labelled(tree: Tree) -> Labelled:
 
 def _pairs(tree: Tree) -> tuple[dict[str, int], dict[str, int | str]]:
     """By key: the index of the image in the tree, and the label."""
-    suffixes = {suffix.removeprefix(".") for suffix in Image.registered_extensions()}
+    suffixes = {suffix.removeprefix(".") for suffix in formats_by_suffix()}
     images: dict[str, int] = {}
     labels: dict[str, int | str] = {}
     for index, name in enumerate(tree.names):

@@ -121,6 +121,11 @@ def test_evaluation_halves_the_hidden_neurons_and_drops_none():
         ({"norm_alpha": -1.0}, "norm_alpha -1"),
         ({"dropout": 1.0}, "less than 1"),
         ({"skip_layers": ("conv3",)}, "cross_talk names conv3"),
+        ({"activation": "gelu"}, "model.activation: found 'gelu'; expected one of relu, tanh"),
+        ({"conv1_relu": "last"}, "model.conv1_relu: found 'last'"),
+        ({"pool_size": 4}, "model.pool_size: found 4; expected one of 2, 3"),
+        ({"cross_talk": ("conv3", "conv1")}, "model.cross_talk: found 'conv1'"),
+        ({"skip_layers": ("fc8",)}, "model.skip_layers: found 'fc8'; expected one of conv3"),
     ],
 )
 def test_impossible_networks_are_refused(changes, message):

@@ -158,17 +158,3 @@ def test_predictions_belong_to_the_images_that_are_shown(
     chosen = np.random.default_rng(0).permutation(15)[:4]
     assert [label for _, label in drawn] == labels[chosen].tolist()
     np.testing.assert_allclose([scores for scores, _ in drawn], everything[chosen], atol=1e-6)
-
-
-def test_names_that_fit_no_class_are_refused(trained, prepared, tmp_path):
-    (tmp_path / "words.txt").write_text("n1\tdog\n")
-    command = [
-        "predictions",
-        str(trained),
-        "--data",
-        str(prepared),
-        "--names",
-        str(tmp_path / "words.txt"),
-    ]
-    with pytest.raises(ValueError, match=r"words\.txt: expected a line 'class name' for each"):
-        figures.main([*command, "--out", str(tmp_path / "x.png")])

@@ -20,12 +20,12 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.workers import Workers
+from alexnet_dali.tools.tables import records
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("JPEG", {"quality": 85}),
@@ -203,7 +203,7 @@ def table(count: int) -> str:
                 "accepted, but other pixels": sum(not opinion.agrees() for opinion in accepted),
             }
         )
-    return tabulate(rows, headers="keys", tablefmt="github")
+    return records(rows)
 
 
 if __name__ == "__main__":

@@ -123,13 +123,13 @@ def test_a_devkit_that_lacks_a_file_is_an_error(imagenet):
         )
 
 
-def test_split_half_holds_out_half_of_each_class_by_seed(imagenet):
+def test_a_half_holds_out_half_of_each_class_by_seed(imagenet):
     halves = [
         prep(
             "--train",
             imagenet / "train",
-            "--split",
-            "half",
+            "--hold-out",
+            0.5,
             "--seed",
             seed,
             "--out",

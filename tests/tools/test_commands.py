@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dali.tools import __main__ as alexnet
+from alexnet_dali.tools.extras import EXTRAS, needed
 from alexnet_dali.tools.paper import figures
 
 ROOT = Path(__file__).parents[2]
@@ -124,16 +126,20 @@ def test_a_checkout_that_is_not_what_is_installed_stops(tmp_path):
         assert "pip install -e ." in line
 
 
-def requirements(section):
-    """The names of distributions in setup.cfg, without versions and extras."""
+def requirements(section=None):
+    """The names of distributions in setup.cfg, without versions; extras of our own are resolved."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
-    text = (
-        config["options"]["install_requires"]
-        if section is None
-        else config["options.extras_require"][section]
-    )
-    return {line.split("[")[0].split(">")[0].strip().lower() for line in text.split()}
+    extras = config["options.extras_require"]
+    text = config["options"]["install_requires"] if section is None else extras[section]
+    found = set()
+    for line in filter(None, text.splitlines()):
+        name, own = re.fullmatch(r"([\w-]+)(?:\[([\w,]+)\])?(?:[<>=].*)?", line).groups()
+        if name == "alexnet-dali":
+            found |= {name for extra in own.split(",") for name in requirements(extra)}
+        else:
+            found.add(name.lower())
+    return found
 
 
 PROVIDED_BY = {
@@ -141,6 +147,7 @@ PROVIDED_BY = {
     "cv2": "opencv-python-headless",
     "torchvision": "torchvision",
     "pillow_heif": "pillow-heif",
+    "spdl": "spdl",
 }
 """Imports whose distribution packages_distributions can't tell.
 
@@ -166,32 +173,113 @@ def distributions(path):
         yield PROVIDED_BY.get(name) or next(iter(known.get(name, [name]))).lower()
 
 
+NEEDED_EXTRAS = {
+    "pipeline/decode.py": "heic",
+    "pipeline/prepare/parquet.py": "parquet",
+    "tools/bench/baselines.py": "bench",
+    "tools/bench/__main__.py": "bench",
+    "tools/bench/feeding.py": "bench",
+    "tools/bench/host_driver.py": "bench",
+    "tools/bench/scale.py": "bench",
+    "tools/export/onnx_graph.py": "export",
+    "tools/export/weights.py": "export",
+    "tools/faults/kills.py": "bench",
+    "tools/faults/preparations.py": "bench",
+    "tools/faults/runs.py": "bench",
+    "tools/paper/ablate.py": "plots",
+    "tools/paper/binary_codes.py": "search",
+    "tools/paper/curves.py": "plots",
+    "tools/paper/drawing.py": "plots",
+    "tools/paper/figures.py": "plots",
+    "tools/paper/kernels.py": "plots",
+    "tools/paper/neighbors.py": "plots",
+    "tools/paper/relu_vs_tanh.py": "plots",
+    "tools/predict/__main__.py": "plots",  # for --figure
+    "tools/predict/drawing.py": "plots",
+    "tools/report/__main__.py": "plots",
+    "tools/report/charts.py": "plots",
+    "tools/show_batch.py": "plots",
+}
+"""Files that import what a plain install lacks, and the extra that brings it."""
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_import_comes_with_the_install(room):
-    """Some files also import packages of an extra; without it they say what is missing."""
-    extras = {
-        "baselines.py": "bench",
-        "parquet.py": "parquet",
-        "decode.py": "heic",
-        "weights.py": "export",
-        "onnx_graph.py": "export",
-    }
     for path in (ROOT / room).rglob("*.py"):
-        extra = extras.get(path.name)
-        allowed = requirements(None) | (requirements(extra) if extra else set())
-        allowed |= (
-            {"ffcv"} if path.name == "baselines.py" else set()
-        )  # it needs libraries of C++, too
-        missing = set(distributions(path)) - allowed
-        assert not missing, (
-            f"{path.relative_to(ROOT)} imports {missing}, which setup.cfg does not bring"
-        )
+        name = str(path.relative_to(ROOT))
+        missing = set(distributions(path)) - requirements()
+        if name == "tools/bench/baselines.py":
+            missing.discard("ffcv")  # it needs libraries of C++, too
+        extra = NEEDED_EXTRAS.get(name)
+        lacking = missing - requirements(extra) if extra else missing
+        assert not lacking, f"{name} imports {lacking}, which setup.cfg does not bring"
+        assert extra in (None, "heic") or missing, f"{name} needs no extra any more"
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_the_extra_that_a_command_asks_for_brings_the_package(package):
+    distribution = {"faiss": "faiss-cpu"}.get(package, package)
+    assert distribution in requirements(EXTRAS[package]) - requirements()
+
+
+def test_all_brings_every_package_that_a_command_asks_for():
+    assert set().union(*map(requirements, EXTRAS.values())) <= requirements("all") | {
+        "opencv-python-headless",
+        "spdl",
+        "torchvision",
+    }
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name in {lacking!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Lacking())
+from alexnet_dali.tools.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command, package, extra",
+    [
+        ("report runs/x --out x.html", "jinja2", "plots"),
+        ("demo", "jinja2", "plots"),
+        ("show-batch runs/x --step 1 --out x.png", "matplotlib", "plots"),
+        ("predict runs/x x.jpg --figure x.png", "matplotlib", "plots"),
+        ("figures kernels runs/x --out x.png", "matplotlib", "plots"),
+        ("ablate --data x", "matplotlib", "plots"),
+        ("bench step", "matplotlib", "bench"),
+        ("faults", "psutil", "bench"),
+    ],
+)
+def test_a_command_asks_for_the_extra_that_it_lacks(command, package, extra, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS.format(lacking=set(EXTRAS)), *command.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    name = command.split()[0]
+    expected = f"error: alexnet {name} needs {package}: pip install 'alexnet-dali[{extra}]'\n"
+    assert (result.returncode, result.stderr) == (2, expected)
+
+
+def test_another_missing_module_is_no_extra():
+    """Its traceback is a bug report."""
+    error = ModuleNotFoundError("No module named 'own'", name="own")
+    with pytest.raises(ModuleNotFoundError, match="own"):
+        needed("predict", error)
 
 
 def test_the_tests_need_only_the_dev_extra():
     for path in (ROOT / "tests").rglob("*.py"):
         # Tests that import Triton are skipped without it
-        missing = set(distributions(path)) - requirements(None) - requirements("dev") - {"triton"}
+        missing = set(distributions(path)) - requirements() - requirements("dev") - {"triton"}
         assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
 
 
@@ -199,4 +287,4 @@ def test_a_missing_requirement_is_detected(tmp_path):
     (tmp_path / "new.py").write_text(
         "import json\nfrom lightning.pytorch import Trainer\nfrom alexnet_dali import model\n"
     )
-    assert set(distributions(tmp_path / "new.py")) - requirements(None) == {"lightning"}
+    assert set(distributions(tmp_path / "new.py")) - requirements() == {"lightning"}

@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,14 +15,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.layers import Conv, Linear
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.export import __main__ as export
-from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet, weights
-from alexnet_dali.tools.export.plain import plain
-from alexnet_dali.train.config import Config, DataConfig, to_dict
+from alexnet_dali.tools.export import check, onnx_graph, plain_alexnet
+from alexnet_dali.tools.export.plain import metadata, plain
+from alexnet_dali.train.config import Config, DataConfig, load, to_dict
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 from tests import reference
@@ -65,6 +67,60 @@ def test_the_plain_module_is_the_network_for_every_variant(variant):
     torch.testing.assert_close(logits, original, rtol=1e-12, atol=1e-12 * scale)
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12 * scale)
     assert torch.equal(module(images + 0.0), module(images[:, :, edge:-edge, edge:-edge]))
+
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [
+    "alexnet-2012.yaml",
+    *sorted(path.name for path in (ROOT / "configs/variants").iterdir()),
+]
+SMALL = ["--data.resize", RESIZE, "--data.crop", CROP, "--data.root", "none", "--model.kernels"]
+SMALL += ["[8,12,16,16,12]", "--model.conv1_size", 5, "--model.conv1_stride", 2]
+SMALL += ["--model.fc_width", 24]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_plain_module_is_the_network_of_every_recipe_and_variant(recipe):
+    """The two are written apart; the table of layers alone describes both."""
+    folder = (
+        ROOT / "configs" / ("variants" if (ROOT / "configs/variants" / recipe).exists() else "")
+    )
+    files = [ROOT / "configs/demo.yaml", "--config", folder / recipe]
+    config = load(list(map(str, [*files, *SMALL])))
+    model = AlexNet(config.model, CLASSES, CROP, seed=3).double()
+    mean, classes = (128 * torch.rand(3, CROP, CROP)).double(), list("abcdefg")
+    module = plain(Trained(Path("none"), 0, config, model, mean, classes, classes)).double()
+    images, edge = squares(4).double(), (RESIZE - CROP) // 2
+    with torch.no_grad():
+        original = model(images[:, :, edge : edge + CROP, edge : edge + CROP] - mean)
+        torch.testing.assert_close(module(images), original, rtol=1e-12, atol=1e-13)
+
+
+def test_the_plain_module_is_given_all_that_the_table_says():
+    """A new field of a layer needs a line in tools/export/plain.py, and a place in this list."""
+    assert {field.name for kind in (Conv, Linear) for field in fields(kind)} == {
+        "activation_last",
+        "dropout",
+        "kernels",
+        "name",
+        "neurons",
+        "norm",
+        "padding",
+        "pool",
+        "reads_both",
+        "size",
+        "stride",
+        "within_channel_norm",
+    }
+
+
+@pytest.mark.parametrize("layer", ["conv2", "fc6"])
+def test_an_unknown_activation_is_no_tanh(layer):
+    network = untrained({})
+    about = json.loads(metadata(network)["network"])
+    next(one for one in about["layers"] if one["name"] == layer)["activation"] = "gelu"
+    with pytest.raises(KeyError, match="gelu"):
+        plain_alexnet.AlexNet(about)
 
 
 def test_features_of_every_layer_have_names():
@@ -193,7 +249,7 @@ def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeyp
     module = plain(open_network(trained, CPU))
     monkeypatch.setattr(export, "open_network", changed)
     monkeypatch.setattr(export, "plain", lambda network: module)
-    monkeypatch.setattr(export, "onnx_model", lambda network, _: graphs[False].read_bytes())
+    monkeypatch.setattr(onnx_graph, "onnx_model", lambda network, _: graphs[False].read_bytes())
     out = tmp_path / f"network{export._SUFFIXES[form]}"
     with pytest.raises(
         ValueError, match=r"differ by up to \d\.\de-04 of the likeliest; expected 1e-04"
@@ -211,6 +267,7 @@ def test_the_code_in_the_documentation_runs(
     picture = sorted(Path(Dataset.open(prepared).val.root).rglob("*.jpg"))[0]
     shutil.copy(picture, tmp_path / "picture.jpg")
     text = (Path(__file__).parents[2] / "docs/use.md").read_text()
+    notebook, text = text.split("## Take it to other programs")
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     code = [dedent(block) for block in blocks if "import " in block or "network." in block]
     assert len(code) == 3
@@ -227,6 +284,20 @@ def test_the_code_in_the_documentation_runs(
         scores, _ = predict(open_network(trained, CPU), Dataset.open(prepared), ranks, 1)
     np.testing.assert_allclose(module, scores[0], atol=0.01)  # Pillow resizes almost as DALI does
     assert printed.split() == ["abc"[scores[0].argmax()]] * 2
+    found = _in_a_notebook(notebook.split("## In a notebook")[1], trained, tmp_path, monkeypatch)
+    np.testing.assert_allclose(found["probabilities"][0], scores[0], rtol=0, atol=1e-6)
+    assert found["hidden"].shape == (2, 24)
+
+
+def _in_a_notebook(text, trained, folder, monkeypatch):
+    """What the code of docs/use.md leaves in its names."""
+    (folder / "runs").mkdir()
+    (folder / "runs/alexnet").symlink_to(trained)
+    Image.open(folder / "picture.jpg").save(folder / "other.png")
+    monkeypatch.chdir(folder)
+    found = {}
+    exec("\n".join(line[4:] for line in text.splitlines() if line.startswith("    ")), found)
+    return found
 
 
 def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
@@ -249,11 +320,3 @@ def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
 def test_options_that_do_not_go_together_are_refused(options, message, trained):
     with pytest.raises(ValueError, match=message):
         export.main([str(trained), *options])
-
-
-def test_a_missing_package_is_named_with_the_command_that_brings_it(trained, monkeypatch):
-    monkeypatch.setattr(weights, "save", None)
-    monkeypatch.setattr(onnx_graph, "onnxscript", None)
-    for form, suffix in export._SUFFIXES.items():
-        with pytest.raises(ValueError, match=r"pip install -e '\.\[export\]'"):
-            export.main([str(trained), "--to", form, "--out", f"x{suffix}"])

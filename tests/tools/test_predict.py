@@ -19,12 +19,12 @@ from PIL import Image
 
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.prepare.pictures import find
 from alexnet_dali.tools import evaluate, prep_imagenet
 from alexnet_dali.tools.cli import run
 from alexnet_dali.tools.predict import __main__ as predict
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.tools.predict.drawing import draw
-from alexnet_dali.tools.predict.pictures import find
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.networks import open_network
 from tests import reference

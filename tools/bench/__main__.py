@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.files import atomic_write
@@ -37,6 +36,7 @@ from alexnet_dali.tools.bench.steps import flops_per_image, step_baselines, trai
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import launcher
 from alexnet_dali.tools.paper.drawing import check_name, write_figure
+from alexnet_dali.tools.tables import records
 
 _BUSY = 0.7
 _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5, "host": 0}
@@ -111,7 +111,7 @@ def _judge(report: dict[str, Any], recipe: str) -> None:
 def _print(report: dict[str, Any]) -> None:
     """A table for each kind of row, then the verdict and the machine."""
     for _, rows in itertools.groupby([*report["rows"], *report.get("ratios", [])], key=tuple):
-        print(tabulate(list(rows), headers="keys", floatfmt=".4g", tablefmt="github"), "\n")
+        print(records(list(rows), ".4g"), "\n")
     print(report.get("verdict", ""))
     print(json.dumps(report["machine"]))
 

@@ -10,13 +10,12 @@ its lock, issuing collectives, validation, checkpoints, and an epoch's first bat
 
 from typing import NamedTuple
 
-from tabulate import tabulate
-
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.layers import layers, shapes
 from alexnet_dali.tools.bench.steps import flops_per_image
 from alexnet_dali.tools.bench.traffic import FLOAT, HALF, bytes_per_step, column_parameters
 from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.tables import markdown
 
 NETWORK, CLASSES, CROP = ModelConfig(), 1000, 224
 RUNS = ((2, 128), (8, 128), (8, 512), (64, 4096))
@@ -147,20 +146,22 @@ def tables() -> str:
             ]
             times = [f"{1000 * step.compute:.1f}", f"{1000 * step.columns:.1f}", *hidden]
             times.append(f"{1000 * step.host:.1f}")
-            sizes = [num_gpus, batch_size, batch_size // num_gpus]
+            sizes = [str(size) for size in (num_gpus, batch_size, batch_size // num_gpus)]
             rows.append([*sizes, link.name, *times, f"{speed:,.0f}", step.limit, *cores])
     headings = ["GPUs", "batch", "images a GPU", "link"]
     headings += [f"{part} ms" for part in Prediction._fields]
     headings += ["images/s", "limit"]
     headings += [f"cores a GPU to decode {source}" for source in DECODE_MS]
-    return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")
+    return markdown(rows, headings, range(len(headings)))
 
 
 def break_even_lines() -> str:
     """The batches at which both splits send the same number of bytes."""
-    rows = [[num_gpus, f"{one_weird_trick_break_even(num_gpus):.0f}"] for num_gpus in (2, 8, 64)]
+    rows = [
+        [str(num_gpus), f"{one_weird_trick_break_even(num_gpus):.0f}"] for num_gpus in (2, 8, 64)
+    ]
     headings = ["GPUs", "images a GPU where both send the same"]
-    return tabulate(rows, headings, tablefmt="github", disable_numparse=True, stralign="right")
+    return markdown(rows, headings, range(len(headings)))
 
 
 def main(argv: list[str]) -> None:

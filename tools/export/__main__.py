@@ -6,8 +6,7 @@
 
 safetensors: the weights by plain names, with mean, classes and recipe. onnx: a graph for
 onnxruntime and others. module: one readable file of PyTorch, and its weights beside it. Graph and
-module are held against the original network before they are written. Needs pip install -e
-'.[export]'.
+module are held against the original network before they are written.
 """
 
 import argparse
@@ -19,16 +18,14 @@ from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.export import plain_alexnet
 from alexnet_dali.tools.export.check import check_alike
-from alexnet_dali.tools.export.onnx_graph import answers, onnx_model
 from alexnet_dali.tools.export.plain import plain
-from alexnet_dali.tools.export.weights import safetensors_file
 from alexnet_dali.train.networks import Trained, open_network
 
 _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "module": ".py"}
 
 
 def main(argv: list[str]) -> None:
-    """Export as the arguments say; ValueError where a package is missing or networks differ."""
+    """Export as the arguments say; ValueError where networks differ."""
     args = _arguments(argv)
     network = open_network(Path(args.run), torch.device("cpu"))
     out = Path(args.out)
@@ -44,12 +41,16 @@ def _files(
     network: Trained, form: str, preprocessing: bool, out: Path
 ) -> tuple[dict[Path, bytes], str]:
     """What to write, by path, and what was compared."""
-    if form == "safetensors":
-        return {out: safetensors_file(network)}, ""
     if form == "onnx":
+        from alexnet_dali.tools.export.onnx_graph import answers, onnx_model
+
         model = onnx_model(network, preprocessing)
         return {out: model}, check_alike(network, answers(network, model, preprocessing))
+    from alexnet_dali.tools.export.weights import safetensors_file
+
     weights = safetensors_file(network)
+    if form == "safetensors":
+        return {out: weights}, ""
     module = plain(network)
     with torch.no_grad():
         remark = check_alike(network, lambda squares: module(squares).softmax(1).numpy())

@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import onnx
+import onnxruntime
+import onnxscript  # noqa: F401  # torch.onnx.export needs it, and would say so late
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,13 +18,6 @@ from alexnet_dali.tools.export.plain import metadata, plain
 from alexnet_dali.tools.export.plain_alexnet import AlexNet
 from alexnet_dali.train.evaluation import centre_view
 from alexnet_dali.train.networks import Trained
-
-try:
-    import onnx
-    import onnxruntime
-    import onnxscript  # torch.onnx.export needs it
-except ImportError:
-    onnx = onnxruntime = onnxscript = None  # type: ignore[assignment]
 
 OPSET = 18
 
@@ -49,12 +45,7 @@ def onnx_model(network: Trained, preprocessing: bool) -> bytes:
 
     It reads `crops` [N, 3, crop, crop] float32, whose mean is subtracted, and gives `logits`. With
     `preprocessing` it reads `squares` [N, 3, resize, resize] uint8, RGB, and gives `probabilities`.
-    ValueError where a package is missing.
     """
-    if onnxscript is None:
-        raise ValueError(
-            "--to onnx needs onnx, onnxruntime and onnxscript: pip install -e '.[export]'"
-        )
     data = network.data
     if preprocessing:
         example = torch.zeros(2, 3, data.resize, data.resize, dtype=torch.uint8)

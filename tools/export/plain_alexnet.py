@@ -11,12 +11,15 @@ Both columns are in one network. Where they do not talk, convolutions are groupe
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
 
 class AlexNet(nn.Module):
@@ -88,7 +91,7 @@ class Convolution(nn.Conv2d):
             about["padding"],
             groups=about["groups"],
         )
-        self.about = about
+        self.about, self.activation = about, ACTIVATIONS[about["activation"]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [N, in_channels, H, W] to [N, out_channels, H', W']."""
@@ -97,7 +100,7 @@ class Convolution(nn.Conv2d):
         missing = -(x.shape[-1] + 2 * about["padding"] - about["size"]) % about["stride"]
         x = super().forward(F.pad(x, (0, missing, 0, missing)) if missing else x)
         if not about["activation_last"]:
-            x = activate(x, about["activation"])
+            x = self.activation(x)
         if about["norm_alpha"] is not None:
             parts = x.chunk(about["columns"], 1)
             x = torch.cat([local_response_norm(part, about["norm_alpha"]) for part in parts], 1)
@@ -105,7 +108,7 @@ class Convolution(nn.Conv2d):
             x = x / (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** 0.75
         if about["pool"]:
             x = F.max_pool2d(x, about["pool"], stride=2)
-        return activate(x, about["activation"]) if about["activation_last"] else x
+        return self.activation(x) if about["activation_last"] else x
 
 
 class FullyConnected(nn.Linear):
@@ -114,19 +117,13 @@ class FullyConnected(nn.Linear):
     def __init__(self, about: dict[str, Any]) -> None:
         """See `about` in AlexNet: the last layer has no activation."""
         super().__init__(about["in_channels"], about["out_channels"])
-        self.about = about
+        self.kept = 1 - about["dropout"]
+        self.activation = None if about["activation"] is None else ACTIVATIONS[about["activation"]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps or neurons [N, ...] to neurons [N, out_channels]."""
         x = super().forward(x.flatten(1))
-        if self.about["activation"] is None:
-            return x
-        return activate(x, self.about["activation"]) * (1 - self.about["dropout"])
-
-
-def activate(x: Tensor, activation: str) -> Tensor:
-    """ReLU, or tanh (section 3.1)."""
-    return F.relu(x) if activation == "relu" else torch.tanh(x)
+        return x if self.activation is None else self.activation(x) * self.kept
 
 
 def local_response_norm(x: Tensor, alpha: float) -> Tensor:

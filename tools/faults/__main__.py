@@ -15,12 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tabulate import tabulate
-
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.faults.outcomes import Fault, Outcome
 from alexnet_dali.tools.faults.rows import FAULTS
 from alexnet_dali.tools.faults.runs import Bench
+from alexnet_dali.tools.tables import records
 
 
 def main(argv: list[str]) -> None:
@@ -30,10 +29,10 @@ def main(argv: list[str]) -> None:
     if not chosen:
         raise ValueError(f"no fault is named like {args.only!r}; see --help")
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        bench = Bench(Path(folder), random.Random(args.seed))
+        bench = Bench(Path(folder), random.Random(0))
         bench.prepare()
         rows = [_row(bench, fault, args.times or fault.times) for fault in chosen]
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    print(records(rows))
     failed = [str(row["fault"]) for row in rows if row["lost"] != "nothing"]
     if failed:
         raise ValueError(f"something was lost by: {', '.join(failed)}")
@@ -65,7 +64,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.epilog = "faults: " + "; ".join(fault.name for fault in FAULTS)
     parser.add_argument("--only", default="", metavar="WORDS", help="faults with these words")
     parser.add_argument("--times", type=int, metavar="N", help="trials of each")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
     return parser.parse_args(argv)
 
 

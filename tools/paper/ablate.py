@@ -26,7 +26,6 @@ import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import t
-from tabulate import tabulate
 from tqdm import tqdm
 
 from alexnet_dali.pipeline.dataset import Dataset
@@ -36,6 +35,7 @@ from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import train_on_ranks
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import save_figure
+from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import label_ranks
@@ -251,7 +251,7 @@ def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
         f"{seeds}, {num_images} validation images, central crops; "
         f"in brackets, 95 % intervals over {_varied(num_seeds)}."
     )
-    return tabulate(lines, headings, tablefmt="github", disable_numparse=True) + f"\n\n{note}\n"
+    return markdown(lines, headings) + f"\n\n{note}\n"
 
 
 def _varied(num_seeds: int) -> str:

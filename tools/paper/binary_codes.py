@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.paper.drawing import BLUE, RED
 from alexnet_dali.tools.paper.neighbors import COUNT, same_label
+from alexnet_dali.tools.tables import markdown
 
 _HIDDEN, _BATCH, _STEPS = 512, 256, 1500
 _NOISE = 4.0
@@ -94,6 +93,8 @@ def compare(
         raise ValueError(
             f"found {len(train)} training images; expected {COUNT} or more to find neighbours among"
         )
+    import faiss
+
     exact = faiss.IndexFlatL2(train.shape[1])
     rows = [_measure("full vectors", exact, train, val, labels)]
     for bits in all_bits:
@@ -124,7 +125,7 @@ def table(rows: list[Retrieval]) -> str:
     lines = [
         [
             row.name,
-            row.bytes_per_image,
+            str(row.bytes_per_image),
             f"{row.same_label:.1%}",
             f"{row.queries_per_second:,.0f}",
             f"{ratio:.1f}",
@@ -139,7 +140,7 @@ def table(rows: list[Retrieval]) -> str:
         "searches/s",
         "times as fast",
     ]
-    return tabulate(lines, headings, tablefmt="github", disable_numparse=True)
+    return markdown(lines, headings)
 
 
 def draw(rows: list[Retrieval], num_images: int) -> Figure:

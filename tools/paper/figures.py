@@ -11,6 +11,7 @@ alexnet figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import Dataset, short
 from alexnet_dali.pipeline.decode import decode
-from alexnet_dali.pipeline.prepare.class_names import read_names
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
 from alexnet_dali.tools.paper import relu_vs_tanh as comparison
@@ -31,6 +31,7 @@ from alexnet_dali.train.networks import check_classes, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
 Draw = Callable[[argparse.Namespace], Figure]
+_NEAREST = 6
 _QUERIES = 1000
 """So many exact searches among all of ImageNet take minutes on a few cores."""
 
@@ -52,7 +53,7 @@ def kernels_figure(args: argparse.Namespace) -> Figure:
 def predictions(args: argparse.Namespace) -> Figure:
     """Figure 4, left: images, their label, and the five classes that seem most likely."""
     dataset = Dataset.open(Path(args.data))
-    names = short(read_names(Path(args.names), dataset.classes) if args.names else dataset.names)
+    names = short(dataset.names)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
     with join(args.device, num_columns=1) as ranks:
         network = open_network(Path(args.runs[0]), ranks.device)
@@ -107,7 +108,7 @@ def neighbors_figure(args: argparse.Namespace) -> Figure:
         network = open_network(Path(args.runs[0]), ranks.device)
         check_classes(network, dataset)
         return neighbors.draw(
-            network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), args.nearest
+            network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), _NEAREST
         )
 
 
@@ -116,6 +117,7 @@ def codes_figure(args: argparse.Namespace) -> Figure:
 
     At most 1,000 validation images are the queries.
     """
+    import_module("faiss")  # without it, this ends before features are computed
     dataset = Dataset.open(Path(args.data))
     queries = neighbors.some(dataset.val, _QUERIES)
     with join(args.device, num_columns=1) as ranks:
@@ -189,8 +191,6 @@ def _add_data(figure: argparse.ArgumentParser) -> None:
 def _add_predictions(figures: Any) -> None:
     figure = _add(figures, "predictions", predictions, "one")
     _add_data(figure)
-    names = "what people call the classes, if not as prepared: lines of class and name (words.txt)"
-    figure.add_argument("--names", metavar="FILE", help=names)
     figure.add_argument("--images", type=int, default=8, metavar="N", help="how many images (8)")
     figure.add_argument("--seed", type=int, default=0, metavar="N", help="which images (0)")
 
@@ -199,8 +199,6 @@ def _add_neighbors(figures: Any) -> None:
     figure = _add(figures, "neighbors", neighbors_figure, "one")
     _add_data(figure)
     figure.add_argument("--images", type=int, default=5, metavar="N", help="how many queries (5)")
-    nearest = "how many neighbours of each (6)"
-    figure.add_argument("--nearest", type=int, default=6, metavar="N", help=nearest)
     figure.add_argument("--seed", type=int, default=0, metavar="N", help="which queries (0)")
 
 
@@ -232,7 +230,7 @@ def _check(args: argparse.Namespace, more: list[str]) -> None:
             "--cap"
         )
     check_name(Path(args.out))
-    counts = ("images", "nearest", "seeds", "cap", "at_once")
+    counts = ("images", "seeds", "cap", "at_once")
     small = [name for name in counts if getattr(args, name, 1) < 1]
     if small:
         raise ValueError(

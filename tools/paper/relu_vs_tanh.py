@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.paper import runs
 from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load
 from alexnet_dali.train.record.metrics import read_metrics
@@ -228,7 +228,7 @@ def table(results: list[Result]) -> str:
         f"epochs to {TARGET:.0%}, by seed",
         "last error, %",
     ]
-    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+    return markdown(rows, headings)
 
 
 def draw(results: list[Result]) -> Figure:

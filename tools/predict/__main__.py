@@ -12,27 +12,30 @@ class is taken for right.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from alexnet_dali.pipeline.dataset import ImageList, one_line
+from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
 from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.prepare.pictures import Pictures, Skipped, find, open_pictures
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
-from alexnet_dali.tools.predict.drawing import MOST_DRAWN, SUFFIXES, draw
-from alexnet_dali.tools.predict.pictures import Pictures, Skipped, find, open_pictures
-from alexnet_dali.train.data import evaluation_batches
 from alexnet_dali.train.evaluation import probabilities
-from alexnet_dali.train.networks import Trained, open_network
+from alexnet_dali.train.networks import Trained, batches_of, open_network
 from alexnet_dali.train.parallel.ranks import Ranks, join
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+MOST_DRAWN = 60
+"""Pictures in one figure: more would be no figure, but a scroll."""
 
 _PROGRESS_FROM = 200
 """Files from which on progress is shown."""
@@ -41,6 +44,8 @@ _PROGRESS_FROM = 200
 def main(argv: list[str]) -> None:
     """Classify as the arguments say; ValueError where nothing could be classified."""
     args = _arguments(argv)
+    if args.figure:  # without Matplotlib, this ends before anything is classified
+        from alexnet_dali.tools.predict.drawing import draw
     with join(args.device, num_columns=1) as ranks:
         if ranks.world_size > 1:
             raise ValueError(
@@ -52,7 +57,10 @@ def main(argv: list[str]) -> None:
     if not answers:
         raise ValueError("no picture could be classified")
     if args.figure:
-        _draw(network, answers, Path(args.figure))
+        if len(answers) > MOST_DRAWN:
+            shown = f"{args.figure} shows the first {MOST_DRAWN} of {len(answers)} pictures"
+            print(shown, file=sys.stderr)
+        _save(draw(network, answers[:MOST_DRAWN]), Path(args.figure))
     if args.json:
         about = {"checkpoint": str(network.path), "step": network.step, "views": args.views}
         skipped = [{"path": path, "reason": reason} for path, reason in odd]
@@ -97,26 +105,15 @@ def _classify(
     answers: dict[int, Answer] = {}
     with TemporaryDirectory(prefix="predict-") as folder:
         lists, odd = open_pictures(part.source, network.data.resize, pool, Path(folder))
-        for images in lists:
-            for place, scores, square in _scores(network, images, ranks, args):
-                answers[place] = Answer.of(
-                    part.known[place], scores, square if with_squares else None
-                )
+        for batch in batches_of(network, lists, ranks, args.batch_size):
+            scores = probabilities(network.model, batch.images, network.mean, args.views)
+            squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
+            for row, place in enumerate(batch.labels.tolist()):
+                if place != IGNORE_INDEX:
+                    square = squares[row] if with_squares else None
+                    answers[place] = Answer.of(part.known[place], scores[row].cpu().numpy(), square)
     skipped = [(part.known[place].path, reason) for place, reason in odd.items()]
     return [answers[place] for place in sorted(answers)], skipped
-
-
-def _scores(
-    network: Trained, images: ImageList, ranks: Ranks, args: argparse.Namespace
-) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.uint8]]]:
-    """(label, probabilities [C], central square [resize, resize, 3]) of each image of a list."""
-    batch_size = min(args.batch_size, len(images))
-    for batch in evaluation_batches(images, network.data, ranks, batch_size):
-        scores = probabilities(network.model, batch.images, network.mean, args.views).cpu().numpy()
-        squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
-        for row, label in enumerate(batch.labels.tolist()):
-            if label != IGNORE_INDEX:
-                yield label, scores[row], squares[row]
 
 
 def _complain(odd: list[Skipped]) -> None:
@@ -124,10 +121,7 @@ def _complain(odd: list[Skipped]) -> None:
         tqdm.write(f"skipped {one_line(path)}: {one_line(reason)}", file=sys.stderr)
 
 
-def _draw(network: Trained, answers: list[Answer], path: Path) -> None:
-    if len(answers) > MOST_DRAWN:
-        print(f"{path} shows the first {MOST_DRAWN} of {len(answers)} pictures", file=sys.stderr)
-    figure = draw(network, answers[:MOST_DRAWN])
+def _save(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=150)

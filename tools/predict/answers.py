@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 
 from alexnet_dali.pipeline.dataset import one_line, short
-from alexnet_dali.tools.predict.pictures import Picture
+from alexnet_dali.pipeline.prepare.pictures import Picture
+from alexnet_dali.tools import tables
 from alexnet_dali.train.networks import Trained
 
 NUM_GUESSES = 5
@@ -60,12 +60,7 @@ def table(network: Trained, answers: Sequence[Answer]) -> str:
     labelled = [answer for answer in answers if answer.label is not None]
     headers = ["picture", "probability", "class", "its folder's class"]
     columns = len(headers) if labelled else len(headers) - 1
-    text = tabulate(
-        [row[:columns] for row in rows],
-        headers[:columns],
-        disable_numparse=True,
-        colalign=["left", "right", "left", "left"][:columns],
-    )
+    text = tables.plain([row[:columns] for row in rows], headers[:columns], right={1})
     if not labelled:
         return text
     right = sum(answer.is_right for answer in labelled)

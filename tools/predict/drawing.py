@@ -11,10 +11,6 @@ from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.train.networks import Trained
 
-SUFFIXES = (".png", ".pdf", ".svg")
-MOST_DRAWN = 60
-"""Pictures in one figure: more would be no figure, but a scroll."""
-
 _RIGHT, _WRONG, _OTHER = "#2e8b57", "#c44e52", "#8da0c4"
 _LONGEST_CLASS, _LONGEST_PATH = 34, 44  # characters
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,8 +158,9 @@ def _colour(row: int, right: bool) -> str:
 
 @cache
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Matplotlib's, which has more scripts than Pillow's."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    """Matplotlib's where it is installed, as it has more scripts; else Pillow's own."""
     found = find_spec("matplotlib")  # which takes half a second to import
-    assert found is not None and found.origin is not None
+    if found is None or found.origin is None:
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(12))
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf" / name, 12)
