@@ -305,7 +305,7 @@ def test_each_rank_takes_its_own_gpu_and_more_ranks_than_gpus_are_refused(num_gp
 
 
 def test_only_the_listed_files_ask_pytorch_for_gpus():
-    """`auto` is resolved in train/parallel/ranks.py and in the benchmark.
+    """`auto` is resolved in train/parallel/ranks.py, for notebooks, and in the benchmark.
 
     The benchmark tells its processes what it found. The loader asks only if it is told to use one.
     """
@@ -321,6 +321,7 @@ def test_only_the_listed_files_ask_pytorch_for_gpus():
         *(
             "tools/demo.py",
             "tools/gpu_check.py",
+            "train/networks.py",
             "train/parallel/devices.py",
             "train/parallel/ranks.py",
         ),

@@ -89,7 +89,8 @@ def test_the_plain_module_is_the_network_of_every_recipe_and_variant(recipe):
     config = load(list(map(str, [*files, *SMALL])))
     model = AlexNet(config.model, CLASSES, CROP, seed=3).double()
     mean, classes = (128 * torch.rand(3, CROP, CROP)).double(), list("abcdefg")
-    module = plain(Trained(Path("none"), 0, config, model, mean, classes, classes)).double()
+    about = (to_dict(config), config.data, config.model)
+    module = plain(Trained(Path("none"), 0, *about, model, mean, classes, classes)).double()
     images, edge = squares(4).double(), (RESIZE - CROP) // 2
     with torch.no_grad():
         original = model(images[:, :, edge : edge + CROP, edge : edge + CROP] - mean)

@@ -77,7 +77,7 @@ def test_a_trainer_that_fails_frees_its_folder_at_once(
     with join("cpu") as ranks:
         with pytest.raises(TimeoutError) as caught:
             trainer.Trainer(config, ranks).fit()
-        claim(tmp_path / "run", config, 3).release()
+        claim(tmp_path / "run", config).release()
     assert caught.value.__traceback__ is not None
 
 

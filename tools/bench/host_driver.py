@@ -44,7 +44,8 @@ MOST_THREADS = 16
 """For DALI, as in training on a GPU."""
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 META = torch.device("meta")
-_BEFORE_0_3 = find_spec("pipeline") is not None
+_SPEC = find_spec("pipeline")
+_BEFORE_0_3 = bool(_SPEC and _SPEC.origin and "alexnet_dali" not in Path(_SPEC.origin).read_text())
 """Whether the checkout's packages are not in `alexnet_dali` yet."""
 
 

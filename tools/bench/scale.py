@@ -41,7 +41,7 @@ def repeat(data: Path, out: Path) -> None:
             if rows is not None:
                 arrays[f"{part}_{name}"] = rows[indices] if part == "train" else rows
     np.savez(out / "sizes.npz", **arrays)
-    for name in ("val.txt", "classes.txt", "stats.npz"):
+    for name in ("val.txt", "classes.txt", "names.txt", "stats.npz"):
         (out / name).write_bytes((data / name).read_bytes())
     about = yaml.safe_load((data / "dataset.yaml").read_text())
     roots = {
