@@ -45,7 +45,7 @@ def divergence(loss: float, num_classes: int) -> str:
     if loss < _EXPLODED * guessing:
         return ""
     if not math.isfinite(loss):
-        return "the loss is no longer a number"
+        return "the loss is non-finite"
     return f"the loss has risen to {loss:.3g} (guessing gives {guessing:.3g})"
 
 

@@ -33,7 +33,7 @@ from alexnet_dali.train.record.profile import Profile
 from alexnet_dali.train.record.stopwatch import Stopwatch
 
 _LEARNS_BY = 5
-"""Epochs after which a network that only guesses is remarked upon."""
+"""Epochs after which a network at chance level gets a warning."""
 
 
 class TrainingError(ValueError):
@@ -179,7 +179,7 @@ class Trainer:
         loss_sum, _, steps = gathered["intervals"].sum(0).tolist()
         self._check_loss(loss_sum / max(steps, 1))
         if not all(self.ranks.all_gather_object(self.state.is_finite())):
-            self._end_diverged("weights, gradients or momentum are no longer numbers")
+            self._end_diverged("weights, gradients or momentum are non-finite")
         if self.monitor:
             self.monitor.flush()  # lines up to this step are not written again, either
         self.run_folder.save(gathered, to_dict(self.config), self.config.run.keep_checkpoints)
@@ -260,8 +260,8 @@ class Trainer:
         if self.monitor:
             self.monitor.close()
         step, results = self.state.step, f"{self.run_folder.report_best()}results are in"
-        guess = ", but the network only guesses: try another --optim.lr in another --run.dir"
-        results = f"{guess if self._only_guesses() else ''}; {results} {self.folder}"
+        guess = ", but the network is at chance level: try another --optim.lr in another --run.dir"
+        results = f"{guess if self._is_at_chance() else ''}; {results} {self.folder}"
         is_paused = step == self.config.run.max_steps
         self.ranks.say(metrics.last_line(step, number, is_paused, results))
 
@@ -356,7 +356,7 @@ class Trainer:
         if self.monitor:
             self.monitor.write(state.step, epoch, values)
         self.ranks.say(metrics.epoch_line(epoch, values, errors.num_images))
-        if epoch == _LEARNS_BY and self._only_guesses():
+        if epoch == _LEARNS_BY and self._is_at_chance():
             self.ranks.say(metrics.chance_warning(epoch, self.folder, state.step - 1))
         if not state.schedule.finished:
             lr = state.schedule.lr
@@ -370,7 +370,7 @@ class Trainer:
         with self.autocast:
             return evaluation.probabilities(self.state.model, squares, self.mean, num_views=1)
 
-    def _only_guesses(self) -> bool:
+    def _is_at_chance(self) -> bool:
         """Whether the last validation was no better than chance."""
         dataset, best = self.dataset, self.run_folder.best
         num_images, num_classes = len(dataset.val), len(dataset.classes)

@@ -27,12 +27,12 @@ def test_a_loss_far_above_that_of_guessing_ends_the_run(train, tmp_path, capsys,
     assert "step-0000000004.pt is the last good checkpoint" in message
 
 
-def test_a_network_that_only_guesses_is_told_and_the_last_line_says_so(train, tmp_path, capsys):
+def test_a_network_that_is_at_chance_is_told_and_the_last_line_says_so(train, tmp_path, capsys):
     still = ("--optim.lr", "1e-12", "--train.epochs", "5", "--optim.patience", "9")
     assert train(tmp_path / "run", *still) == 0
     said = capsys.readouterr().out
-    assert said.count("warning: after 5 epochs the network only guesses") == 1
-    assert "finished at step 15, but the network only guesses" in said.splitlines()[-1]
+    assert said.count("warning: after 5 epochs the network is at chance level") == 1
+    assert "finished at step 15, but the network is at chance level" in said.splitlines()[-1]
 
 
 def test_guessing_is_an_error_near_chances():

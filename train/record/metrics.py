@@ -244,10 +244,10 @@ def epoch_line(epoch: int, metrics: Mapping[str, float], num_images: int) -> str
 
 
 def chance_warning(epoch: int, folder: Path, step: int) -> str:
-    """What to do where the network still only guesses after `epoch` epochs."""
+    """What to do where the network is still at chance level after `epoch` epochs."""
     look = f"alexnet show-batch {folder} --step {step}"
     return (
-        f"warning: after {epoch} epochs the network only guesses. It goes on; but better stop it, "
+        f"warning: after {epoch} epochs the network is at chance level. It goes on; but better stop it, "
         "and try a tenth of this --optim.lr, or ten times as much, in another --run.dir. Images "
         f"and labels: {look} --out batch.png"
     )
