@@ -247,9 +247,9 @@ def chance_warning(epoch: int, folder: Path, step: int) -> str:
     """What to do where the network is still at chance level after `epoch` epochs."""
     look = f"alexnet show-batch {folder} --step {step}"
     return (
-        f"warning: after {epoch} epochs the network is at chance level. It goes on; but better stop "
-        "it, and try a tenth of this --optim.lr, or ten times as much, in another --run.dir. Images "
-        f"and labels: {look} --out batch.png"
+        f"warning: after {epoch} epochs the network is at chance level. It goes on; but better "
+        "stop it, and try a tenth of this --optim.lr, or ten times as much, in another --run.dir. "
+        f"Images and labels: {look} --out batch.png"
     )
 
 
