@@ -198,7 +198,7 @@ def test_two_ranks_killed_at_random_resume_to_the_same_bits(train, recipe, prepa
     threads. With other numbers of threads, oneDNN adds up the gradients of conv1 and conv2 in
     another order.
     """
-    options = ["--run.checkpoint_every", "2"]
+    options = ["--run.checkpoint_minutes", "0"]
     whole = words(recipe, prepared, tmp_path / "whole", *options, "--run.profile", "4")
     assert launch(2, *whole).wait() == [0, 0]
     assert_traced(tmp_path / "whole")
