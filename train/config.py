@@ -107,7 +107,7 @@ class RunConfig:
             rank, and after three times that it ends the run; ten times as long at the start and
             while saving. 0 means never.
         profile: record this many steps, after the first five, into trace-rank<N>.json in the run's
-            folder.
+            folder; a run that ends before them writes none.
         pictures: show the batch, the first kernels and some predictions in TensorBoard, after the
             first step and each epoch.
         dry_run: print what the run takes, from ten timed steps, and end; nothing is written.

@@ -151,6 +151,10 @@ class Run:
     network: Trained
     _ranks: Ranks
 
+    def __repr__(self) -> str:
+        network = self.network
+        return f"Run({network.path}, step {network.step}, {len(network.classes)} classes)"
+
     @property
     def classes(self) -> list[str]:
         """The class folders, in the order of the scores."""

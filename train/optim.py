@@ -108,7 +108,8 @@ class PaperSGD(torch.optim.SGD):
         """What set_lr would change at the end of an epoch, as sentences."""
         changes = []
         if lr != self.lr:
-            changes.append(f"learning rate is now {lr:g} ({self._config.schedule})")
+            why = "by hand" if epoch in dict(self._config.lr_at) else self._config.schedule
+            changes.append(f"learning rate is now {lr:g} ({why})")
         factors = _lr_factors(self._config, epoch)
         if factors != _lr_factors(self._config, epoch - 1):
             listed = ", ".join(f"{name} times {value:g}" for name, value in factors.items())
@@ -232,7 +233,8 @@ def schedule(config: OptimConfig, epochs: int) -> "Schedule":
 class ByHand:
     """A schedule whose learning rate is set by hand after some epochs: `lr_at`.
 
-    From then on, what the schedule multiplies its own learning rate by goes for that one.
+    From then on, what the schedule multiplies its own learning rate by goes for that one; it stays
+    where the schedule's own was 0.
     """
 
     def __init__(self, schedule: Schedule, config: OptimConfig) -> None:
@@ -246,7 +248,7 @@ class ByHand:
         if self._set is None:
             return self._schedule.lr
         by_hand, own = self._set
-        return by_hand * (self._schedule.lr / own)
+        return by_hand * (self._schedule.lr / own) if own else by_hand
 
     @property
     def finished(self) -> bool:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from alexnet_dali.train.__main__ import main
 from alexnet_dali.train.checkpoints.run_folder import MAY_CHANGE
-from alexnet_dali.train.optim import OptimConfig, schedule
+from alexnet_dali.train.optim import EpochSchedule, OptimConfig, PaperSGD, schedule
 from alexnet_dali.train.record.metrics import read_metrics
 from tests.recipes import TINY
 from tests.train.test_train import assert_same_run, metrics
@@ -110,3 +111,34 @@ def test_a_schedule_goes_on_from_the_rate_that_was_set(kind):
         rates.append(whole.lr)
     assert rates == pytest.approx(expected, rel=1e-12)
     assert rates[2] == 0.3 and rates[5] == 0.07
+
+
+def test_a_schedule_that_warms_up_does_so_from_the_first_step_on(train, tmp_path, monkeypatch):
+    """Three steps an epoch; a run that is stopped in its first epoch goes on alike."""
+    rising = property(lambda self: self._config.lr * min(1, (self._completed + 1) / 4))
+    monkeypatch.setattr(EpochSchedule, "lr", rising)
+    options = ("--optim.schedule", "multistep")
+    assert train(tmp_path / "whole", *options) == 0
+    expected = [0.02 * share for share in (0.25, 0.5, 0.75, 1) for _ in range(3)]
+    rates = read_metrics(tmp_path / "whole", "train/lr")
+    assert [rates[step] for step in range(1, 13)] == pytest.approx(expected)
+    assert train(tmp_path / "run", *options, "--run.max_steps", "2") == 0
+    assert train(tmp_path / "run", *options) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_rate_set_by_hand_stays_where_the_schedule_is_at_0(monkeypatch):
+    monkeypatch.setattr(EpochSchedule, "lr", property(lambda self: 0.01 * (self._completed < 1)))
+    rates = schedule(OptimConfig(schedule="multistep", lr_at=[(2, 0.3)]), epochs=3)
+    found = [rates.lr]
+    for _ in range(3):
+        rates.end_epoch(0.5)
+        found.append(rates.lr)
+    assert found == [0.01, 0, 0.3, 0.3]
+
+
+def test_a_run_says_whether_its_rate_was_set_by_hand():
+    config = OptimConfig(schedule="multistep", lr_at=[(2, 0.3)])
+    optimizer = PaperSGD(torch.nn.Linear(2, 2).named_parameters(), config)
+    assert optimizer.describe(0.3, 2) == ["learning rate is now 0.3 (by hand)"]
+    assert optimizer.describe(0.001, 3) == ["learning rate is now 0.001 (multistep)"]

@@ -48,6 +48,11 @@ def test_paths_get_the_probabilities_of_evaluation_in_the_order_given(
     assert run.classes == ["a", "b", "c"]
 
 
+def test_a_run_is_one_line(run, trained):
+    path = checkpoint.newest(trained / "checkpoints")
+    assert repr(run) == f"Run({path}, step {run.network.step}, 3 classes)"
+
+
 def test_arrays_get_those_of_a_plain_network(run, trained, squares):
     own = weights(trained)
     crops = squares[:, :, 4:60, 4:60].double() - run.network.mean.double()

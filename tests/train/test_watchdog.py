@@ -86,6 +86,22 @@ def test_ranks_that_get_on_are_left_alone_and_stalled_ones_are_listed(watches, c
     assert len(first._ranks) == 2
 
 
+def test_a_run_that_hangs_ends_even_where_nothing_can_be_said(watches, monkeypatch):
+    """stderr's reader is gone: without its thread, nothing would end the run."""
+
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    start, ended = watches
+    start(seconds=0.3)
+    until(lambda: bool(ended))
+
+
 def test_on_gpus_a_rank_that_is_gone_ends_the_run_long_before_one_that_hangs(
     watches, capsys, monkeypatch
 ):

@@ -234,7 +234,7 @@ MAY_CHANGE = {
     "data.num_threads": Rule("at any time"),
     "data.max_bad_fraction": Rule("at any time"),
     "train.epochs": Rule(
-        "to no fewer than are completed; not with the exponential schedule, which depends on it",
+        "to no fewer than are completed; not where the schedule depends on it (exponential)",
         _keeps_past_lr,
     ),
     "optim.milestones": Rule("those still to come, with the multistep schedule", _keeps_milestones),

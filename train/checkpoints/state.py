@@ -28,9 +28,9 @@ class TrainingState:
     @classmethod
     def initial(cls, model: AlexNet, config: OptimConfig, epochs: int) -> "TrainingState":
         """That of a run of `epochs` epochs, before its first step."""
-        optimizer = PaperSGD(model.named_parameters(), config)
-        sums = new_sums(next(model.parameters()).device)
-        return cls(model, optimizer, schedule(config, epochs), sums)
+        optimizer, rates = PaperSGD(model.named_parameters(), config), schedule(config, epochs)
+        optimizer.set_lr(rates.lr)  # one that warms up begins below optim.lr
+        return cls(model, optimizer, rates, new_sums(next(model.parameters()).device))
 
     def gather(self, all_gather_over_pairs: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The state as a checkpoint holds it: the whole network's, for any number of ranks.

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -220,8 +220,9 @@ class Watch:
             self._has_warned = False
         elif not self._has_warned:
             ends = f"if that goes on, the run ends at {_ENDS_AFTER * patience:.0f} s"
-            print(f"warning: {self._diagnosis(stalled)}; {ends}", file=sys.stderr, flush=True)
             self._has_warned = True
+            with suppress(OSError):
+                print(f"warning: {self._diagnosis(stalled)}; {ends}", file=sys.stderr, flush=True)
 
     def _is_lost(self, gone: list[_Rank], stalled: float) -> bool:
         """Whether ranks are gone for good, and the others wait in NCCL."""
@@ -251,10 +252,11 @@ class Watch:
         return f"no progress for {stalled:.0f} s: {blamed}"
 
     def _give_up(self, why: str) -> None:
-        """Report it; this round is the last one."""
-        end = f"the run is ended; {self._how_to_resume()}"
-        print(f"error: {why}; {end}", file=sys.stderr, flush=True)
+        """Report it; this round is the last one, even where nothing can be printed or looked up."""
         self._ends = True
+        with suppress(OSError):
+            end = f"the run is ended; {self._how_to_resume()}"
+            print(f"error: {why}; {end}", file=sys.stderr, flush=True)
 
 
 def _lost_after(doing: str) -> float:
