@@ -1,5 +1,6 @@
 """Processes: started without seconds of imports, and looked up in /proc."""
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -80,8 +81,9 @@ class Started:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, number)
+        """Send it a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once."""
