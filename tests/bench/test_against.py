@@ -127,3 +127,11 @@ def test_a_checkout_before_0_3_reads_the_folder_in_format_1(prepared, tmp_path):
     about = yaml.safe_load((Path(word) / "dataset.yaml").read_text())
     assert about == yaml.safe_load((prepared / "dataset.yaml").read_text()) | {"format": 1}
     assert (Path(word) / "train.txt").samefile(prepared / "train.txt")
+
+
+def test_a_checkout_before_0_3_is_asked_for_its_contenders(tmp_path):
+    (tmp_path / "setup.cfg").write_text("packages = pipeline")
+    (tmp_path / "tools/bench").mkdir(parents=True)
+    (tmp_path / "tools/bench/feeding.py").write_text("def contenders(*arguments): return arguments")
+    other = Other.at(str(tmp_path))
+    assert other.baselines("alexnet_dali.tools.bench.feeding", "baselines", "a") == ["a"]

@@ -61,8 +61,8 @@ class Other(NamedTuple):
 
     def baselines(self, module: str, function: str, *arguments: object) -> list[str]:
         """The names of this checkout's own baselines."""
-        if not has_namespace(self.folder):  # they were called baselines then
-            function = function.replace("baselines", "baselines")
+        if not has_namespace(self.folder):  # they were called contenders then
+            function = function.replace("baselines", "contenders")
         script = f"from {self._word(module)} import {function} as f; import json; "
         script += "print(json.dumps([*f("
         script += ", ".join(map(repr, arguments)) + ")]))"
