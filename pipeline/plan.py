@@ -68,6 +68,26 @@ class Plan(Protocol):
         ...
 
 
+class OneStep:
+    """A plan of a single step, whose rows are given."""
+
+    num_steps = steps_per_epoch = 1
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples, self.batch_size = samples, len(samples.indices)
+
+    def samples(
+        self,
+        step: int,
+        shard: int,
+        num_shards: int,
+        replaced: Replaced | None = None,
+        count: int = 1,
+    ) -> Samples:
+        """All rows."""
+        return self._samples
+
+
 Order = Callable[[Generator, NDArray[np.int64]], NDArray[np.int64]]
 """From a generator and the labels of all images to the indices that an epoch shows, in order."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomCrop
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.feeder import Batch, Feeder
-from alexnet_dali.pipeline.plan import EpochPlan, Plan, Replaced, Samples, in_order, shuffled
+from alexnet_dali.pipeline.plan import EpochPlan, Plan, in_order, shuffled
 from alexnet_dali.pipeline.transform import Transform
 
 
@@ -37,26 +37,6 @@ def evaluation_plan(images: ImageList, side: int, batch_size: int) -> EpochPlan:
     plan = EpochPlan(images, batch_size, crops, in_order, 0, lighting_epochs=0, drop_last=False)
     plan.num_steps = plan.steps_per_epoch
     return plan
-
-
-class OneStep:
-    """A plan of a single step."""
-
-    num_steps = steps_per_epoch = 1
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples, self.batch_size = samples, len(samples.indices)
-
-    def samples(
-        self,
-        step: int,
-        shard: int,
-        num_shards: int,
-        replaced: Replaced | None = None,
-        count: int = 1,
-    ) -> Samples:
-        """All rows."""
-        return self._samples
 
 
 def shown(images: ImageList, plan: Plan, transform: Transform, **options: Any) -> list[Batch]:

@@ -22,7 +22,7 @@ from alexnet_dali.pipeline.crops import RandomCrop, squares
 from alexnet_dali.pipeline.dataset import Dataset, short
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.feeder import Feeder
-from alexnet_dali.pipeline.plan import EpochPlan, Replaced, Samples, shuffled
+from alexnet_dali.pipeline.plan import EpochPlan, OneStep, Samples, shuffled
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper.drawing import check_name, write_figure
@@ -32,26 +32,6 @@ from alexnet_dali.train.networks import open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
-
-
-class _OneStep:
-    """A plan of a single step."""
-
-    num_steps = steps_per_epoch = 1
-
-    def __init__(self, samples: Samples) -> None:
-        self.batch_size = len(samples.indices)
-        self._samples = samples
-
-    def samples(
-        self,
-        step: int,
-        shard: int,
-        num_shards: int,
-        replaced: Replaced | None = None,
-        count: int = 1,
-    ) -> Samples:
-        return self._samples
 
 
 def main(argv: list[str]) -> None:
@@ -143,7 +123,7 @@ def stages(
 
 
 def _load(dataset: Dataset, transform: Transform, samples: Samples) -> NDArray[np.float32]:
-    batch = Feeder(dataset.train, _OneStep(samples), transform).next()
+    batch = Feeder(dataset.train, OneStep(samples), transform).next()
     return batch.images.permute(0, 2, 3, 1).numpy()
 
 

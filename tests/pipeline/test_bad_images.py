@@ -18,11 +18,12 @@ from alexnet_dali.pipeline.crops import TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.faults import ResourceError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.plan import OneStep
 from alexnet_dali.pipeline.reader import Archives, Reader
 from alexnet_dali.pipeline.replacements import replacement, stop
 from alexnet_dali.tools import prep_imagenet
 from tests.damage import DAMAGE, damage, reason
-from tests.feeding import OneStep, evaluation_plan, plain, training_plan
+from tests.feeding import evaluation_plan, plain, training_plan
 from tests.images import prepare, smooth_image
 
 PLAIN = plain(80)

@@ -14,9 +14,10 @@ from alexnet_dali.pipeline import geometry, graph
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.plan import OneStep
 from alexnet_dali.pipeline.requests import Requests
 from alexnet_dali.pipeline.transform import Pixels, Transform
-from tests.feeding import OneStep, evaluation_plan, plain, shown, training_plan
+from tests.feeding import evaluation_plan, plain, shown, training_plan
 from tests.images import prepare
 
 PLAIN = plain(80)
