@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dali.pipeline.augmentations import Augmentation
-from alexnet_dali.pipeline.cores import threads_of_a_rank
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from alexnet_dali.pipeline.dataset import Dataset, ImageList
 from alexnet_dali.pipeline.feeder import Batch, Feeder
 from alexnet_dali.pipeline.graph import check_names
 from alexnet_dali.pipeline.plan import EpochPlan, Order, in_order, shuffled
-from alexnet_dali.pipeline.replacements import OnBadImage, stop, warn
+from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop, warn
+from alexnet_dali.pipeline.system.cores import threads_of_a_rank
 from alexnet_dali.pipeline.transform import Pixels
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.archives import read
 from alexnet_dali.pipeline.arrays import read_arrays
+from alexnet_dali.pipeline.reading.archives import read
 from alexnet_dali.pipeline.stats import PixelStats
 
 FORMAT = 2

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from alexnet_dali.pipeline import graph
-from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
+from alexnet_dali.pipeline.system.faults import ResourceError, gist, resource_error
 
 MAX_PIXELS = 178_956_970
 """Larger images (half a gigabyte decoded) are rejected by their header, before they can fill the

@@ -13,12 +13,12 @@ from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import of_an_image
-from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
 from alexnet_dali.pipeline.geometry import are_cuts
-from alexnet_dali.pipeline.parent import check_process
 from alexnet_dali.pipeline.plan import Plan
-from alexnet_dali.pipeline.replacements import OnBadImage, stop
-from alexnet_dali.pipeline.requests import MustResample, Requests, Step
+from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.reading.requests import MustResample, Requests, Step
+from alexnet_dali.pipeline.system.faults import ResourceError, gist, resource_error
+from alexnet_dali.pipeline.system.parent import check_process
 from alexnet_dali.pipeline.transform import Transform
 
 _CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
 from alexnet_dali.pipeline.augmentations import Augmentation
-from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error
+from alexnet_dali.pipeline.system.faults import ResourceError, gist, resource_error
 
 HW_DECODER_LOAD = 0.0
 """The share of a batch that goes to the JPEG engine of an A100 or H100.

@@ -15,7 +15,7 @@ from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.crops import Crops
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.draws import Draws
-from alexnet_dali.pipeline.parent import check_process
+from alexnet_dali.pipeline.system.parent import check_process
 
 
 class Samples(NamedTuple):

@@ -17,7 +17,7 @@ ALLOWED = {
 
 
 def imported(path):
-    """What a file imports: `alexnet_dali.pipeline.files`, `alexnet_dali.train.optim`, `torch`."""
+    """What a file imports: `alexnet_dali.pipeline.crops`, `alexnet_dali.train.optim`, `torch`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,11 +72,16 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
     ]
 
 
-def test_the_pipeline_does_not_import_its_preparation():
-    files = list((ROOT / "pipeline").glob("*.py"))
-    assert len(files) > 10
-    for path in files:
-        assert not [name for name in imported(path) if "pipeline.prepare" in name], path
+def test_rooms_of_the_pipeline_import_one_way():
+    """prepare -> all others; reading -> the loader's parts; system -> nothing of ours."""
+    prefix = "alexnet_dali.pipeline."
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        room = path.relative_to(ROOT / "pipeline").parts[0]
+        ours = {name.removeprefix(prefix) for name in imported(path) if name.startswith(prefix)}
+        if room != "prepare":
+            assert not {name for name in ours if name.startswith("prepare")}, path
+        if room == "system":
+            assert {name.split(".")[0] for name in ours} <= {"system"}, path
 
 
 # What each file of train/ may import of train/: a folder stands for its files.

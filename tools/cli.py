@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from alexnet_dali.pipeline.dataset import printable
-from alexnet_dali.pipeline.faults import advice
+from alexnet_dali.pipeline.system.faults import advice
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.tables import records
 from alexnet_dali.train.evaluation import halves, mixture, rates, search_weights

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import torch
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.bench.machine import machine
 from alexnet_dali.tools.cli import command_line, run

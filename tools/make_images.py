@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from alexnet_dali.pipeline.files import atomic_folder
-from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.system.files import atomic_folder
+from alexnet_dali.pipeline.system.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 
 CLASSES = (

@@ -31,11 +31,11 @@ if not __package__:  # run by its path
 import nvidia.dali
 
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.files import resumable_folder
-from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files, validation_files
 from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.system.files import resumable_folder
 from alexnet_dali.tools.cli import command_line, run
 
 

@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from alexnet_dali.pipeline.faults import gist
 from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.system.faults import gist
 
 _WARM_UP = 3
 """Steps that are not recorded. In them, libraries choose kernels and take their memory."""

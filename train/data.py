@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop
 from alexnet_dali.pipeline.data_loader import DataLoader
 from alexnet_dali.pipeline.dataset import Dataset, ImageList
 from alexnet_dali.pipeline.feeder import Batch
-from alexnet_dali.pipeline.replacements import OnBadImage, stop
+from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.system.cores import MOST_THREADS_A_GPU
 from alexnet_dali.pipeline.transform import Colour, Pixels
 from alexnet_dali.train.config import ConfigError, DataConfig, TrainConfig
 from alexnet_dali.train.parallel.ranks import Ranks

@@ -16,14 +16,14 @@ from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.columns import Columns
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.layers import Conv, layers, shapes
-from alexnet_dali.pipeline.cores import threads_of_a_rank
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.pipeline.prepare.pictures import open_pictures
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.workers import Workers
-from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.system.cores import threads_of_a_rank
+from alexnet_dali.pipeline.system.progress import progress
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.config import DataConfig, from_dict, to_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches

@@ -27,7 +27,6 @@ from alexnet_dali.pipeline.decode import (
     formats_by_suffix,
     look,
 )
-from alexnet_dali.pipeline.faults import ResourceError, resource_error, the_files_own
 from alexnet_dali.pipeline.prepare import pillow
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source
@@ -39,6 +38,7 @@ from alexnet_dali.pipeline.prepare.store import (
     write_file,
 )
 from alexnet_dali.pipeline.stats import STATS_SIZE, PixelSums
+from alexnet_dali.pipeline.system.faults import ResourceError, resource_error, the_files_own
 
 _PIXELS_TOGETHER = 50_000_000
 """Images of a run are decoded together up to this many pixels: 150 MB for each process."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_dali.pipeline.arrays import read_arrays
-from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.pipeline.prepare.records import ROW, Findings
 from alexnet_dali.pipeline.stats import PixelSums
+from alexnet_dali.pipeline.system.files import atomic_write
 
 _SAVE_EVERY = 10.0  # seconds
 _TOGETHER = 1 << 24  # bytes

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
 
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
-from alexnet_dali.pipeline.files import sync_file_system, writing_to
 from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
 from alexnet_dali.pipeline.prepare.workers import Workers
-from alexnet_dali.pipeline.progress import progress
 from alexnet_dali.pipeline.stats import PixelSums
+from alexnet_dali.pipeline.system.files import sync_file_system, writing_to
+from alexnet_dali.pipeline.system.progress import progress
 
 _NO_STAMP = (-1, -1)
 

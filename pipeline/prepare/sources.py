@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.archives import read
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare import hub, webdataset
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, open_tree, step_inside
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
-from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
 from alexnet_dali.pipeline.prepare.names import same, some
-from alexnet_dali.pipeline.prepare.tree import ARCHIVES, Tree, open_tree, step_inside
+from alexnet_dali.pipeline.reading.archives import read
 
 CONTAINERS = (*ARCHIVES, ".parquet")
 """How the names of files end that hold other files."""

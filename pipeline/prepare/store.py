@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_dali.pipeline.files import writing_to
+from alexnet_dali.pipeline.system.files import writing_to
 
 SHARD_BYTES = 256 << 20
 """A shard is closed when it has grown to this size."""

@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare.tree import locate, open_tree
+from alexnet_dali.pipeline.prepare.archives.tree import locate, open_tree
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",

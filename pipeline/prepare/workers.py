@@ -16,9 +16,6 @@ from typing import Self
 
 import torch
 
-from alexnet_dali.pipeline.cores import usable_cores
-from alexnet_dali.pipeline.faults import ResourceError
-from alexnet_dali.pipeline.parent import end_with_the_parent
 from alexnet_dali.pipeline.prepare.examine import (
     Examined,
     Task,
@@ -26,6 +23,9 @@ from alexnet_dali.pipeline.prepare.examine import (
     crashed,
 )
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.system.cores import usable_cores
+from alexnet_dali.pipeline.system.faults import ResourceError
+from alexnet_dali.pipeline.system.parent import end_with_the_parent
 
 # Forked from a process that has imported DALI and done nothing else, workers start at once. Above
 # all that process has not asked for GPUs (DALI's dynamic mode would, on import): a child of a

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alexnet_dali.pipeline.prepare import webdataset
+from alexnet_dali.pipeline.prepare.archives.tree import open_tree, step_inside
+from alexnet_dali.pipeline.prepare.hubs import webdataset
 from alexnet_dali.pipeline.prepare.sources import training_files, validation_files
 from alexnet_dali.pipeline.prepare.store import tar_entry, write_file
-from alexnet_dali.pipeline.prepare.tree import open_tree, step_inside
 from tests.fuzz.harness import NUMBERS, TEXTS, altered, damaged, listing, works_or_says, zipped
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(200))

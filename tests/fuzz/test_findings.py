@@ -9,14 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from alexnet_dali.pipeline.archives import read
 from alexnet_dali.pipeline.arrays import read_arrays
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.archives.tree import open_tree
 from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.labels import devkit
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import training_files
-from alexnet_dali.pipeline.prepare.tree import open_tree
+from alexnet_dali.pipeline.reading.archives import read
 from alexnet_dali.train.record.metrics import Monitor, read_metrics
 from tests.fuzz.harness import bounded, huge_npy, zipped
 from tests.fuzz.test_archives import CLASSES, IMAGE, tarred

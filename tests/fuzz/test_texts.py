@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 import alexnet_dali.pipeline.prepare.workers  # noqa: F401 - the fork server then has what it needs
-from alexnet_dali.pipeline.prepare import devkit
-from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
-from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.labels import devkit
+from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
 from alexnet_dali.pipeline.prepare.text import read_text
 from tests.fuzz.harness import PLAIN, TEXTS, damaged, slow, works_or_says, zipped
 

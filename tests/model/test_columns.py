@@ -15,7 +15,7 @@ from alexnet_dali.model import columns as columns_module
 from alexnet_dali.model.alexnet import AlexNet, DropoutMasks
 from alexnet_dali.model.config import PerLayer
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.replacements import stop
+from alexnet_dali.pipeline.reading.replacements import stop
 from alexnet_dali.train.config import DataConfig, TrainConfig
 from alexnet_dali.train.data import training_batches
 from alexnet_dali.train.optim import OptimConfig, PaperSGD

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_dali.pipeline import archive_process, graph, verify
+from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.crops import TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.faults import ResourceError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
 from alexnet_dali.pipeline.plan import OneStep
-from alexnet_dali.pipeline.reader import Archives, Reader
-from alexnet_dali.pipeline.replacements import replacement, stop
+from alexnet_dali.pipeline.reading import archive_process, verify
+from alexnet_dali.pipeline.reading.reader import Archives, Reader
+from alexnet_dali.pipeline.reading.replacements import replacement, stop
+from alexnet_dali.pipeline.system.faults import ResourceError
 from alexnet_dali.tools import prep_imagenet
 from tests.damage import DAMAGE, damage, reason
 from tests.feeding import evaluation_plan, plain, training_plan
@@ -447,7 +448,7 @@ def test_a_file_that_is_well_again_is_not_called_so_many_pixels_large(images, mo
         Path(images.path(bad)).write_bytes(content)
         return right(some, index)
 
-    monkeypatch.setattr("alexnet_dali.pipeline.reader.why_bad", restored)
+    monkeypatch.setattr("alexnet_dali.pipeline.reading.reader.why_bad", restored)
     seen = []
     feeder = Feeder(images, plan(images, num_steps=1), PLAIN, on_bad_image=seen.append)
     list(feeder)

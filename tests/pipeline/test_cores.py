@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from alexnet_dali.pipeline import cores
+from alexnet_dali.pipeline.system import cores
 
 
 @pytest.fixture

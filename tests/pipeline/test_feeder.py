@@ -15,7 +15,7 @@ from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, TenCrops
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
 from alexnet_dali.pipeline.plan import OneStep
-from alexnet_dali.pipeline.requests import Requests
+from alexnet_dali.pipeline.reading.requests import Requests
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from tests.feeding import evaluation_plan, plain, shown, training_plan
 from tests.images import prepare
@@ -385,7 +385,7 @@ def test_steps_that_are_made_together_are_those_that_are_made_alone(dataset):
 
 
 def test_the_next_steps_are_made_while_some_are_handed_out(dataset, monkeypatch):
-    monkeypatch.setattr("alexnet_dali.pipeline.requests._TOGETHER", 24)
+    monkeypatch.setattr("alexnet_dali.pipeline.reading.requests._TOGETHER", 24)
     plan = training_plan(dataset.train, batch_size=8, num_steps=12)
     options = graph.GraphOptions(80, True, False, None)
     requests, asked, make = Requests(dataset.train, plan, plain(80), options), [], Requests.steps

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_dali.pipeline.files import resumable_folder, sync_file_system
+from alexnet_dali.pipeline.system.files import resumable_folder, sync_file_system
 
 
 def plant(monkeypatch, syncfs):

@@ -1,7 +1,7 @@
 import re
 
-from alexnet_dali.pipeline import progress as module
-from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.system import progress as module
+from alexnet_dali.pipeline.system.progress import progress
 
 
 def test_off_a_terminal_a_line_tells_how_far_it_is_and_how_long_the_rest_takes(monkeypatch, capsys):

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import savemat
 
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.prepare.tar import tar_entries
+from alexnet_dali.pipeline.prepare.archives.tar import tar_entries
 from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.columns import Names, Places
 from alexnet_dali.pipeline.prepare.records import Findings
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from alexnet_dali.pipeline import decode
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.pipeline.prepare import examine, workers
 from alexnet_dali.pipeline.prepare.examine import Task
 from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools import cli, prep_imagenet
 from tests.images import smooth_image, write_class_folders
 from tests.processes import ROOT, Started, running

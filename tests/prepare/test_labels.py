@@ -8,8 +8,8 @@ import pytest
 from scipy.io import savemat
 
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.prepare.class_names import find_names, read_names
-from alexnet_dali.pipeline.prepare.label_file import read_labels
+from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
+from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
 from alexnet_dali.pipeline.prepare.sources import training_files, validation_files
 from alexnet_dali.tools import prep_imagenet
 from tests.images import write_class_folders

@@ -14,9 +14,9 @@ from nvidia.dali.pipeline import Pipeline
 from alexnet_dali.pipeline import decode
 from alexnet_dali.pipeline.crops import RandomCrop
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
-from alexnet_dali.pipeline.faults import ResourceError, resource_error
 from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.prepare import examine, preparation
+from alexnet_dali.pipeline.system.faults import ResourceError, resource_error
 from alexnet_dali.pipeline.transform import Pixels
 from alexnet_dali.tools import prep_imagenet
 from alexnet_dali.train.__main__ import main

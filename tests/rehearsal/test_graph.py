@@ -9,7 +9,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
 from alexnet_dali.pipeline import graph
-from alexnet_dali.pipeline.requests import Requests
+from alexnet_dali.pipeline.reading.requests import Requests
 from tests.feeding import plain, training_plan
 
 

@@ -175,7 +175,7 @@ def distributions(path):
 
 NEEDED_EXTRAS = {
     "pipeline/decode.py": "heic",
-    "pipeline/prepare/parquet.py": "parquet",
+    "pipeline/prepare/hubs/parquet.py": "parquet",
     "tools/bench/baselines.py": "bench",
     "tools/bench/__main__.py": "bench",
     "tools/bench/feeding.py": "bench",

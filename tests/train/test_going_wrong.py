@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from alexnet_dali.pipeline.faults import advice
-from alexnet_dali.pipeline.files import writing_to
+from alexnet_dali.pipeline.system.faults import advice
+from alexnet_dali.pipeline.system.files import writing_to
 from alexnet_dali.train import evaluation, trainer
 from alexnet_dali.train.checkpoints.run_folder import RunFolder, claim
 from alexnet_dali.train.config import load

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import multiprocessing as mp
 
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.parallel.ranks import join
 from tests import reference
 from tests.model.test_columns import LRS, SEED, batches, largest_difference, train_from

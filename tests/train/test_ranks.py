@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from alexnet_dali.pipeline.files import resumable_folder
+from alexnet_dali.pipeline.system.files import resumable_folder
 from alexnet_dali.train.checkpoints.run_folder import claim
 from alexnet_dali.train.parallel import agreement
 from alexnet_dali.train.parallel.agreement import StopRequest

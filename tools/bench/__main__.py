@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.bench import against, feeding, host
 from alexnet_dali.tools.bench.against import Command, Other, Rounds
 from alexnet_dali.tools.bench.feeding import NEEDS, stores

@@ -21,13 +21,13 @@ import psutil
 import torch
 
 from alexnet_dali.pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
-from alexnet_dali.pipeline.cores import MOST_THREADS_A_GPU
 from alexnet_dali.pipeline.dataset import Dataset, ImageList
-from alexnet_dali.pipeline.files import resumable_folder
-from alexnet_dali.pipeline.memory import keep_freed_memory
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.system.cores import MOST_THREADS_A_GPU
+from alexnet_dali.pipeline.system.files import resumable_folder
+from alexnet_dali.pipeline.system.memory import keep_freed_memory
 from alexnet_dali.tools.bench import baselines as others
 from alexnet_dali.tools.bench.baselines import CROP, RESIZE, Feeding
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import train_on_ranks

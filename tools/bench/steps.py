@@ -27,7 +27,7 @@ from alexnet_dali.model.columns import Columns
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.local_response_norm import compiled_local_response_norm
 from alexnet_dali.pipeline.feeder import Batch
-from alexnet_dali.pipeline.memory import keep_freed_memory
+from alexnet_dali.pipeline.system.memory import keep_freed_memory
 from alexnet_dali.tools import ROOT
 from alexnet_dali.train.capture import READY, CapturedStep, CudaGraph
 from alexnet_dali.train.config import load
@@ -113,7 +113,7 @@ def plain(work: Work, captured: bool = False) -> Measured:
 
 
 def plain_that_keeps_memory(work: Work) -> Measured:
-    """`plain`, with freed memory kept as pipeline/memory.py does for ours."""
+    """`plain`, with freed memory kept as pipeline/system/memory.py does for ours."""
     keep_freed_memory()
     return plain(work)
 

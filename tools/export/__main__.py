@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.export import plain_alexnet
 from alexnet_dali.tools.export.check import check_alike

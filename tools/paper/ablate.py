@@ -29,7 +29,7 @@ from scipy.stats import t
 from tqdm import tqdm
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import train_on_ranks

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.system.progress import progress
 from alexnet_dali.tools.paper.drawing import BLUE, RED
 from alexnet_dali.tools.paper.neighbors import COUNT, same_label
 from alexnet_dali.tools.tables import markdown

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#808080"
 

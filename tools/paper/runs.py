@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import torch
 
-from alexnet_dali.pipeline.parent import end_with_the_parent
+from alexnet_dali.pipeline.system.parent import end_with_the_parent
 from alexnet_dali.train.config import Config
 from alexnet_dali.train.data import MOST_THREADS_A_GPU
 from alexnet_dali.train.parallel.ranks import join

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
-from alexnet_dali.pipeline.files import atomic_write
 from alexnet_dali.pipeline.prepare.pictures import Pictures, Skipped, find, open_pictures
 from alexnet_dali.pipeline.prepare.workers import Workers
-from alexnet_dali.pipeline.progress import progress
+from alexnet_dali.pipeline.system.files import atomic_write
+from alexnet_dali.pipeline.system.progress import progress
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
 from alexnet_dali.train.evaluation import probabilities

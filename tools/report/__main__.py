@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.bench.machine import machine
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper.neighbors import check_alone

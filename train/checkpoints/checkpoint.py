@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.checkpoints import checksum
 from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wrong
 

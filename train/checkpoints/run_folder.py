@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.faults import advice
-from alexnet_dali.pipeline.files import atomic_write, locked
+from alexnet_dali.pipeline.system.faults import advice
+from alexnet_dali.pipeline.system.files import atomic_write, locked
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.checkpoint import Best, CheckpointError
 from alexnet_dali.train.config import Config, ConfigError, from_dict, options, to_yaml

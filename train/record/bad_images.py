@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError, one_line
-from alexnet_dali.pipeline.files import atomic_write
-from alexnet_dali.pipeline.replacements import BadImage, OnBadImage, stop
+from alexnet_dali.pipeline.reading.replacements import BadImage, OnBadImage, stop
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _LIST = "bad_images.txt"

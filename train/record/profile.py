@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from alexnet_dali.pipeline.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write
 
 _SAMPLE_EVERY = 0.005  # seconds
 _DECODERS = "[DALI][TP"  # how DALI names the threads of its pool

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.tar import tar_entries
+from alexnet_dali.pipeline.prepare.archives.zips import zip_entries
 from alexnet_dali.pipeline.prepare.names import is_skipped, some
-from alexnet_dali.pipeline.prepare.tar import tar_entries
-from alexnet_dali.pipeline.prepare.zips import zip_entries
 
 ARCHIVES = (".tar", ".zip")
 """How the names of archives end."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dali.pipeline.dataset import DatasetError
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.tree import matching
+from alexnet_dali.pipeline.prepare.hubs.parquet import arrow, columns, parquet
 from alexnet_dali.pipeline.prepare.labelled import Labelled
-from alexnet_dali.pipeline.prepare.parquet import arrow, columns, parquet
-from alexnet_dali.pipeline.prepare.tree import matching
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline import archive_process, graph
-from alexnet_dali.pipeline.cores import usable_cores
+from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import of_an_image
-from alexnet_dali.pipeline.faults import ResourceError, gist, resource_error, the_files_own
-from alexnet_dali.pipeline.verify import why_bad
+from alexnet_dali.pipeline.reading import archive_process
+from alexnet_dali.pipeline.reading.verify import why_bad
+from alexnet_dali.pipeline.system.cores import usable_cores
+from alexnet_dali.pipeline.system.faults import ResourceError, gist, resource_error, the_files_own
 
 _MOST_THREADS = 8
 """They wait for disks and networks, more than for processors."""

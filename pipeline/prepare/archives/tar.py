@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import one_line
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LONGEST_END = 1 << 25

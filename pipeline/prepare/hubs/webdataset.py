@@ -4,9 +4,9 @@ import json
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import formats_by_suffix
+from alexnet_dali.pipeline.prepare.archives.tree import Tree
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.names import some
-from alexnet_dali.pipeline.prepare.tree import Tree
 
 _LABEL_KEYS = ("label", "cls", "class")
 

@@ -1,7 +1,7 @@
 """A process that reads images out of archives, so that no loop over them holds up training.
 
-`pipeline.reader` starts it as a script. It imports Python's own modules alone, to start at once,
-and has one thread: threads would wait for each other's lock after every image.
+`pipeline.reading.reader` starts it as a script. It imports Python's own modules alone, to start
+at once, and has one thread: threads would wait for each other's lock after every image.
 """
 
 import mmap

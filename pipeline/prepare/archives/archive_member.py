@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.archives import read
-from alexnet_dali.pipeline.prepare import parquet
+from alexnet_dali.pipeline.prepare.hubs import parquet
+from alexnet_dali.pipeline.reading.archives import read
 
 _LARGEST = 1 << 29
 """Bytes that one file may unpack to; a larger one would be a trap for the memory."""

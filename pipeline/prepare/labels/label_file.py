@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import formats_by_suffix
-from alexnet_dali.pipeline.prepare import devkit
+from alexnet_dali.pipeline.prepare.labels import devkit
 from alexnet_dali.pipeline.prepare.names import same, some
 from alexnet_dali.pipeline.prepare.text import read_text
 

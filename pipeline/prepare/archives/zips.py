@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alexnet_dali.pipeline.dataset import one_line
-from alexnet_dali.pipeline.prepare.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field

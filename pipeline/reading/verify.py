@@ -9,7 +9,7 @@ import os
 
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import decode, look
-from alexnet_dali.pipeline.faults import the_files_own
+from alexnet_dali.pipeline.system.faults import the_files_own
 
 
 def why_bad(images: ImageList, index: int) -> str:

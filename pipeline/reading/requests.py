@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline import geometry, graph
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.plan import Plan, Replaced, Samples
-from alexnet_dali.pipeline.reader import FaultyImages, Reader
-from alexnet_dali.pipeline.replacements import BadImage, replacement
+from alexnet_dali.pipeline.reading.reader import FaultyImages, Reader
+from alexnet_dali.pipeline.reading.replacements import BadImage, replacement
 from alexnet_dali.pipeline.transform import Transform
 
 _TOGETHER = 512

@@ -1,0 +1,1 @@
+"""What folders and archives hold, and where; nothing is unpacked."""

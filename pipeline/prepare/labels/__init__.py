@@ -1,0 +1,1 @@
+"""Which class an image is of: label files, development kits, names of classes."""
