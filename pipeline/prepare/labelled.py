@@ -1,16 +1,20 @@
 """Files that bring their labels along, as those of parquet files and WebDataset shards do."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.dataset import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
+
+Label = int | str
+"""A class's number, or its name."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Files in archives in `root`, each with a `label`: a class's number, or its name.
+    """Files in archives in `root`, each with a `label`, which is of `origin` (column "label").
 
     `class_names` are people's names of the classes, by number, where the archives hold them.
     """
@@ -19,8 +23,22 @@ class Labelled:
     root: Path
     names: list[str]
     places: list[ArchiveMember]
-    labels: list[int | str]
+    labels: list[Label]
     class_names: list[str] | None = None
+    origin: str = ""
+
+    def remark(self) -> str:
+        """How labels were read, with an example, for the user."""
+        numbers = [label for label in self.labels if isinstance(label, int)]
+        span = f", numbers {min(numbers)} to {max(numbers)}" if numbers else ""
+        label = self.labels[0]
+        shown = str(label)
+        if isinstance(label, int) and label < len(self.class_names or ()):
+            shown += f" ({(self.class_names or ())[label]})"
+        return (
+            f"labels: {one_line(self.origin)} of {one_line(self.path.name)}{span}; "
+            f"{one_line(self.names[0])} is {one_line(shown)}"
+        )
 
     def classes(self) -> list[str]:
         """The classes, as training numbers them: sorted names, or the numbers themselves.
@@ -60,6 +78,8 @@ class Labelled:
 
     def indices(self, classes: list[str]) -> list[int]:
         """Each file's label as an index into `classes`; DatasetError where one is not there."""
+        if not self.labels:
+            raise DatasetError(f"{self.path}: found no image")
         index = {same(name): label for label, name in enumerate(classes)}
         unknown = sorted({str(label) for label in self.labels if same(str(label)) not in index})
         if unknown:
@@ -68,3 +88,27 @@ class Labelled:
                 f"training classes ({some(classes)})"
             )
         return [index[same(str(label))] for label in self.labels]
+
+
+def check_alike(
+    path: Path, names: list[str], columns: Mapping[str, Sequence[Label | None]], remedy: str
+) -> None:
+    """The columns divide the files alike, where they have values, so that any may be the label.
+
+    DatasetError with an example if not, which ends with the `remedy`.
+    """
+    (first, chosen), *others = columns.items()
+    for title, column in others:
+        there: dict[Label, tuple[Label, int]] = {}
+        back: dict[Label, tuple[Label, int]] = {}
+        for place, (one, other) in enumerate(zip(chosen, column, strict=True)):
+            if one is None or other is None:
+                continue
+            for key, value, seen in ((one, other, there), (other, one, back)):
+                known, before = seen.setdefault(key, (value, place))
+                if known != value:
+                    raise DatasetError(
+                        f"{path}: {first} and {title} could both be the label, and differ: "
+                        f"{names[before]} is {chosen[before]} and {column[before]}, "
+                        f"{names[place]} is {one} and {other}; {remedy}"
+                    )

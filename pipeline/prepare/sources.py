@@ -124,7 +124,7 @@ def training_files(path: Path) -> Found:
     found = _open(path)
     if isinstance(found, Labelled):
         classes = found.classes()
-        return Found(_in_order(found, classes), classes, found.class_names, [])
+        return Found(_in_order(found, classes), classes, found.class_names, [found.remark()])
     tree = step_inside(found)
     classes = _class_names(tree)
     return Found(_label_by_folder(tree, classes), classes, None, _remarks(tree))
@@ -147,7 +147,7 @@ def validation_files(
                 f"{path}: its schema names other classes than that of the training files, or in "
                 f"another order ({some(found.class_names or [])}; there {some(names or [])})"
             )
-        return _in_order(found, classes), []
+        return _in_order(found, classes), [found.remark()]
     tree = step_inside(found)
     return _label_by_folder(tree, classes), _remarks(tree)
 

@@ -9,8 +9,11 @@ from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.archives.tree import matching
 from alexnet_dali.pipeline.prepare.hubs.parquet import arrow, columns, parquet
-from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.labelled import Label, Labelled, check_alike
 
+_REMEDY = (
+    "write files without the other: pq.write_table(pq.read_table(file).drop_columns(name), copy)"
+)
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 
 
@@ -44,16 +47,18 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
             f"{path}: parquet files need pyarrow: pip install 'alexnet-dali[parquet]'"
         )
     found = Labelled(path, files[0].parent, [], [], [], None)
+    values: dict[str, list[Label | None]] = {}
     for file in files:
         try:
-            found = _with(found, file)
+            found = _with(found, file, values)
         except DatasetError:
             raise
         except Exception as error:  # pyarrow raises many kinds for a file that is damaged
             raise DatasetError(f"{file}: expected a whole parquet file ({error})") from error
+    column = next(iter(values))
     missing = [
         name
-        for name, label in zip(found.names, found.labels, strict=True)
+        for name, label in zip(found.names, values[column], strict=True)
         if label is None or label == -1
     ]
     if missing:
@@ -61,11 +66,14 @@ def labelled(path: Path, files: list[Path]) -> Labelled:
             f"{path}: {len(missing)} of {len(found.names)} images have no label, {missing[0]} the "
             "first; the hub serves test sets so; choose another split"
         )
-    return found
+    titles = {f'column "{name}"': values[name] for name in values}
+    check_alike(path, found.names, titles, _REMEDY)
+    labels = [label for label in values[column] if label is not None]
+    return replace(found, labels=labels, origin=next(iter(titles)))
 
 
-def _with(found: Labelled, path: Path) -> Labelled:
-    """`found`, to whose lists the images of one more file are added."""
+def _with(found: Labelled, path: Path, values: dict[str, list[Label | None]]) -> Labelled:
+    """`found`, to whose lists the images of one more file are added, and to `values` its labels."""
     with parquet.ParquetFile(path) as file:
         which = columns(path, file.schema_arrow)
         if found.names and found.class_names != which.names:
@@ -73,10 +81,18 @@ def _with(found: Labelled, path: Path) -> Labelled:
                 f"{path}: its schema names other classes than the files before it, or in another "
                 "order"
             )
-        wanted = [which.label, *_name_columns(file.schema_arrow, which.image)]
+        if found.names and list(values) != which.labels:
+            raise DatasetError(
+                f"{path}: has the columns of labels {', '.join(which.labels)}; the files before it "
+                f"have {', '.join(values)}"
+            )
+        wanted = [*which.labels, *_name_columns(file.schema_arrow, which.image)]
+        for column in which.labels:
+            values.setdefault(column, [])
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, wanted)
-            found.labels.extend(table[which.label].to_pylist())
+            for column in which.labels:
+                values[column].extend(table[column].to_pylist())
             found.names.extend(_names(table, which.image, f"{path.stem}/{group:04d}"))
             found.places.extend(
                 ArchiveMember(path.name, group, row, "parquet") for row in range(table.num_rows)

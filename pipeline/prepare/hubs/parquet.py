@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.labels.headings import is_label
 
 try:
     import pyarrow as arrow
@@ -15,14 +16,16 @@ except ImportError:
 
 
 _IMAGES = ("image", "img", "jpg", "png", "bytes")
-_LABELS = ("label", "labels", "fine_label", "class", "target")
 
 
 class Columns(NamedTuple):
-    """Which columns hold images and labels, and what the labels mean where the schema says so."""
+    """Which columns hold images and labels, and what the labels mean where the schema says so.
+
+    `labels` are all that could be; the first is taken if the others divide the images alike.
+    """
 
     image: str
-    label: str
+    labels: list[str]
     names: list[str] | None
 
 
@@ -50,27 +53,34 @@ def columns(path: Path, schema: Any) -> Columns:
     """The columns of images and labels; DatasetError where there are none."""
     features = _features(schema)
     images = [field.name for field in schema if _holds_images(field.type)]
-    images.sort(key=lambda name: name.lower() not in _IMAGES)
-    labels = [name for name, about in features.items() if about.get("_type") == "ClassLabel"]
-    labels = labels or [name for name in _LABELS if name in schema.names]
-    if not images or not labels or labels[0] not in schema.names:
+    images = [name for name in images if name.lower() in _IMAGES] or images
+    named = {name for name, about in features.items() if about.get("_type") == "ClassLabel"}
+    labels = [name for name in schema.names if name in named or is_label(name)]
+    labels.sort(key=lambda name: (name not in named, name.lower() != "label"))
+    if not images or not labels:
         raise DatasetError(
             f"{path}: found the columns {', '.join(schema.names)}; expected one of images (bytes, "
             "or bytes and path) and one named label"
         )
-    kind = schema.field(labels[0]).type
-    if arrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    is_text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
-    if not arrow.types.is_integer(kind) and not is_text:
+    if len(images) > 1:
         raise DatasetError(
-            f"{path}: the column {labels[0]} holds {kind}; expected whole numbers or text"
+            f"{path}: the columns {', '.join(images)} all hold images; expected one, or one named "
+            "image"
+        )
+    twice = [name for name in labels if schema.names.count(name) > 1]
+    if twice:
+        raise DatasetError(f"{path}: found two columns named {twice[0]}; expected one")
+    fitting = [name for name in labels if _holds_labels(schema.field(name).type)]
+    if labels[0] not in fitting:
+        raise DatasetError(
+            f"{path}: the column {labels[0]} holds {schema.field(labels[0]).type}; expected whole "
+            "numbers or text"
         )
     names = features.get(labels[0], {}).get("names")
     are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if names is not None and not are_texts:
         raise DatasetError(f"{path}: its schema names classes {str(names)[:80]}; expected texts")
-    return Columns(images[0], labels[0], names)
+    return Columns(images[0], fitting, names)
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
@@ -81,6 +91,13 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
         return {name: of for name, of in features.items() if isinstance(of, dict)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _holds_labels(kind: Any) -> bool:
+    """Whether a column is of whole numbers or text, which may be stored as a dictionary."""
+    kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    is_text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
+    return bool(arrow.types.is_integer(kind) or is_text)
 
 
 def _holds_images(kind: Any) -> bool:

@@ -5,10 +5,11 @@ import json
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import formats_by_suffix
 from alexnet_dali.pipeline.prepare.archives.tree import Tree
-from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.labelled import Label, Labelled, check_alike
+from alexnet_dali.pipeline.prepare.labels.headings import is_label
 from alexnet_dali.pipeline.prepare.names import some
 
-_LABEL_KEYS = ("label", "cls", "class")
+_CLS = ".cls files"
 
 
 def is_one(tree: Tree) -> bool:
@@ -24,8 +25,8 @@ def is_one(tree: Tree) -> bool:
 
 def labelled(tree: Tree) -> Labelled:
     """The images with their labels; DatasetError where an image has none, or a label two images."""
-    images, labels = _pairs(tree)
-    unlabelled = sorted(images.keys() - labels.keys())
+    images, told = _told(tree)
+    unlabelled = sorted(key for key in images if not told.get(key))
     if unlabelled:
         raise DatasetError(
             f"{tree.path}: {len(unlabelled)} of {len(images)} images have no .cls file and no "
@@ -35,20 +36,33 @@ def labelled(tree: Tree) -> Labelled:
         raise DatasetError(f"{tree.path}: found labels, but no image beside them")
     assert tree.places is not None
     indices = list(images.values())
-    return Labelled(
+    names = [tree.names[i] for i in indices]
+    titles = sorted({title for of_key in told.values() for title in of_key}, key=_rank)
+    check_alike(
         tree.path,
-        tree.root,
-        [tree.names[i] for i in indices],
-        [tree.places[i] for i in indices],
-        [labels[key] for key in images],
+        names,
+        {title: [told[key].get(title) for key in images] for title in titles},
+        "write shards with one of them",
     )
+    first = [min(told[key], key=_rank) for key in images]
+    labels = [told[key][title] for key, title in zip(images, first, strict=True)]
+    places = [tree.places[i] for i in indices]
+    return Labelled(tree.path, tree.root, names, places, labels, None, first[0])
 
 
-def _pairs(tree: Tree) -> tuple[dict[str, int], dict[str, int | str]]:
-    """By key: the index of the image in the tree, and the label."""
+def _rank(title: str) -> tuple[bool, bool, str]:
+    return title != _CLS, title != _key("label"), title
+
+
+def _key(name: str) -> str:
+    return f'"{name}" in .json files'
+
+
+def _told(tree: Tree) -> tuple[dict[str, int], dict[str, dict[str, Label]]]:
+    """By key: the index of the image in the tree, and the labels by what tells them."""
     suffixes = {suffix.removeprefix(".") for suffix in formats_by_suffix()}
     images: dict[str, int] = {}
-    labels: dict[str, int | str] = {}
+    told: dict[str, dict[str, Label]] = {}
     for index, name in enumerate(tree.names):
         key, kind = _split(name)
         if kind in suffixes:
@@ -59,12 +73,10 @@ def _pairs(tree: Tree) -> tuple[dict[str, int], dict[str, int | str]]:
                 )
             images[key] = index
         elif kind == "cls":
-            labels[key] = _number(_text(tree, index).strip())
-        elif kind == "json" and key not in labels:
-            label = _label_of_json(_text(tree, index))
-            if label is not None:
-                labels[key] = label
-    return images, labels
+            told.setdefault(key, {})[_CLS] = _number(_text(tree, index).strip())
+        elif kind == "json":
+            told.setdefault(key, {}).update(_labels_of_json(_text(tree, index)))
+    return images, told
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -83,14 +95,18 @@ def _text(tree: Tree, index: int) -> str:
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 
-def _label_of_json(text: str) -> int | str | None:
+def _labels_of_json(text: str) -> dict[str, Label]:
+    """What keys such as label or class_name have, if they are numbers or texts."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    found = [about[key] for key in _LABEL_KEYS if key in about] if isinstance(about, dict) else []
-    return found[0] if found and isinstance(found[0], (int, str)) else None
+        return {}
+    return {
+        _key(key): value
+        for key, value in (about.items() if isinstance(about, dict) else ())
+        if isinstance(value, (int, str)) and (key == "cls" or is_label(key))
+    }
 
 
-def _number(text: str) -> int | str:
+def _number(text: str) -> Label:
     return int(text) if text.isdecimal() and len(text) < 10 else text

@@ -17,9 +17,9 @@ _SPLITS = {
 
 
 class Match(NamedTuple):
-    """A file's index; whether the name has its suffix; how many folders before it agree."""
+    """Which file; whether the name has its suffix; how many folders before it agree."""
 
-    index: int
+    file: int
     exact: bool
     folders: int
 

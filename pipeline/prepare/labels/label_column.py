@@ -59,10 +59,19 @@ def headed_as_labels(named: Named) -> list[int]:
 def check_agreement(path: Path, chosen: Reading) -> None:
     """Columns that are headed as labels follow from the one that was chosen, or it is no label.
 
-    DatasetError where two images of one class differ in such a column.
+    DatasetError where two images of one class differ in such a column, or too few are of one class
+    to tell.
     """
-    named = chosen.named
-    for column in headed_as_labels(named):
+    named, told = chosen.named, headed_as_labels(chosen.named)
+    few = len(chosen.labels) < 2 * len(set(chosen.labels)) and chosen.column not in told
+    for column in told:
+        if few and numbers(named.texts(column)) != chosen.labels:
+            raise DatasetError(
+                f"{path}: {named.title(chosen.column)} holds names of classes, but "
+                f"{named.title(column)} is called like a label, as in the line "
+                f"{named.line(named.pairs[0][1])!r}; call the column of names class_name, or "
+                "remove it"
+            )
         seen: dict[int, int] = {}
         for (_, row), label in zip(named.pairs, chosen.labels, strict=True):
             text = named.columns[column][row]

@@ -106,8 +106,7 @@ def _choose(path: Path, named: list[Named], classes: Classes, names: list[str]) 
     reasons = []
     for table in named:
         if table.several:
-            name = table.columns[table.column][table.several[0]]
-            raise DatasetError(f"{path}: {name} could be several files; add its folder")
+            raise _several(path, table)
         try:
             found += readings(path, table, classes)
         except NoLabels as error:
@@ -164,12 +163,19 @@ def _not_named(
             f"{path}: expected 'name label' on every line, with the names of the images' files; "
             f"its first line is {first!r}"
         )
+    if best.several:
+        return _several(path, best)
     missing = [names[index] for index in needed.missing(best)]
     also = f"; it labels {some(best.elsewhere)}, which are not there" if best.elsewhere else ""
     return DatasetError(
         f"{path}: no label for {len(missing)} of {len(names)} files in {folder}: "
         f"{some(missing)}{also}"
     )
+
+
+def _several(path: Path, table: Named) -> DatasetError:
+    name = table.columns[table.column][table.several[0]]
+    return DatasetError(f"{path}: {name} could be several files; add its folder")
 
 
 def _remarks(

@@ -1,6 +1,6 @@
 """A table of which one column names files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alexnet_dali.pipeline.prepare.labels.classes import Classes, number
@@ -86,14 +86,14 @@ def _by_name(heading: tuple[str, ...], columns: Columns, column: int, files: Fil
         match = files.find(text)
         if match is None:
             elsewhere.append(text)
-        elif match.index == AMBIGUOUS:
+        elif match.file == AMBIGUOUS:
             several.append(row)
         else:
             agreement = match.exact, match.folders
-            known, rows = best.setdefault(match.index, (agreement, []))
+            known, rows = best.setdefault(match.file, (agreement, []))
             if agreement > known:
                 elsewhere += [columns[column][other] for other in rows]
-                best[match.index] = agreement, [row]
+                best[match.file] = agreement, [row]
             elif agreement == known:
                 rows.append(row)
             else:
