@@ -64,6 +64,7 @@ FORMS = {
     "a field of two lines": (lines('{i}.jpg,{c},"a\nb"', "file,label,note"), RIGHT),
     # What names are like
     "no suffixes": (lines("{i} {c}"), RIGHT),
+    "some suffixes": (lines("{i}.jpg,{c}", "file,label").replace("2.jpg", "2"), RIGHT),
     "another suffix": (lines("{i}.png {c}"), RIGHT),
     "another case of the suffix": (lines("{i}.JPG {c}"), RIGHT),
     "a folder before": (lines("val/{i}.jpg {c}"), RIGHT),
@@ -156,7 +157,7 @@ FORMS = {
         "labelled twice, as dog and cat",
     ),
     "a class that is none": (lines("{i}.jpg {c}").replace("5.jpg fox", "5.jpg wolf"), "'wolf'"),
-    "nothing but numbers": (lines("{k}"), "expected 'name label'"),
+    "nothing but numbers": (lines("{k}"), "ImageNet's numbers need its whole development kit"),
     "nothing": ("", "expected 'name label'"),
     "JSON lines": (lines('{{"file_name": "{i}.jpg", "label": "{c}"}}'), "expected 'name label'"),
 }

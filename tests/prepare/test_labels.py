@@ -87,7 +87,7 @@ def test_a_list_with_several_columns_of_numbers_is_refused_unless_one_is_called_
 
 
 WRONG = {
-    "no name matches": ([("x.jpg", "n01")], r"first line is 'x\.jpg,n01'"),
+    "no name matches": ([("x.jpg", "n01")], r"first line is 'x\.jpg n01'"),
     "some are missing": (ROWS[:3], r"no label for 3 of 6 files .* V3\.JPEG, V4\.JPEG, V5\.JPEG"),
     "numbers from 1": (
         [(name, label + 1) for name, label in zip(NAMES, RIGHT)],

@@ -85,8 +85,8 @@ class _Needed:
 
 def _tables(path: Path) -> Iterator[Columns]:
     if devkit.is_devkit(path):
-        names, synsets = zip(*devkit.validation_labels(path), strict=True)
-        yield [("file", *names), ("WNID", *synsets)]
+        rows = devkit.validation_labels(path)
+        yield [("file", *(name for name, _ in rows)), ("WNID", *(synset for _, synset in rows))]
         return
     try:
         yield from tables(read_text(path))
@@ -158,10 +158,11 @@ def _not_named(
     """Why no column names all images."""
     best = max(named, key=lambda n: len(n.pairs), default=None)
     if best is None or not best.pairs:
-        first = best.line(0) if best and best.columns[0] else ""
+        first = "" if devkit.is_devkit(path) else next(iter(read_text(path).split("\n")), "")
+        own = "; ImageNet's numbers need its whole development kit" * first.strip().isdecimal()
         return DatasetError(
             f"{path}: expected 'name label' on every line, with the names of the images' files; "
-            f"its first line is {first!r}"
+            f"its first line is {first.strip()[:80]!r}{own}"
         )
     if best.several:
         return _several(path, best)
