@@ -1,6 +1,7 @@
 """Which file a label file speaks of, by any name that it may be called."""
 
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dali.pipeline.decode import formats_by_suffix
@@ -34,29 +35,26 @@ class Files:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self._folders = [same(part) for part in folder.parts]
-        self._paths = [PurePosixPath(same(name)) for name in names]
+        self._paths = [tuple(same(name).split("/")) for name in names]
         self.num_images = max(1, sum(map(is_image_name, names)))
         self._exact, self._stems = _Ends(), _Ends()
         for index, path in enumerate(self._paths):
-            self._exact.add(path.parts, index)
-            self._stems.add((*path.parts[:-1], _stem(path.name)), index)
+            self._exact.add(path, index)
+            self._stems.add((*path[:-1], _stem(path[-1])), index)
 
     def find(self, name: str) -> Match | None:
         """The file of that name, if there is one; its index is AMBIGUOUS if there are several."""
         parts = [part for part in same(name).replace("\\", "/").split("/") if part not in ("", ".")]
-        if not parts:
-            return None
-        exact = True
-        found = self._exact.find(parts)
-        if found is None:
-            exact = False
+        found = self._exact.find(parts) if parts else None
+        exact = found is not None
+        if parts and not exact:
             found = self._stems.find([*parts[:-1], _stem(parts[-1])]) or self._stems.find(parts)
         if found is None:
             return None
         index, used = found
         if len(parts) == 1 or index == AMBIGUOUS:
             return Match(index, exact, 0)
-        before = [*self._folders, *self._paths[index].parts[:-1]]
+        before = [*self._folders, *self._paths[index][:-1]]
         if used < len(parts) and _of_another_split(parts[: len(parts) - used], self._folders):
             return None
         return Match(index, exact, _common_end(parts[:-1], before))
@@ -88,11 +86,17 @@ class _Ends:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends as an image's."""
-    return PurePosixPath(name).suffix.lower() in formats_by_suffix()
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and suffix.lower() in _suffixes()
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem if is_image_name(name) else name
+    return name.rpartition(".")[0] if is_image_name(name) else name
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> frozenset[str]:
+    return frozenset(suffix.removeprefix(".") for suffix in formats_by_suffix())
 
 
 def _of_another_split(named: list[str], folders: list[str]) -> bool:

@@ -35,7 +35,7 @@ def readings(path: Path, named: Named, classes: Classes) -> list[Reading]:
     Of several columns, those with a heading such as label count. NoLabels where there is none.
     """
     others, told = named.others(), headed_as_labels(named)
-    by_name = [c for c in others if _are_names(named.texts(c), classes)]
+    by_name = [c for c in others if _are_names(set(named.texts(c)), classes)]
     if by_name:
         chosen = [c for c in by_name if c in told] or by_name
         return [Reading(named, c, "", _labels(named, c, classes) or []) for c in chosen]
@@ -90,7 +90,7 @@ def _labels(named: Named, column: int, classes: Classes) -> list[int] | None:
     return None if None in found else [label for label in found if label is not None]
 
 
-def _are_names(texts: list[str], classes: Classes) -> bool:
+def _are_names(texts: set[str], classes: Classes) -> bool:
     """Whether all are names of classes, and not only numbers, which prove nothing."""
     return numbers(texts) is None and all(classes.label(text) is not None for text in texts)
 

@@ -51,18 +51,22 @@ def read_labels(
     DatasetError unless all images have one label each, in whichever way the file can be read.
     """
     known, files = Classes(classes), Files(folder, names)
-    named = [n for columns in _tables(path) for n in by_names(columns, files, known)]
     needed = _Needed(names, is_image or (lambda index: is_image_name(names[index])))
-    whole = [n for n in named if n.pairs and not needed.missing(n)]
-    if not whole:
-        raise _not_named(path, folder, names, named, needed)
-    chosen = _choose(path, _best_named(whole), known, names)
-    labels = _by_file(path, chosen, known)
-    check_agreement(path, chosen)
-    return Labels(
-        [labels.get(index, UNLABELLED) for index in range(len(names))],
-        _remarks(path, folder, chosen, labels, names, classes),
-    )
+    tried: list[Named] = []
+    reason: NoLabels | None = None
+    for together in _tables(path):
+        named = [n for columns in together for n in by_names(columns, files, known)]
+        tried += named
+        whole = [n for n in named if n.pairs and not needed.missing(n)]
+        try:
+            if whole:
+                chosen = _choose(path, _best_named(whole), known, names)
+                labels = _by_file(path, chosen, known)
+                remarks = _remarks(path, folder, chosen, labels, names, classes)
+                return Labels([labels.get(i, UNLABELLED) for i in range(len(names))], remarks)
+        except NoLabels as error:
+            reason = reason or error
+    raise reason or _not_named(path, folder, names, tried, needed)
 
 
 class _Needed:
@@ -83,10 +87,10 @@ class _Needed:
         return self._images[index]
 
 
-def _tables(path: Path) -> Iterator[Columns]:
+def _tables(path: Path) -> Iterator[list[Columns]]:
     if devkit.is_devkit(path):
         rows = devkit.validation_labels(path)
-        yield [("file", *(name for name, _ in rows)), ("WNID", *(synset for _, synset in rows))]
+        yield [[("file", *(name for name, _ in rows)), ("WNID", *(synset for _, synset in rows))]]
         return
     try:
         yield from tables(read_text(path))
@@ -101,7 +105,7 @@ def _best_named(whole: list[Named]) -> list[Named]:
 
 
 def _choose(path: Path, named: list[Named], classes: Classes, names: list[str]) -> Reading:
-    """The one way to read the file; DatasetError where there is none, or several that differ."""
+    """The one way to read the file; DatasetError where several differ, NoLabels where none is."""
     found: list[Reading] = []
     reasons = []
     for table in named:
@@ -125,6 +129,7 @@ def _choose(path: Path, named: list[Named], classes: Classes, names: list[str]) 
                     "names and one of labels, called class_name (names of class folders) or "
                     "class_index (their places from 0)"
                 )
+    check_agreement(path, found[0])
     return found[0]
 
 
