@@ -252,7 +252,7 @@ main()
         ("predict runs/x x.jpg --figure x.png", "matplotlib", "plots"),
         ("figures kernels runs/x --out x.png", "matplotlib", "plots"),
         ("ablate --data x", "matplotlib", "plots"),
-        ("bench step", "matplotlib", "bench"),
+        ("bench step", "psutil", "bench"),
         ("faults", "psutil", "bench"),
     ],
 )
