@@ -121,6 +121,7 @@ FORMS = {
     "Kaggle's boxes": (lines("{i},{c} 1 2 3 4 {c} 5 6 7 8", "ImageId,PredictionString"), RIGHT),
     "boxes of several classes": (lines("{i},{c} 1 2 3 4 dog 5 6 7 8"), "labelled 'fox 1 2"),
     "a score behind": (lines("{i}.jpg,{c},0.97"), RIGHT),
+    "a class and a number": (lines("{i}.jpg,{c} 2", "file,label"), "labelled 'fox 2'"),
     "two classes in a field": (lines("{i}.jpg,{c} dog", "image,labels"), "labelled 'fox dog'"),
     "two numbers in a field": (
         lines("{i}.jpg {k}", more="").replace("3.jpg 1", "3.jpg 1 2"),
@@ -148,7 +149,7 @@ FORMS = {
         lines("{i}.jpg,{c}", "id,label", "\n".join(f"t{i}.jpg,x" for i in range(99))),
         RIGHT,
     ),
-    # Gaps
+    # Gaps and jumbles
     "an image without a line": (lines("{i}.jpg {c}").replace("4.jpg", "40.jpg"), "no label for 1"),
     "a line without a label": (lines("{i}.jpg,{c}").replace("5.jpg,fox", "5.jpg,"), "labelled ''"),
     "a line twice": (lines("{i}.jpg {c}", more="3.jpg dog"), RIGHT),
@@ -233,6 +234,13 @@ def test_numbers_that_are_folders_and_places_are_refused_unless_the_heading_tell
     assert labels("class_index") == [0, 2, 1]
 
 
+@pytest.mark.parametrize("odd", ["-1", "_1", "1.5", "1 2", "", "1e0", "+1", "\u0661"])
+def test_what_is_like_a_number_is_not_that_class(odd, tmp_path):
+    """Lists of test images have -1."""
+    with pytest.raises(DatasetError, match=r"a\.jpg is labelled"):
+        read(tmp_path / "l.csv", f"x,label\na.jpg,{odd}\nb.jpg,1\n", ["a.jpg", "b.jpg"], ["0", "1"])
+
+
 def test_numbers_without_the_first_and_the_last_class_may_begin_at_0_or_1(tmp_path):
     text = "file,label\na.jpg,1\nb.jpg,2\n"
     names, path = ["a.jpg", "b.jpg"], tmp_path / "labels.csv"
@@ -279,6 +287,12 @@ def test_files_without_a_label_that_are_no_images_are_skipped_and_said(tmp_path)
 def test_a_file_is_found_by_its_name(names, told, tmp_path):
     for form in (f"{told[0]}\tdog\n{told[1]}\tcat\n", f"dog\t{told[0]}\ncat\t{told[1]}\n"):
         assert read(tmp_path / "labels.txt", form, names).indices == [1, 0]
+
+
+def test_two_columns_that_name_all_files_are_refused(tmp_path):
+    """Three images 0 to 2 of three classes: either column may be the label."""
+    with pytest.raises(DatasetError, match=r"0\.jpg is fox by .* in the line '0,2', and dog by"):
+        read(tmp_path / "labels.txt", "0 2\n1 0\n2 1\n", FILES[:3])
 
 
 def test_a_folder_that_differs_is_another_file(tmp_path):

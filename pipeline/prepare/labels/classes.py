@@ -6,7 +6,7 @@ from collections.abc import Collection
 from alexnet_dali.pipeline.prepare.names import same
 
 _NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
-_BETWEEN = re.compile(r"[\s_-]+")
+_BETWEEN = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
 
 
 class Classes:
@@ -28,12 +28,16 @@ class Classes:
     def label(self, text: str) -> int | None:
         """The class of that name; None where there is none, or the text has several."""
         if text not in self._seen:
-            self._seen[text] = self._whole(text)
-            words = [word for word in text.split() if number(word) is None]
-            if self._seen[text] is None and words and text.startswith(words[0]):
-                found = {self._whole(word) for word in words}
-                self._seen[text] = found.pop() if len(found) == 1 else None
+            label = self._whole(text)
+            self._seen[text] = self._boxed(text.split()) if label is None else label
         return self._seen[text]
+
+    def _boxed(self, words: list[str]) -> int | None:
+        """The class of all boxes: a name and four numbers each."""
+        names, bounds = words[::5], [word for i, word in enumerate(words) if i % 5]
+        found = {self._whole(name) for name in names}
+        are_boxes = len(bounds) == 4 * len(names) and numbers(bounds) is not None
+        return found.pop() if are_boxes and len(found) == 1 else None
 
     def _whole(self, text: str) -> int | None:
         label = self._exact.get(same(text), self._near.get(_near(text), -1))
@@ -54,4 +58,4 @@ def numbers(texts: Collection[str]) -> list[int] | None:
 
 def _near(name: str) -> str:
     value = number(name)
-    return str(value) if value is not None else _BETWEEN.sub(" ", same(name).casefold()).strip()
+    return str(value) if value is not None else _BETWEEN.sub(" ", same(name).casefold())

@@ -195,7 +195,7 @@ def _remarks(
     named, index = chosen.named, min(labels)
     meaning = chosen.meaning and f", {chosen.meaning}"
     lines = [
-        f"labels: {named.title(chosen.column)} of {one_line(path.name)}{meaning}; "
+        f"labels: {one_line(named.title(chosen.column))} of {one_line(path.name)}{meaning}; "
         f"{one_line(names[index])} is {one_line(classes[labels[index]])}"
     ]
     if named.elsewhere:
