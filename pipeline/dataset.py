@@ -27,10 +27,14 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.arrays import read_arrays
 from alexnet_dali.pipeline.reading.archives import read
 from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.system import addresses
 
 FORMAT = 2
 _TARGETS = "classes"
 """What the lists give for each image; later versions may have others."""
+
+_LOOKED_AT = 8
+"""Images of a list: where none of them is there, all have moved."""
 
 _AGAIN = "prepare it again with alexnet prep"
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -100,6 +104,10 @@ class ImageList:
         """`name` with the root before it."""
         return os.path.join(self.root, self.name(index))
 
+    def file(self, index: int) -> str:
+        """The file on disk that holds image `index`: its own, or an archive."""
+        return self.path(index) if self.spans is None else self.archive(index)[0]
+
     def archive(self, index: int) -> tuple[str, int, int]:
         """The archive that holds image `index`, and the image's offset and size in it."""
         assert self.spans is not None
@@ -164,6 +172,19 @@ class Dataset:
     stats: PixelStats
     fingerprint: str
 
+    def images(self, split: str) -> ImageList:
+        """The list `split`, train or val; DatasetError where its images are not there."""
+        images = self.train if split == "train" else self.val
+        places = np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int).tolist()
+        files = [images.file(index) for index in places]
+        if not any(map(os.path.exists, files)):
+            raise DatasetError(
+                f"{files[0]} is not there, nor are others of {self.folder}; mount their disk, or, "
+                f"if they have moved, write where to into the line {split}_root: {images.root} of "
+                f"{self.folder / 'dataset.yaml'}"
+            )
+        return images
+
     @classmethod
     def open(cls, folder: str | Path) -> "Dataset":
         """Open `folder`.
@@ -171,6 +192,8 @@ class Dataset:
         DatasetError where it is missing, half-written, changed, or of another format.
         """
         folder = Path(folder)
+        if address := addresses.what_to_do(folder):
+            raise DatasetError(address)
         about = _read_about(folder)
         expected = (*_FINGERPRINTED, "names.txt")
         missing = [name for name in expected if not (folder / name).is_file()]

@@ -1,6 +1,6 @@
 """Files that bring their labels along, as those of parquet files and WebDataset shards do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
@@ -10,17 +10,20 @@ from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
 
 @dataclass(frozen=True)
 class Labelled:
-    """Files in archives in `root`, each with a `label`: a class's number, or its name.
+    """Files in `root`, or in archives there, each with a `label`: a class's number, or its name.
 
-    `class_names` are people's names of the classes, by number, where the archives hold them.
+    `own_names` are those that the files had before they were packed. `class_names` are people's
+    names of the classes, by number, where the archives hold them.
     """
 
     path: Path
     root: Path
     names: list[str]
-    places: list[ArchiveMember]
+    own_names: list[str]
+    places: list[ArchiveMember] | None
     labels: list[int | str]
     class_names: list[str] | None = None
+    remarks: list[str] = field(default_factory=list)
 
     def classes(self) -> list[str]:
         """The classes, as training numbers them: sorted names, or the numbers themselves.
