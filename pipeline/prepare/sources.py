@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, open_tree, step_inside
+from alexnet_dali.pipeline.prepare.archives.tree import (
+    ARCHIVES,
+    Tree,
+    check_not_parts,
+    open_tree,
+    step_inside,
+)
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
@@ -274,9 +280,11 @@ def _class_names(tree: Tree) -> list[str]:
     if len(splits) == len(classes) or len(parts) > 1:
         part = parts.get("tra", classes[0])
         raise DatasetError(
-            f"{tree.path}: found {some(classes)}, of which {some(sorted(parts.values()))} are "
-            f"parts of a data set, and no classes; name one, such as {tree.within(part)}"
+            f"{tree.path}: found {some(classes)}; {some(sorted(parts.values()))} are parts of a "
+            "data set, which are no classes; expected a folder of class folders, such as "
+            f"{tree.within(part)}"
         )
+    check_not_parts(tree)
     if len(classes) == 1:
         raise DatasetError(
             f"{tree.path}: found one class folder only ({classes[0]}); a classifier needs two or "
@@ -310,6 +318,7 @@ def _check_classes_differ(tree: Tree, classes: list[str]) -> None:
 
 def _label_by_folder(tree: Tree, classes: list[str]) -> Source:
     """Each file labelled by its class folder; a folder that is not one of `classes` is an error."""
+    check_not_parts(tree)
     index = {same(name): label for label, name in enumerate(classes)}
     unknown = [name for name in tree.top_folders() if same(name) not in index]
     if unknown:

@@ -170,6 +170,24 @@ def step_inside(tree: Tree) -> Tree:
     return tree
 
 
+def check_not_parts(tree: Tree) -> None:
+    """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
+    archives = tree.archives()
+    if len(archives) < 2:
+        return
+    inner: dict[str, set[str]] = {Path(archive).stem: set() for archive in archives}
+    for name in tree.folders:
+        archive, _, rest = name.partition("/")
+        if rest:
+            inner[archive].add(rest.split("/")[0])
+    shared = sorted(set.intersection(*inner.values()))
+    if len(shared) > 1:
+        raise DatasetError(
+            f"{tree.path}: the archives hold the same folders ({some(shared)}), so they are parts "
+            "of one data set and not a class each; unpack them into one folder"
+        )
+
+
 def _is_around_folders(tree: Tree, folder: str) -> bool:
     """Whether a folder holds others, and no image lies beside it or beside them."""
     return len(tree.folders) > 1 and all(
@@ -218,8 +236,6 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     for folder in {name.rpartition("/")[0] for name in names if "/" in name}:
         lowest = PurePosixPath(folder)
         folders.update(parent.as_posix() for parent in (lowest, *lowest.parents[:-1]))
-    if len(archives) > 1:
-        _check_not_parts(path, archives, folders)
     root = path if path.is_dir() else archives[0].parent
     places = [found[name] for name in names]
     return Tree(
@@ -232,20 +248,6 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
         sorted(skipped),
         again=sorted(set(again)),
     )
-
-
-def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> None:
-    """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
-    inner = [
-        {name.split("/")[1] for name in folders if name.startswith(f"{archive.stem}/")}
-        for archive in archives
-    ]
-    shared = sorted(set.intersection(*inner))
-    if len(shared) > 1:
-        raise DatasetError(
-            f"{path}: the archives hold the same folders ({some(shared)}), so they are parts of "
-            "one data set and not a class each; unpack them into one folder"
-        )
 
 
 def _entries(archive: Path) -> Iterable[tuple[str, ArchiveMember | None]]:

@@ -26,7 +26,8 @@ def labelled(tree: Tree) -> Labelled | None:
     for split in (_at_last_dot, _at_first_dot):
         samples = _Samples.of(tree, split)
         labels = samples.labels()
-        if 2 * len(labels) > len(samples.images):
+        own = [key for key in samples.images if key in labels or not _is_mask(key, labels)]
+        if 2 * len(labels) > len(own):
             return _labelled(samples, labels)
     _check_not_shards(tree)
     return None
@@ -73,7 +74,7 @@ def _labelled(samples: _Samples, labels: dict[str, int | str]) -> Labelled:
     tree, images = samples.tree, samples.images
     names = tree.names
     left = [names[place] for key in images.keys() - labels.keys() for place in images[key]]
-    masks = sorted(name for name in left if _at_first_dot(name) in labels)
+    masks = sorted(name for name in left if _is_mask(name, labels))
     missing = sorted(set(left) - set(masks))
     if missing:
         raise DatasetError(
@@ -109,6 +110,11 @@ def _labelled(samples: _Samples, labels: dict[str, int | str]) -> Labelled:
             if which
         ],
     )
+
+
+def _is_mask(name: str, labels: dict[str, int | str]) -> bool:
+    """Whether another image has the same key and a label: key.seg.png beside key.jpg."""
+    return _at_first_dot(name) in labels
 
 
 def _check_against_folders(tree: Tree, labels: dict[str, int | str]) -> None:
