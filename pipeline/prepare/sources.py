@@ -32,7 +32,7 @@ CONTAINERS = (*ARCHIVES, ".parquet")
 """How the names of files end that hold other files."""
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-_SPLIT = re.compile(r"(tra|val|tes)(?:in|ining|id|idation|t|ting)?(?:[-_ ]?(?:set|images|\d+))?")
+_SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[-_ ]?(?:set|images|\d+))?")
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _class_names(tree: Tree) -> list[str]:
     splits = [name for name in classes if name.casefold() in _SPLITS]
     parts = {match[1]: name for name in classes if (match := _SPLIT.fullmatch(name.casefold()))}
     if len(splits) == len(classes) or len(parts) > 1:
-        part = parts.get("tra", classes[0])
+        part = parts.get("train", classes[0])
         raise DatasetError(
             f"{tree.path}: found {some(classes)}; {some(sorted(parts.values()))} are parts of a "
             "data set, which are no classes; expected a folder of class folders, such as "

@@ -325,6 +325,13 @@ def test_a_tar_is_known_by_its_header(tmp_path):
     assert "z/last.zip" in list(found.source.names)
 
 
+def test_tars_joined_by_cat_are_an_error_that_says_so(tmp_path):
+    """tarfile, and tar itself, read the first one alone."""
+    one, other = (tarred({f"{c}/{i}.jpg": jpeg(i) for i in range(2)}) for c in "ab")
+    with pytest.raises(ValueError, match=r"another archive lies behind .*tar --concatenate"):
+        training_files(write(tmp_path / "x.tar", one + other))
+
+
 def test_folders_that_are_called_as_archives_are_folders(tmp_path):
     files = {f"{c}/{i}.jpg": jpeg(i) for c in ("a.tar", "b.zip") for i in range(2)}
     assert training_files(write_folder(tmp_path / "x", files)).classes == ["a.tar", "b.zip"]

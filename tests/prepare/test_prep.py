@@ -208,6 +208,10 @@ def test_a_class_without_an_image_is_found_before_the_work(images, monkeypatch):
     (images / "train/notes/b.jpg").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"class folder notes(.|\n)*a\.dat: not an image"):
         prep(images)
+    for name in ("a.dat", "b.jpg"):
+        (images / "train/notes" / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DatasetError, match=r"b\.jpg: a pointer of Git LFS.*git lfs pull"):
+        prep(images)
     Image.new("RGB", (9, 9)).save(images / "train/notes/c.gif")
     with pytest.raises(DatasetError, match=r"c\.gif: a GIF file"):
         prep(images)
