@@ -1,11 +1,28 @@
 """Files that bring their labels along, as those of parquet files and WebDataset shards do."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
+
+_PART = re.compile(r"(?:.*[-_.])?(train|validation|valid|val|test)[-_.].*")
+
+
+def check_one_part(path: Path, files: Sequence[str]) -> None:
+    """DatasetError where files are of several parts of a data set (train-..., validation-...)."""
+    parts = {match[1]: file for file in files if (match := _PART.fullmatch(file))}
+    if len(parts) > 1:
+        part, file = min(parts.items())
+        before = file[: file.rindex(part)]
+        folder = path if path.is_dir() else path.parent
+        raise DatasetError(
+            f"{path}: holds the files of several parts ({', '.join(sorted(parts))}); name one, "
+            f"such as '{folder}/{before}{part}*{Path(file).suffix}'"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.prepare.sources import any_files, training_files, validation_files
+from alexnet_dali.tools import prep_imagenet
 
 CLASSES = ["n01.tench", "n02", "v1.0 b"]
 
@@ -201,6 +202,30 @@ def test_so_it_is_where_labels_lie_beside_the_images(make, tmp_path):
     assert pixels_and_labels(found.source) == expected()
 
 
+@pytest.mark.slow
+def test_what_is_stored_of_a_tree_is_the_same_from_every_container(tmp_path):
+    """The whole way through the decoder: names, pixels as stored, labels, mean image."""
+    val = write_folder(
+        tmp_path / "val", {f"{n}/{c}/x.jpg": jpeg(3) for n in (0, 1) for c in CLASSES}
+    )
+    for number, c in enumerate(CLASSES):
+        (val / "1" / c).rename(val / "1" / str(number))
+    found = {}
+    for name, make in (CONTAINERS | WITH_LABELS).items():
+        path = tmp_path / name
+        path.mkdir()
+        arguments = ["--train", make(path), "--val", val / ("1" if name in WITH_LABELS else "0")]
+        arguments += ["--resize", 16, "--quality", 95, "--out", path / "out"]
+        prep_imagenet.main([str(argument) for argument in arguments])
+        dataset = Dataset.open(path / "out")
+        images = dataset.train
+        stored = [images.content(index).tobytes() for index in range(len(images))]
+        names = [images.name(i).split("/")[-1] for i in range(len(images))]
+        found[name] = (names, stored, images.labels.tolist(), dataset.stats.mean_image.tobytes())
+        assert not (path / "out/rejected.txt").read_text()
+    assert all(each == found["folder"] for each in found.values())
+
+
 def test_parquet_files_that_do_not_belong_are_skipped_by_name(tmp_path):
     said = " ".join(training_files(write_parquet(tmp_path / "x")).remarks)
     assert "._train-0.parquet (1 in all)" in said and "metadata.parquet (1 in all)" in said
@@ -209,6 +234,30 @@ def test_parquet_files_that_do_not_belong_are_skipped_by_name(tmp_path):
     )
     found = training_files(tmp_path / "y")
     assert found.classes == CLASSES and "metadata.parquet (1 in all)" in found.remarks[0]
+
+
+def test_shards_of_several_parts_in_one_folder_are_not_mixed(tmp_path):
+    """Validation images would be trained on."""
+    for part in ("imagenet-train", "imagenet-validation"):
+        files = labelled(IMAGES, lambda n: ("cls", b"%d" % n))
+        write_folder(tmp_path / "x", {f"{part}-{i:04d}.tar": tarred(files) for i in range(2)})
+    for path in (tmp_path / "x", tmp_path / "x/*.tar"):
+        with pytest.raises(DatasetError, match=r"several parts \(train, validation\)") as error:
+            training_files(path)
+    advised = str(error.value).split("'")[1]
+    assert advised.endswith("x/imagenet-train*.tar")
+    assert len(training_files(Path(advised)).source) == 2 * len(IMAGES)
+
+
+def test_archives_and_tables_deeper_inside_say_where_to_look(tmp_path):
+    write_folder(tmp_path / "x/data", by_class(IMAGES))
+    with pytest.raises(DatasetError, match="name the folder that holds it"):
+        training_files(tmp_path / "x")
+    write_parquet(tmp_path / "data")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "data").rename(tmp_path / "y/data")
+    with pytest.raises(DatasetError, match=r"'FOLDER/train-\*\.parquet'"):
+        training_files(tmp_path / "y")
 
 
 def shard(tmp_path, files):

@@ -202,9 +202,7 @@ def _archives_in(folder: Path) -> tuple[list[Path], list[str]]:
     if any(entry.is_dir() for entry in entries) or not only_archives(names, ARCHIVES):
         return [], []
     beside = [name for name in names if not name.lower().endswith(ARCHIVES)]
-    for name in beside:
-        if unread.form_of(name) not in unread.BESIDE_IMAGES:
-            unread.check_file(folder / name)
+    unread.check_beside(folder, beside)
     return [folder / name for name in names if name not in beside], beside
 
 

@@ -35,6 +35,8 @@ _FORMS = {
     ".z01": "part of a zip archive that was split; join the parts: zip -s 0 LAST --out whole.zip",
     ".pointer": "a pointer of Git LFS, not the file itself; fetch that: git lfs pull",
     ".html": "a web page, as downloads that need a login or a click give; download it again",
+    ".tar": "an archive deeper inside; name the folder that holds it, or unpack it",
+    ".parquet": "parquet; name such files themselves, as in 'FOLDER/train-*.parquet'",
     ".csv": "a list or text; expected a folder or an archive of images (a flat folder's labels go "
     "with --val-labels)",
 }
@@ -61,6 +63,7 @@ _ALSO = {
     ".tsv": ".csv",
     ".json": ".csv",
     ".jsonl": ".csv",
+    ".zip": ".tar",
 }
 _STARTS = {
     b"\x1f\x8b": ".gz",
@@ -79,7 +82,8 @@ _STARTS = {
     b"<!doctype html": ".html",
     b"<html": ".html",
 }
-BESIDE_IMAGES = {".csv", ".html", ".npy"}
+_READ = {".tar", ".parquet"}
+_BESIDE_IMAGES = {".csv", ".html", ".npy"}
 """Forms of which files often lie beside images: many of them are no other kind of data set."""
 
 _PART = re.compile(r".+\.(zip|tar|tgz|tar\.\w+|7z)[-_.]?(part)?[-_.]?(\d{1,4}|[a-c][a-z])")
@@ -88,7 +92,10 @@ _TFRECORD = re.compile(r".+-\d{5}-of-\d{5}")
 
 
 def form_of(name: str) -> str:
-    """The form of a file that is not read, a key of _FORMS, by its name; empty for others."""
+    """The form of a file that is not read as images, by its name; empty for others.
+
+    Forms are named as their files end. Archives and parquet files are such, too: inside others.
+    """
     name = name.rpartition("/")[2].lower()
     suffix = os.path.splitext(name)[1]
     suffix = _ALSO.get(suffix, suffix)
@@ -107,20 +114,30 @@ def check_file(path: Path) -> None:
         start = file.read(32).lstrip().lower()
     by_start = (form for magic, form in _STARTS.items() if start.startswith(magic.lower()))
     form = next(by_start, "") or form_of(path.name)
-    if form:
+    if form not in _READ | {""}:
         raise DatasetError(f"{path} is {_what(form, str(path))}")
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:
     """DatasetError where most of the files below `path` are of such a form."""
     forms = [form_of(name) for name in names]
-    likely = [place for place, form in enumerate(forms) if form not in BESIDE_IMAGES]
+    likely = [place for place, form in enumerate(forms) if form not in _BESIDE_IMAGES]
     found = [place for place in likely if forms[place]]
     if not likely:
         found = [place for place, form in enumerate(forms) if form == ".npy"]
     if 2 * len(found) > len(likely):
         name, form = names[found[0]], forms[found[0]]
         raise DatasetError(f"{path}: holds {name}, which is {_what(form, name)}")
+
+
+def check_beside(folder: Path, names: Sequence[str]) -> None:
+    """DatasetError where one of a few files beside archives is of such a form, as compressed ones.
+
+    Lists and texts may lie there.
+    """
+    for name in names:
+        if form_of(name) not in _BESIDE_IMAGES | {""}:
+            check_file(folder / name)
 
 
 def check_missing(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Datasets as the Hugging Face hub serves them: parquet files of images and labels."""
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from alexnet_dali.pipeline.prepare.archives import unread
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.archives.tree import matching
 from alexnet_dali.pipeline.prepare.hubs.parquet import arrow, columns, has_images, parquet
-from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.labelled import Labelled, check_one_part
 from alexnet_dali.pipeline.prepare.names import image_suffixes, is_skipped, some, suffix
-
-_SPLIT = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 
 
 def tables(path: Path) -> tuple[list[Path], list[str]]:
@@ -34,12 +31,7 @@ def tables(path: Path) -> tuple[list[Path], list[str]]:
     else:
         found = [path] if path.is_file() else matching(path)
         found = [file for file in found if file.suffix == ".parquet"]
-    splits = sorted({match[0] for file in found if (match := _SPLIT.match(file.name))})
-    if path.is_dir() and len(splits) > 1:
-        raise DatasetError(
-            f"{path}: holds the parquet files of several parts ({', '.join(splits)}); name one, "
-            f"such as '{path}/{splits[0]}-*.parquet'"
-        )
+    check_one_part(path, [file.name for file in found])
     return found, skipped
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.archives.tree import Tree
-from alexnet_dali.pipeline.prepare.labelled import Labelled
+from alexnet_dali.pipeline.prepare.labelled import Labelled, check_one_part
 from alexnet_dali.pipeline.prepare.names import image_suffixes, some, suffix
 
 _LABEL_KEYS = ("label", "cls", "class")
@@ -28,6 +28,7 @@ def labelled(tree: Tree) -> Labelled | None:
         labels = samples.labels()
         own = [key for key in samples.images if key in labels or not _is_mask(key, labels)]
         if 2 * len(labels) > len(own):
+            check_one_part(tree.path, tree.archives())
             return _labelled(samples, labels)
     _check_not_shards(tree)
     return None
