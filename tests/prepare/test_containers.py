@@ -203,7 +203,7 @@ def test_so_it_is_where_labels_lie_beside_the_images(make, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_stored_of_a_tree_is_the_same_from_every_container(tmp_path):
+def test_what_is_stored_of_a_tree_is_the_same_whatever_held_it(tmp_path):
     """The whole way through the decoder: names, pixels as stored, labels, mean image."""
     val = write_folder(
         tmp_path / "val", {f"{n}/{c}/x.jpg": jpeg(3) for n in (0, 1) for c in CLASSES}
@@ -211,7 +211,8 @@ def test_what_is_stored_of_a_tree_is_the_same_from_every_container(tmp_path):
     for number, c in enumerate(CLASSES):
         (val / "1" / c).rename(val / "1" / str(number))
     found = {}
-    for name, make in (CONTAINERS | WITH_LABELS).items():
+    for name in ("folder", "tar of tars", "zip of Windows", "shards, cls", "parquet"):
+        make = (CONTAINERS | WITH_LABELS)[name]
         path = tmp_path / name
         path.mkdir()
         arguments = ["--train", make(path), "--val", val / ("1" if name in WITH_LABELS else "0")]

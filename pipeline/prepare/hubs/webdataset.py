@@ -23,7 +23,8 @@ def labelled(tree: Tree) -> Labelled | None:
     found so, as in `key.input.jpg` and `key.target.cls`. DatasetError where images are left over,
     or labels from JSON files contradict class folders.
     """
-    for split in (_at_last_dot, _at_first_dot):
+    with_labels = any(suffix(name) in (".cls", ".json") for name in tree.names)
+    for split in (_at_last_dot, _at_first_dot) if with_labels else ():
         samples = _Samples.of(tree, split)
         labels = samples.labels()
         own = [key for key in samples.images if key in labels or not _is_mask(key, labels)]
@@ -140,12 +141,14 @@ def _check_against_folders(tree: Tree, labels: dict[str, int | str]) -> None:
 
 def _check_not_shards(tree: Tree) -> None:
     """DatasetError where images come with other files, and no folders say what classes they are."""
+    if tree.top_folders() and not _are_shards(tree.archives()):
+        return
     others: dict[str, set[str]] = {}
     for name in tree.names:
         others.setdefault(_at_last_dot(name), set()).add(suffix(name))
     images = [kinds for kinds in others.values() if kinds & image_suffixes()]
     accompanied = sum(bool(kinds - image_suffixes()) for kinds in images)
-    if 2 * accompanied > len(images) and (_are_shards(tree.archives()) or not tree.top_folders()):
+    if 2 * accompanied > len(images):
         raise DatasetError(
             f"{tree.path}: {len(images)} of {len(images)} images have no .cls file and no .json "
             "file with a label, and no class folder"
