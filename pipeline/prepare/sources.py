@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -207,7 +207,9 @@ def any_files(path: Path) -> tuple[Source, list[str]]:
         assert isinstance(found, Labelled)
         labels = np.zeros(len(found.names), np.int64)
         return Source.of(found.root, found.names, labels, found.places), found.remarks
-    tree = _without_texts(open_tree(path))
+    tree = open_tree(path)
+    images = {os.path.splitext(name)[0] for name in tree.names if not is_text(name)}
+    tree = _without(tree, lambda name: is_text(name) and os.path.splitext(name)[0] in images)
     return _unlabelled(tree), tree.remarks()
 
 
@@ -253,18 +255,14 @@ def _images_in_folders(found: Tree) -> Tree:
     """The tree of the class folders, without files beside them, and those that are no images."""
     tree = step_inside(found)
     beside = [name for name in tree.names if "/" not in name]
-    return _without_texts(
-        replace(
-            tree.take([i for i, name in enumerate(tree.names) if "/" in name]),
-            beside=[*tree.beside, *beside],
-        )
-    )
+    inside = tree.take([i for i, name in enumerate(tree.names) if "/" in name])
+    return _without(replace(inside, beside=[*tree.beside, *beside]), is_text)
 
 
-def _without_texts(tree: Tree) -> Tree:
-    """The tree without files that are no images by their names."""
-    taken = [i for i, name in enumerate(tree.names) if not is_text(name)]
-    return replace(tree.take(taken), texts=[name for name in tree.names if is_text(name)])
+def _without(tree: Tree, is_no_image: Callable[[str], bool]) -> Tree:
+    """The tree without some of its files, by their names."""
+    taken = [i for i, name in enumerate(tree.names) if not is_no_image(name)]
+    return replace(tree.take(taken), texts=[name for name in tree.names if is_no_image(name)])
 
 
 def _class_names(tree: Tree) -> list[str]:

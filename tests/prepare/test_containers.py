@@ -274,6 +274,15 @@ def test_keys_with_dots_lose_no_image(tmp_path):
     assert {name: int(label) for name, label in zip(found.source.names, found.source.labels)} == own
 
 
+def test_pictures_to_classify_are_shown_without_what_comes_with_them(tmp_path):
+    """Files of their own are named one by one, as somebody may mean them."""
+    files = {"a.jpg": jpeg(1), "a.cls": b"0", "a.json": b"{}", "b.jpg": jpeg(2), "notes.txt": b"x"}
+    for path in (shard(tmp_path, files), write_folder(tmp_path / "x", files)):
+        source, remarks = any_files(path)
+        assert list(source.names) == ["a.jpg", "b.jpg", "notes.txt"]
+        assert "a.cls, a.json (2 in all)" in remarks[0]
+
+
 def test_what_a_key_drops_is_named(tmp_path):
     files = {"4.cls": b"1", "5.cls": b"0"}
     for number in range(4):

@@ -76,9 +76,8 @@ def _entries(
     archive.fileobj.seek(archive.offset)
     end = archive.fileobj.read(_LONGEST_END + 1)
     if not 0 < len(end) <= _LONGEST_END or len(end) != whole.size - archive.offset or any(end):
-        behind = len(end) - len(end.lstrip(b"\0"))
-        behind -= behind % tarfile.BLOCKSIZE
-        if behind and is_tar(end[behind : behind + tarfile.BLOCKSIZE]):
+        behind = -archive.offset % tarfile.RECORDSIZE  # an archive ends with zeros up to there
+        if not any(end[:behind]) and is_tar(end[behind : behind + tarfile.BLOCKSIZE]):
             raise ValueError(
                 f"another archive lies behind {called}, as cat joins them; join them with "
                 "tar --concatenate (-A)"
