@@ -290,7 +290,7 @@ def test_what_a_key_drops_is_named(tmp_path):
         files |= {f"{number}.seg.png": b"a mask", f"{number}.thumb.jpg": jpeg(9)}
     found = training_files(shard(tmp_path, files))
     assert list(found.source.names) == ["0.jpg", "2.jpg", "1.jpg", "3.jpg"]
-    masks, alone = found.remarks
+    *_, masks, alone = found.remarks
     assert "0.seg.png, 0.thumb.jpg, 1.seg.png, ... (8 in all)" in masks
     assert "labels without an image: 4.cls, 5.cls (2 in all)" in alone
     with pytest.raises(DatasetError, match=r"1 of 13 images have no \.cls .*: IMG_9\.5\.jpg"):
