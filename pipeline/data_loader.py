@@ -68,7 +68,8 @@ class DataLoader:
         if split not in ("train", "val"):
             raise ValueError(f'split is {split!r}; expected "train" or "val"')
         training = split == "train"
-        self.dataset: ImageList = dataset.images(split)
+        self.dataset: ImageList = dataset.train if training else dataset.val
+        self.dataset.check_is_there()
         self.classes, self.class_names = dataset.classes, dataset.names
         rank, world_size = _ranks(rank, world_size)
         _check_batch(global_batch_size, world_size)

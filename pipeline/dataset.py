@@ -58,7 +58,7 @@ class ImageList:
     `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
     int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
     how many bytes of the path name the archive, and offset and size of the image in it. Files may
-    have `lengths` [n] int64 in bytes.
+    have `lengths` [n] int64 in bytes. `root_is_in` says where a user can change the root.
     """
 
     root: str
@@ -69,6 +69,7 @@ class ImageList:
     sizes: NDArray[np.int32]
     spans: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
+    root_is_in: str = ""
 
     @classmethod
     def of(
@@ -103,10 +104,6 @@ class ImageList:
     def path(self, index: int) -> str:
         """`name` with the root before it."""
         return os.path.join(self.root, self.name(index))
-
-    def file(self, index: int) -> str:
-        """The file on disk that holds image `index`: its own, or an archive."""
-        return self.path(index) if self.spans is None else self.archive(index)[0]
 
     def archive(self, index: int) -> tuple[str, int, int]:
         """The archive that holds image `index`, and the image's offset and size in it."""
@@ -151,9 +148,19 @@ class ImageList:
         spans = None if self.spans is None else self.spans[indices]
         lengths = None if self.lengths is None else self.lengths[indices]
         places = (self.starts[indices], self.ends[indices])
-        return ImageList(
-            self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans, lengths
-        )
+        about = (self.labels[indices], self.sizes[indices], spans, lengths, self.root_is_in)
+        return ImageList(self.root, self.text, *places, *about)
+
+    def check_is_there(self) -> None:
+        """DatasetError where the images have moved: none of some is there."""
+        places = np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int).tolist()
+        files = [self.path(i) if self.spans is None else self.archive(i)[0] for i in places]
+        if not any(map(os.path.exists, files)):
+            moved = f"; if they have moved, write where to into {self.root_is_in}"
+            raise DatasetError(
+                f"{files[0]} is not there, nor are other images of its list; mount their disk"
+                + moved * bool(self.root_is_in)
+            )
 
     def content(self, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError or ValueError where it can't be read."""
@@ -171,19 +178,6 @@ class Dataset:
     names: list[str]  # what people call the classes: "tench" for n01440764
     stats: PixelStats
     fingerprint: str
-
-    def images(self, split: str) -> ImageList:
-        """The list `split`, train or val; DatasetError where its images are not there."""
-        images = self.train if split == "train" else self.val
-        places = np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int).tolist()
-        files = [images.file(index) for index in places]
-        if not any(map(os.path.exists, files)):
-            raise DatasetError(
-                f"{files[0]} is not there, nor are others of {self.folder}; mount their disk, or, "
-                f"if they have moved, write where to into the line {split}_root: {images.root} of "
-                f"{self.folder / 'dataset.yaml'}"
-            )
-        return images
 
     @classmethod
     def open(cls, folder: str | Path) -> "Dataset":
@@ -336,7 +330,8 @@ def _read_list(
         )
     labels = arrays.get(f"{name}_labels", np.empty(0))
     spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
-    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
+    line = f"the line {name}_root of {folder / 'dataset.yaml'}"
+    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths, line)
     wrong = _what_is_wrong(images, num_classes)
     if wrong:
         raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {_AGAIN}")
