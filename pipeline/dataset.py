@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,15 @@ class ImageList:
 
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
         """Some of the images, in the order given."""
-        spans = None if self.spans is None else self.spans[indices]
-        lengths = None if self.lengths is None else self.lengths[indices]
-        places = (self.starts[indices], self.ends[indices])
-        about = (self.labels[indices], self.sizes[indices], spans, lengths, self.root_is_in)
-        return ImageList(self.root, self.text, *places, *about)
+        return replace(
+            self,
+            starts=self.starts[indices],
+            ends=self.ends[indices],
+            labels=self.labels[indices],
+            sizes=self.sizes[indices],
+            spans=None if self.spans is None else self.spans[indices],
+            lengths=None if self.lengths is None else self.lengths[indices],
+        )
 
     def check_is_there(self) -> None:
         """DatasetError where the images have moved: none of some is there."""
