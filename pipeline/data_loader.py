@@ -69,6 +69,7 @@ class DataLoader:
             raise ValueError(f'split is {split!r}; expected "train" or "val"')
         training = split == "train"
         self.dataset: ImageList = dataset.train if training else dataset.val
+        self.dataset.check_is_there()
         self.classes, self.class_names = dataset.classes, dataset.names
         rank, world_size = _ranks(rank, world_size)
         _check_batch(global_batch_size, world_size)

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,14 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.arrays import read_arrays
 from alexnet_dali.pipeline.reading.archives import read
 from alexnet_dali.pipeline.stats import PixelStats
+from alexnet_dali.pipeline.system import addresses
 
 FORMAT = 2
 _TARGETS = "classes"
 """What the lists give for each image; later versions may have others."""
+
+_LOOKED_AT = 8
+"""Images of a list: where none of them is there, all have moved."""
 
 _AGAIN = "prepare it again with alexnet prep"
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -54,7 +58,7 @@ class ImageList:
     `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
     int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
     how many bytes of the path name the archive, and offset and size of the image in it. Files may
-    have `lengths` [n] int64 in bytes.
+    have `lengths` [n] int64 in bytes. `root_is_in` says where a user can change the root.
     """
 
     root: str
@@ -65,6 +69,7 @@ class ImageList:
     sizes: NDArray[np.int32]
     spans: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
+    root_is_in: str = ""
 
     @classmethod
     def of(
@@ -140,12 +145,26 @@ class ImageList:
 
     def take(self, indices: NDArray[np.int64]) -> "ImageList":
         """Some of the images, in the order given."""
-        spans = None if self.spans is None else self.spans[indices]
-        lengths = None if self.lengths is None else self.lengths[indices]
-        places = (self.starts[indices], self.ends[indices])
-        return ImageList(
-            self.root, self.text, *places, self.labels[indices], self.sizes[indices], spans, lengths
+        return replace(
+            self,
+            starts=self.starts[indices],
+            ends=self.ends[indices],
+            labels=self.labels[indices],
+            sizes=self.sizes[indices],
+            spans=None if self.spans is None else self.spans[indices],
+            lengths=None if self.lengths is None else self.lengths[indices],
         )
+
+    def check_is_there(self) -> None:
+        """DatasetError where the images have moved: none of some is there."""
+        places = np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int).tolist()
+        files = [self.path(i) if self.spans is None else self.archive(i)[0] for i in places]
+        if not any(map(os.path.exists, files)):
+            moved = f"; if they have moved, write where to into {self.root_is_in}"
+            raise DatasetError(
+                f"{files[0]} is not there, nor are other images of its list; mount their disk"
+                + moved * bool(self.root_is_in)
+            )
 
     def content(self, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError or ValueError where it can't be read."""
@@ -171,6 +190,8 @@ class Dataset:
         DatasetError where it is missing, half-written, changed, or of another format.
         """
         folder = Path(folder)
+        if address := addresses.what_to_do(folder):
+            raise DatasetError(address)
         about = _read_about(folder)
         expected = (*_FINGERPRINTED, "names.txt")
         missing = [name for name in expected if not (folder / name).is_file()]
@@ -313,7 +334,8 @@ def _read_list(
         )
     labels = arrays.get(f"{name}_labels", np.empty(0))
     spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
-    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths)
+    line = f"the line {name}_root of {folder / 'dataset.yaml'}"
+    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths, line)
     wrong = _what_is_wrong(images, num_classes)
     if wrong:
         raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {_AGAIN}")

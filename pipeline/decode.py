@@ -53,6 +53,7 @@ _ALIKE = {
 _DRAWINGS = ("EPS", "WMF", "PDF")
 """Pillow would start other programs to draw them."""
 
+_POINTER = b"version https://git-lfs"
 _HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
@@ -138,6 +139,8 @@ def look(data: NDArray[np.uint8]) -> Header:
                 "a HEIC file; with pip install 'alexnet-dali[heic]', --resize would store it as "
                 "JPEG"
             ) from None
+        if data[: len(_POINTER)].tobytes() == _POINTER:
+            raise ValueError("a pointer of Git LFS, not the file itself: git lfs pull") from None
         raise ValueError("not an image, or cut short in its header") from None
     except (MemoryError, ValueError):
         raise

@@ -35,6 +35,7 @@ from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_na
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files, validation_files
 from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.system import addresses
 from alexnet_dali.pipeline.system.files import resumable_folder
 from alexnet_dali.tools.cli import command_line, run
 
@@ -121,6 +122,10 @@ def _check(args: argparse.Namespace) -> None:
     for option in ("train", "val", "val_labels", "names", "out"):
         if getattr(args, option) == "":
             raise DatasetError(f"--{option.replace('_', '-')} is empty; expected a path")
+    if addresses.what_to_do(Path(args.out)):
+        raise DatasetError(
+            f"--out {args.out} is an address; expected a folder, which can be copied afterwards"
+        )
     if not 0 <= args.seed < 1 << 63:
         raise DatasetError(f"--seed is {args.seed}; expected a number from 0 to 2^63 - 1")
     if args.val_labels and not args.val:

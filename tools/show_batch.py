@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
 def _of_a_new_run(args: argparse.Namespace) -> Figure:
     """The first images of a run with the paper's recipe."""
     dataset = Dataset.open(Path(args.data))
+    dataset.train.check_is_there()
     if args.images > len(dataset.train):
         raise ValueError(
             f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"

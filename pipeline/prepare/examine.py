@@ -127,7 +127,7 @@ class Task:
         """Store an image, or return what is to be stored of it; its row gets the place."""
         assert self.store is not None
         row["length"] = len(image)
-        name = self.files.names[index]
+        name = self.files.stored_name(index)
         if self.store.shards:
             entry, offset = tar_entry(name, self.files.labels[index], image)
             row["span"] = offset, len(image)
@@ -157,6 +157,23 @@ def crashed(task: Task, how: str) -> Examined:
     found.rows["stamp"] = task.files.stamp(0)
     found.remarks[0] = f"the decoder crashes on it ({how})"
     return Examined(found, [], PixelSums() if task.with_sums else None)
+
+
+def why_not_decoded(source: Source, index: int, store: StoreFormat | None) -> str:
+    """Why a file can't be used, as far as its header says; empty where nothing speaks against it.
+
+    Nor is there a reason where it can't be read now, for which it is not to blame.
+    """
+    try:
+        unlike = look(source.content(index)).unlike
+    except OSError as error:
+        own = error.errno is None or the_files_own(error)
+        return error.strerror or str(error) if own else ""
+    except ValueError as error:
+        return str(error)
+    except MemoryError:
+        return ""
+    return "" if store is not None else unlike
 
 
 class _Opened(NamedTuple):

@@ -1,7 +1,8 @@
 """Files that bring their labels along, as those of parquet files and WebDataset shards do."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError, one_line
@@ -11,20 +12,38 @@ from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
 Label = int | str
 """A class's number, or its name."""
 
+_PART = re.compile(r"(?:.*[-_.])?(train|validation|valid|val|test)[-_.].*")
+
+
+def check_one_part(path: Path, files: Sequence[str]) -> None:
+    """DatasetError where files are of several parts of a data set (train-..., validation-...)."""
+    parts = {match[1]: file for file in files if (match := _PART.fullmatch(file))}
+    if len(parts) > 1:
+        part, file = min(parts.items())
+        before = file[: file.rindex(part)]
+        folder = path if path.is_dir() else path.parent
+        raise DatasetError(
+            f"{path}: holds the files of several parts ({', '.join(sorted(parts))}); name one, "
+            f"such as '{folder}/{before}{part}*{Path(file).suffix}'"
+        )
+
 
 @dataclass(frozen=True)
 class Labelled:
-    """Files in archives in `root`, each with a `label`, which is of `origin` (column "label").
+    """Files in `root`, or in archives there, each with a `label` of the `origin` (column "label").
 
-    `class_names` are people's names of the classes, by number, where the archives hold them.
+    `own_names` are those that the files had before they were packed. `class_names` are people's
+    names of the classes, by number, where the archives hold them.
     """
 
     path: Path
     root: Path
     names: list[str]
-    places: list[ArchiveMember]
+    own_names: list[str]
+    places: list[ArchiveMember] | None
     labels: list[Label]
     class_names: list[str] | None = None
+    remarks: list[str] = field(default_factory=list)
     origin: str = ""
 
     def remark(self) -> str:

@@ -2,10 +2,48 @@
 
 import os
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
 
 from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.decode import formats_by_suffix
 
 _JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
+
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+"""Formats whose suffixes Pillow knows, and which are no images that it decodes."""
+
+_TEXTS = {
+    *(".cfg", ".cls", ".csv", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".log"),
+    *(".mat", ".md", ".md5", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rtf", ".sh", ".sha1"),
+    *(".sha256", ".sql", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml"),
+}
+"""How names of files end that often lie beside images, and are none."""
+
+
+def suffix(name: str) -> str:
+    """How a file's name ends: .jpg."""
+    return os.path.splitext(name)[1].lower()
+
+
+@lru_cache(maxsize=1)
+def image_suffixes() -> frozenset[str]:
+    """How the names of images end."""
+    formats = formats_by_suffix().items()
+    return frozenset(end for end, kind in formats if kind not in _NOT_DECODED)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file is no image by its name, but a text, a table or an array beside images."""
+    return suffix(name) in _TEXTS
+
+
+def only_archives(names: Sequence[str], ends: tuple[str, ...]) -> bool:
+    """Whether these files are archives, and nothing beside them but a few that are no images."""
+    others = [name for name in names if not name.lower().endswith(ends)]
+    archives = sum(name.lower().endswith(ends) for name in names)
+    unknown = sum(not is_text(name) for name in others)
+    return archives > unknown and not any(suffix(name) in image_suffixes() for name in others)
 
 
 def is_skipped(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from itertools import islice, pairwise
+from itertools import islice
 from operator import add
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
-from alexnet_dali.pipeline.prepare.examine import tasks
+from alexnet_dali.pipeline.prepare.examine import tasks, why_not_decoded
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source
-from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name, stored_name
+from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.stats import PixelSums
 from alexnet_dali.pipeline.system.files import sync_file_system, writing_to
@@ -49,8 +49,12 @@ class Preparation(NamedTuple):
 
         DatasetError where no image is left.
         """
-        for source in (self.train, self.val):
-            _check_names(source) if self.store else _check_readable(source)
+        if self.store is not None:
+            self = self._replace(train=self.train.distinct(), val=self.val.distinct())
+        else:
+            _check_readable(self.train)
+            _check_readable(self.val)
+        _check_headers(self.train, self.classes, self.store)
         with Workers() as pool:
             # The smaller part first: what is wrong with it is known before hours go into the other.
             val, _ = self._examine(pool, "val", self.val, folder, notes)
@@ -115,26 +119,32 @@ class Preparation(NamedTuple):
             if files.places is not None:
                 return ImageList.of(root, listed, *about, spans=files.places.spans())
             return ImageList.of(root, listed, *about, lengths=rows["length"])
-        stored = map(stored_name, files.names)
+        stored = map(files.stored_name, range(len(files)))
         if not self.store.shards:
             return ImageList.of(f"images/{part}", stored, *about, lengths=rows["length"])
         shards = (f"{shard_name(part, shard)}/" for shard in rows["shard"])
         return ImageList.of("shards", map(add, shards, stored), *about, _spans(part, rows))
 
 
-def _check_names(source: Source) -> None:
-    """No file may take another's place in the store."""
-    hashes = np.fromiter(
-        (hash(stored_name(name)) for name in source.names), np.int64, len(source.names)
-    )
-    ordered = np.sort(hashes)
-    suspects = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
-    names = sorted(stored_name(name) for name in source.names.take(suspects))
-    twice = next((name for name, again in pairwise(names) if name == again), None)
-    if twice is not None:
-        raise DatasetError(
-            f"{source.root}: two files would be stored as {twice}; rename one of them"
-        )
+def _check_headers(source: Source, classes: list[str], store: StoreFormat | None) -> None:
+    """Every class needs a file that is an image by its header: known before hours of work."""
+    without = dict.fromkeys(np.unique(source.labels).tolist())
+    reasons: dict[int, str] = {}
+    for index in source.reading_order().tolist():
+        if not without:
+            return
+        label = int(source.labels[index])
+        if label not in without:
+            continue
+        why_not = why_not_decoded(source, index, store)
+        if why_not:
+            reasons[index] = why_not
+        else:
+            del without[label]
+    if without:
+        label = next(iter(without))
+        why = {index: why for index, why in reasons.items() if source.labels[index] == label}
+        _complain(source, f"no usable image in class folder {classes[label]}", why)
 
 
 def _check_readable(source: Source) -> None:
@@ -179,15 +189,15 @@ def _check_classes(source: Source, classes: list[str], found: Findings) -> None:
     """Every training class needs an image that can be used."""
     lost = set(range(len(classes))) - set(np.unique(source.labels[found.usable()]).tolist())
     if lost:
-        _complain(source, f"no usable image in class folder {classes[min(lost)]}", found)
+        _complain(source, f"no usable image in class folder {classes[min(lost)]}", found.reasons())
 
 
 def _check_any(source: Source, found: Findings) -> None:
     if not found.usable().any():
-        _complain(source, "no usable image at all", found)
+        _complain(source, "no usable image at all", found.reasons())
 
 
-def _complain(source: Source, what: str, found: Findings) -> None:
-    rejected = _paths(source, dict(islice(found.reasons().items(), 5)))
+def _complain(source: Source, what: str, why: dict[int, str]) -> None:
+    rejected = _paths(source, dict(islice(why.items(), 5)))
     reasons = "".join(f"\n  {path}: {reason}" for path, reason in rejected)
     raise DatasetError(f"{source.root}: {what}; add images, or remove the folder{reasons}")

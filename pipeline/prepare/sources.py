@@ -1,7 +1,9 @@
 """Images and their labels, from whatever holds them; docs/prepare.md lists the forms."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,19 +14,27 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import look
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, open_tree, step_inside
+from alexnet_dali.pipeline.prepare.archives.tree import (
+    ARCHIVES,
+    Tree,
+    check_not_parts,
+    open_tree,
+    step_inside,
+)
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.labels.files import is_image_name
 from alexnet_dali.pipeline.prepare.labels.label_file import UNLABELLED, read_labels
-from alexnet_dali.pipeline.prepare.names import same, some
+from alexnet_dali.pipeline.prepare.names import is_text, same, some
+from alexnet_dali.pipeline.prepare.store import stored_name
 from alexnet_dali.pipeline.reading.archives import read
 
 CONTAINERS = (*ARCHIVES, ".parquet")
 """How the names of files end that hold other files."""
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[-_ ]?(?:set|images|\d+))?")
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Source:
 
     Names are sorted within each class. The files are in `root`, or in archives there: then they
     have `places`, and `inside` is the folder of the archives that the names are relative to.
+    `marked` [n] are those that others would be stored as, too: see distinct.
     """
 
     root: Path
@@ -40,6 +51,7 @@ class Source:
     labels: NDArray[np.int64]
     places: Places | None = None
     inside: str = ""
+    marked: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(
@@ -62,6 +74,37 @@ class Source:
         if self.places is None:
             return self.names[index]
         return f"{self.places[index].archive}/{self.inside}{self.names[index]}"
+
+    def stored_name(self, index: int) -> str:
+        """The name of the file's copy in a store."""
+        return stored_name(self.names[index], self.marked is not None and bool(self.marked[index]))
+
+    def distinct(self) -> "Source":
+        """The same files, each stored under another name, also where case does not count.
+
+        DatasetError where that can't be.
+        """
+        source = replace(self, marked=np.zeros(len(self), bool))
+        for _ in range(3):  # a mark may meet another name
+            met = source._meet()
+            if not len(met):
+                return source
+            assert source.marked is not None
+            source.marked[met] = True
+        raise DatasetError(
+            f"{self.root}: two files would be stored as {source.stored_name(int(met[0]))}; rename "
+            "one of them"
+        )
+
+    def _meet(self) -> NDArray[np.int64]:
+        """The files that would be stored under another's name."""
+        names = map(self.stored_name, range(len(self)))
+        hashes = np.fromiter((hash(_folded(name)) for name in names), np.int64, len(self))
+        ordered = np.sort(hashes)
+        suspects = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
+        folded = [_folded(self.stored_name(index)) for index in suspects.tolist()]
+        count = Counter(folded)
+        return suspects[[count[name] > 1 for name in folded]]
 
     def content(self, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError or ValueError where it can't be read."""
@@ -86,6 +129,7 @@ class Source:
             names=self.names.take(indices),
             labels=self.labels[np.asarray(indices, np.int64)],
             places=None if self.places is None else self.places.take(indices),
+            marked=None if self.marked is None else self.marked[np.asarray(indices, np.int64)],
         )
 
     def reading_order(self) -> NDArray[np.int64]:
@@ -124,8 +168,9 @@ def training_files(path: Path) -> Found:
     found = _open(path)
     if isinstance(found, Labelled):
         classes = found.classes()
-        return Found(_in_order(found, classes), classes, found.class_names, [found.remark()])
-    tree = step_inside(found)
+        remarks = [found.remark(), *found.remarks]
+        return Found(_in_order(found, classes), classes, found.class_names, remarks)
+    tree = _images_in_folders(found)
     classes = _class_names(tree)
     return Found(_label_by_folder(tree, classes), classes, None, _remarks(tree))
 
@@ -147,8 +192,8 @@ def validation_files(
                 f"{path}: its schema names other classes than that of the training files, or in "
                 f"another order ({some(found.class_names or [])}; there {some(names or [])})"
             )
-        return _in_order(found, classes), [found.remark()]
-    tree = step_inside(found)
+        return _in_order(found, classes), [found.remark(), *found.remarks]
+    tree = _images_in_folders(found)
     return _label_by_folder(tree, classes), _remarks(tree)
 
 
@@ -159,11 +204,16 @@ def any_files(path: Path) -> tuple[Source, list[str]]:
     """
     if path.is_file() and path.suffix.lower() not in CONTAINERS:
         return Source.of(path.parent, [path.name], [0]), []
-    found = _open(path)
-    if isinstance(found, Labelled):
+    tables, _ = hub.tables(path)
+    if tables:
+        found = _open(path)
+        assert isinstance(found, Labelled)
         labels = np.zeros(len(found.names), np.int64)
-        return Source.of(found.root, found.names, labels, found.places), []
-    return _unlabelled(found), found.remarks()
+        return Source.of(found.root, found.names, labels, found.places), found.remarks
+    tree = open_tree(path)
+    images = {os.path.splitext(name)[0] for name in tree.names if not is_text(name)}
+    tree = _without(tree, lambda name: is_text(name) and os.path.splitext(name)[0] in images)
+    return _unlabelled(tree), tree.remarks()
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
@@ -188,21 +238,34 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source
 
 def _open(path: Path) -> Tree | Labelled:
     """What is at `path`: files that bring their labels, or files in folders."""
-    tables = hub.tables(path)
+    tables, skipped = hub.tables(path)
     if tables:
-        return hub.labelled(path, tables)
+        return hub.labelled(path, tables, skipped)
     tree = open_tree(path)
-    return webdataset.labelled(tree) if webdataset.is_one(tree) else tree
+    return webdataset.labelled(tree) or tree
 
 
 def _in_order(found: Labelled, classes: list[str]) -> Source:
-    """The files by class, and within a class by their own names, whatever archive holds them."""
+    """The files by class, and within a class as in a folder, whatever archive holds them."""
     labels = found.indices(classes)
     order = sorted(
-        range(len(labels)),
-        key=lambda i: (labels[i], found.names[i].rpartition("/")[2], found.names[i]),
+        range(len(labels)), key=lambda i: (labels[i], found.own_names[i], found.names[i])
     )
     return Source.of(found.root, found.names, labels, found.places).take(order)
+
+
+def _images_in_folders(found: Tree) -> Tree:
+    """The tree of the class folders, without files beside them, and those that are no images."""
+    tree = step_inside(found)
+    beside = [name for name in tree.names if "/" not in name]
+    inside = tree.take([i for i, name in enumerate(tree.names) if "/" in name])
+    return _without(replace(inside, beside=[*tree.beside, *beside]), is_text)
+
+
+def _without(tree: Tree, is_no_image: Callable[[str], bool]) -> Tree:
+    """The tree without some of its files, by their names."""
+    taken = [i for i, name in enumerate(tree.names) if not is_no_image(name)]
+    return replace(tree.take(taken), texts=[name for name in tree.names if is_no_image(name)])
 
 
 def _class_names(tree: Tree) -> list[str]:
@@ -213,11 +276,16 @@ def _class_names(tree: Tree) -> list[str]:
             f"{tree.path}: expected a folder of images for each class, found no folder at all (a "
             "flat folder of validation images takes its labels from --val-labels)"
         )
-    if {name.casefold() for name in classes} <= _SPLITS:
+    splits = [name for name in classes if name.casefold() in _SPLITS]
+    parts = {match[1]: name for name in classes if (match := _SPLIT.fullmatch(name.casefold()))}
+    if len(splits) == len(classes) or len(parts) > 1:
+        part = parts.get("train", classes[0])
         raise DatasetError(
-            f"{tree.path}: found {some(classes)}, which are no classes; expected a folder of class "
-            f"folders, such as {tree.path}/{classes[0]}"
+            f"{tree.path}: found {some(classes)}; {some(sorted(parts.values()))} are parts of a "
+            "data set, which are no classes; expected a folder of class folders, such as "
+            f"{tree.within(part)}"
         )
+    check_not_parts(tree)
     if len(classes) == 1:
         raise DatasetError(
             f"{tree.path}: found one class folder only ({classes[0]}); a classifier needs two or "
@@ -251,6 +319,7 @@ def _check_classes_differ(tree: Tree, classes: list[str]) -> None:
 
 def _label_by_folder(tree: Tree, classes: list[str]) -> Source:
     """Each file labelled by its class folder; a folder that is not one of `classes` is an error."""
+    check_not_parts(tree)
     index = {same(name): label for label, name in enumerate(classes)}
     unknown = [name for name in tree.top_folders() if same(name) not in index]
     if unknown:
@@ -258,14 +327,13 @@ def _label_by_folder(tree: Tree, classes: list[str]) -> Source:
             f"{tree.path}: class folders {some(unknown)} are not among the {len(classes)} training "
             f"classes ({some(classes)}){_case_differs(unknown, classes)}"
         )
-    inside = [i for i, name in enumerate(tree.names) if "/" in name]
-    if not inside:
+    if not tree.names:
         raise DatasetError(
             f"{tree.path}: found no class folder with files in it; a flat folder of images takes "
             "its labels from --val-labels"
         )
-    labels = np.array([index[same(tree.names[i].split("/")[0])] for i in inside])
-    source = replace(_unlabelled(tree).take(inside), labels=labels)
+    labels = np.array([index[same(name.split("/")[0])] for name in tree.names])
+    source = replace(_unlabelled(tree), labels=labels)
     # Within a class, names keep their order.
     return source.take(np.argsort(labels, kind="stable"))
 
@@ -274,6 +342,10 @@ def _unlabelled(tree: Tree) -> Source:
     """All files, with label 0."""
     labels = np.zeros(len(tree.names), np.int64)
     return Source.of(tree.root, tree.names, labels, tree.places, tree.inside)
+
+
+def _folded(name: str) -> str:
+    return same(name).casefold()
 
 
 def _case_differs(unknown: list[str], classes: list[str]) -> str:
@@ -315,17 +387,11 @@ def _is_image(source: Source, index: int) -> bool:
 
 def _remarks(tree: Tree) -> list[str]:
     """What a user should know of how files in class folders were found, a line each."""
-    beside = [name for name in tree.names if "/" not in name]
     lines = tree.remarks()
-    archives = {place.archive for place in tree.places or ()}
+    archives = tree.archives()
     if len(archives) > 1 and len(archives) == len(tree.top_folders()):
         lines.append(
             f"{tree.path}: each of the {len(archives)} archives is a class "
             f"({some(tree.top_folders())})"
-        )
-    if beside:
-        lines.append(
-            f"{tree.path}: skipped what lies beside the class folders: {some(beside)} "
-            f"({len(beside)} in all)"
         )
     return lines

@@ -5,6 +5,7 @@ whole pixels. What is left over at the ends of its longer side is dropped. Crops
 out, with nothing to resample.
 """
 
+import hashlib
 import io
 import os
 import re
@@ -22,6 +23,7 @@ SHARD_BYTES = 256 << 20
 """A shard is closed when it has grown to this size."""
 
 _BUFFER = 1 << 20
+_LONGEST_NAME = 255  # bytes, in Linux's file systems
 _MAX_SIDE = 65_500  # of a JPEG file
 _JPEG_SUFFIX = re.compile(r"\.jpe?g$", re.IGNORECASE)
 
@@ -71,32 +73,52 @@ def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
     return file.getvalue()
 
 
-def stored_name(name: str) -> str:
+def stored_name(name: str, marked: bool = False) -> str:
     """`class/picture.png` becomes `class/picture_png.jpg`.
 
-    WebDataset splits names at the first dot, so one is left.
+    WebDataset splits names at the first dot, so one is left. A name that is `marked`, as another
+    would be stored as the same, or is too long for a file system, gets a checksum: IMG_1.JPG beside
+    IMG_1.jpg becomes `IMG_1-0e4ef7a4.jpg`.
     """
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/" * bool(folder) + _JPEG_SUFFIX.sub("", file).replace(".", "_") + ".jpg"
+    *folders, file = name.split("/")
+    stem = _JPEG_SUFFIX.sub("", file).replace(".", "_")
+    if marked:
+        stem += _checksum(name)
+    return "/".join([*map(_shortened, folders), _shortened(stem, ".jpg")])
+
+
+def _shortened(part: str, suffix: str = "") -> str:
+    if len(os.fsencode(part + suffix)) <= _LONGEST_NAME:
+        return part + suffix
+    end = _checksum(part) + suffix
+    while len(os.fsencode(part + end)) > _LONGEST_NAME:
+        part = part[:-1]
+    return part + end
+
+
+def _checksum(name: str) -> str:
+    return f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def write_file(folder: Path, name: str, image: bytes) -> None:
-    """A stored image in a file of its own, in the same folders as the original.
+    """An image that is stored as `name` in a file of its own.
 
     Every process may write files: what comes after the journal's end is simply written again.
     """
-    path = folder / stored_name(name)
+    path = folder / name
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image)
 
 
 def tar_entry(name: str, label: int, image: bytes) -> tuple[bytes, int]:
-    """What a shard holds of an image, `key.jpg` and its label `key.cls`; and the image's offset."""
-    member = stored_name(name)
-    header = _header(member, len(image))
+    """What a shard holds of an image that is stored as `name`, `key.jpg`, and its label `key.cls`.
+
+    And the image's offset.
+    """
+    header = _header(name, len(image))
     text = str(label).encode()
-    about = _header(member.removesuffix("jpg") + "cls", len(text))
+    about = _header(name.removesuffix("jpg") + "cls", len(text))
     return b"".join([header, _filled_up(image), about, _filled_up(text)]), len(header)
 
 

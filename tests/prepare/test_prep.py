@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from alexnet_dali.pipeline.crops import CentreCrop
+from alexnet_dali.pipeline.data_loader import DataLoader
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image, write_class_folders
@@ -192,6 +195,73 @@ def test_a_class_without_usable_files_is_an_error(images):
         prep(images)
 
 
+def test_a_class_without_an_image_is_found_before_the_work(images, monkeypatch):
+    """From headers: folders of notes, of half a file, or of a kind that only --resize converts."""
+
+    def work():
+        raise AssertionError("workers were started")
+
+    monkeypatch.setattr("alexnet_dali.pipeline.prepare.preparation.Workers", work)
+    (images / "train/notes").mkdir()
+    (images / "train/notes/a.dat").write_bytes(b"no image")
+    (images / "train/notes/b.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"class folder notes(.|\n)*a\.dat: not an image"):
+        prep(images)
+    for name in ("a.dat", "b.jpg"):
+        (images / "train/notes" / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DatasetError, match=r"b\.jpg: a pointer of Git LFS.*git lfs pull"):
+        prep(images)
+    Image.new("RGB", (9, 9)).save(images / "train/notes/c.gif")
+    with pytest.raises(DatasetError, match=r"c\.gif: a GIF file"):
+        prep(images)
+    with pytest.raises(AssertionError):
+        prep(images, "--resize", "32")
+    shutil.rmtree(images / "train/notes")
+    (images / "train/texts").mkdir()
+    (images / "train/texts/licence.txt").write_text("text")
+    with pytest.raises(DatasetError, match="1 class folders hold no file: texts"):
+        prep(images)
+
+
+@pytest.mark.parametrize("what", ["folder", "files", "archive"])
+def test_images_that_have_moved_are_found_again_by_editing_one_line(images, what):
+    if what == "archive":
+        for part in ("train", "val"):
+            with tarfile.open(images / f"{part}.tar", "w") as archive:
+                archive.add(images / part, ".")
+        arguments = ["--train", images / "train.tar", "--val", images / "val.tar"]
+        prep_imagenet.main([str(part) for part in [*arguments, "--out", images / "out"]])
+    else:
+        prep(images)
+    dataset = Dataset.open(images / "out")
+    before = next(iter(DataLoader(dataset, global_batch_size=2, crops=CentreCrop(32))))
+    (images / "moved").mkdir()
+    if what == "folder":
+        (images / "train").rename(images / "moved/train")
+    else:  # as of a disk that is not mounted
+        for path in (images / "train").iterdir() if what == "files" else [images / "train.tar"]:
+            path.rename(images / "moved" / path.name)
+    assert DataLoader(dataset, "val", global_batch_size=2, crops=CentreCrop(32)) is not None
+    with pytest.raises(DatasetError, match="is not there, nor are other images") as error:
+        DataLoader(images / "out", global_batch_size=2, crops=CentreCrop(32))
+    file = Path(re.search(r"into the line train_root of (.*)$", str(error.value))[1])
+    new = images / ("moved/train" if what == "folder" else "moved")
+    about, count = re.subn("(?m)^train_root: .*$", f"train_root: {new}", file.read_text())
+    assert count == 1
+    file.write_text(about)
+    again = DataLoader(images / "out", global_batch_size=2, crops=CentreCrop(32))
+    for one, other in zip(next(iter(again)), before, strict=True):
+        assert one.equal(other)
+
+
+def test_an_address_is_no_folder(images):
+    with pytest.raises(DatasetError, match="s3://bucket/out is an address"):
+        prep(images, "--out", "s3://bucket/out")
+    with pytest.raises(DatasetError, match="aws s3 cp"):
+        Dataset.open("s3://bucket/out")
+    assert not Path("s3:").exists()
+
+
 def test_missing_and_empty_folders_are_errors(images):
     shutil.rmtree(images / "val/cat")
     shutil.rmtree(images / "val/dog")
@@ -214,7 +284,7 @@ def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
     for name in ("a.JPEG", "b.JPEG"):
         shutil.copy(images / "train/1/000.jpg", images / "val" / name)
     (images / "labels").write_text("a.JPEG 0\nb.JPEG 1\n")
-    with pytest.raises(DatasetError, match="labelled '0' .* expected the name of a class folder"):
+    with pytest.raises(DatasetError, match=r"labelled '0' .* expected the name of a class folder"):
         prep(images, "--val-labels", str(images / "labels"))
     (images / "labels").write_text("a.JPEG 2\nb.JPEG 1\n")
     assert prep(images, "--val-labels", str(images / "labels")).val.labels.tolist() == [1, 0]

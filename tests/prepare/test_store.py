@@ -22,6 +22,7 @@ from alexnet_dali.pipeline.dataset import Dataset, DatasetError
 from alexnet_dali.pipeline.prepare import examine, journal, store
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import ROW
+from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
@@ -152,12 +153,40 @@ def test_a_damaged_shard_is_named(originals, tmp_path):
         load(dataset.train)
 
 
-def test_two_files_with_the_same_stored_name_are_an_error(tmp_path):
-    write_class_folders(tmp_path / "images", {"cat": 3, "dog": 3})
-    for number in range(3):
-        os.link(tmp_path / f"images/cat/00{number}.jpg", tmp_path / f"images/cat/00{number}.JPEG")
-    with pytest.raises(DatasetError, match=r"stored as cat/00\d\.jpg"):
-        prep(tmp_path / "images", tmp_path / "out", "--resize", SIDE)
+@pytest.mark.parametrize("form", [[], ["--shards"]], ids=["loose", "shards"])
+def test_names_that_meet_or_are_too_long_are_stored_apart(tmp_path, form):
+    """As cameras and Windows leave them, and where a file system takes A for a."""
+    names = ["IMG_1.JPG", "IMG_1.jpg", "img_1.jpeg", "a.png", "a_png.jpg", "b.JPEG"]
+    names += ["x" * 251 + ".png", "x" * 250 + "y.png", "\u00fc" * 125 + ".jpg"]
+    expected = {}
+    for place, name in enumerate(names):
+        for folder in ("cat", "dog"):
+            image = np.full((SIDE, SIDE, 3), 20 * place + 5 * (folder == "dog"), np.uint8)
+            (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
+            kind = "PNG" if name.endswith("png") else "JPEG"
+            Image.fromarray(image).save(tmp_path / "images" / folder / name, kind)
+            expected[f"{folder}/{name}"] = image[0, 0, 0]
+    train = str(tmp_path / "images")
+    arguments = ["--train", train, "--val", train, "--resize", str(SIDE), *form]
+    prep_imagenet.main([*arguments, "--out", str(tmp_path / "out")])
+    images = Dataset.open(tmp_path / "out").train
+    stored = [images.name(index).removeprefix("train-000000.tar/") for index in range(len(images))]
+    assert len({name.casefold() for name in stored}) == len(expected) == len(stored)
+    assert max(len(os.fsencode(part)) for name in stored for part in name.split("/")) <= 255
+    assert "cat/b.jpg" in stored
+    for index, name in enumerate(sorted(expected)):  # in the order of the originals
+        pixels = np.asarray(Image.open(io.BytesIO(images.content(index).tobytes())))
+        assert np.abs(pixels.astype(int) - int(expected[name])).max() <= 2
+
+
+def test_a_stored_name_that_meets_a_mark_is_marked_too(tmp_path):
+    names = ["a/1.JPG", "a/1.jpg"]
+    marked = store.stored_name(names[0], marked=True)
+    source = Source.of(tmp_path, [*names, marked], [0, 0, 0]).distinct()
+    stored = [source.stored_name(index) for index in range(3)]
+    assert len(set(stored)) == 3 and stored[0] == marked
+    part = source.take([1, 2])
+    assert [part.stored_name(index) for index in range(2)] == stored[1:]
 
 
 def save_always_and_close_shards_early(monkeypatch):
@@ -263,7 +292,7 @@ def test_a_shard_is_what_tarfile_writes(tmp_path):
         ("ü", 0, b""),
     ]
     shards = store.Shards(tmp_path, "train")
-    made = [store.tar_entry(*file) for file in files]
+    made = [store.tar_entry(store.stored_name(name), *more) for name, *more in files]
     places = shards.add([entry for entry, _ in made])
     shards.close()
     with tarfile.open(tmp_path / "expected.tar", "w", format=tarfile.GNU_FORMAT) as tar:

@@ -7,40 +7,44 @@ from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
+from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, only_archives, plain
 
 _LONGEST_END = 1 << 25
 """Zeros behind the last file of an archive: two blocks, and what fills up its last record."""
 
-_PACKERS = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-}
+_ENDS = (".tar",)
+
+
+def is_tar(start: bytes) -> bool:
+    """Whether a file that starts so, with 512 bytes or more, is a tar archive by its header."""
+    try:
+        tarfile.TarInfo.frombuf(start[: tarfile.BLOCKSIZE], tarfile.ENCODING, "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
 
 
 def tar_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     """(name, place) of each file and (name, None) of each folder, in the archive's order.
 
-    A name may come twice; the last one counts, as when one unpacks. An archive of archives alone
+    A name may come twice; the last one counts, as when one unpacks. An archive of archives
     (ImageNet's training set) gives their files, in folders of their stems. ValueError where it is
-    no tar archive, is not whole, is compressed, or holds what can't be read in place: a symbolic
-    link, a sparse file, a name that leads out of it.
+    no tar archive, is not whole, or holds what can't be read in place: a symbolic link, a sparse
+    file, a name that leads out of it.
     """
-    _check_not_compressed(path)
     try:
         with tarfile.open(path, "r:") as archive:
             whole = ArchiveMember(path.name, 0, os.path.getsize(path))
             entries = list(_entries(archive, whole, path.name))
             files = [name for name, _, place in entries if place and not is_skipped(name)]
-            holds_archives = bool(files) and all(name.endswith(".tar") for name in files)
+            holds_archives = only_archives(files, _ENDS)
             for name, entry, place in entries:
-                if place is None or is_skipped(name) or not holds_archives:
+                is_archive = name.lower().endswith(_ENDS) and not is_skipped(name)
+                if place is None or not holds_archives or not is_archive:
                     yield name, place
                     continue
                 with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
-                    folder = name.removesuffix(".tar")
+                    folder = name[: -len(".tar")]
                     yield folder, None
                     for file, _, spot in _entries(inner, place, name):
                         yield f"{folder}/{file}", spot
@@ -72,6 +76,12 @@ def _entries(
     archive.fileobj.seek(archive.offset)
     end = archive.fileobj.read(_LONGEST_END + 1)
     if not 0 < len(end) <= _LONGEST_END or len(end) != whole.size - archive.offset or any(end):
+        behind = -archive.offset % tarfile.RECORDSIZE  # an archive ends with zeros up to there
+        if not any(end[:behind]) and is_tar(end[behind : behind + tarfile.BLOCKSIZE]):
+            raise ValueError(
+                f"another archive lies behind {called}, as cat joins them; join them with "
+                "tar --concatenate (-A)"
+            )
         raise ValueError(f"{called} is damaged or cut short behind {len(places)} files")
 
 
@@ -92,14 +102,3 @@ def _place(
     if entry.issparse():
         raise ValueError(f"{name} is stored with holes; make the archive without tar --sparse (-S)")
     return ArchiveMember(whole.archive, whole.offset + entry.offset_data, entry.size)
-
-
-def _check_not_compressed(path: Path) -> None:
-    with open(path, "rb") as file:
-        start = file.read(6)
-    for magic, (packer, unpack) in _PACKERS.items():
-        if start.startswith(magic):
-            raise ValueError(
-                f"{path} is compressed with {packer}, so its files can't be read in place; unpack "
-                f"it once: {unpack} -k {path}"
-            )

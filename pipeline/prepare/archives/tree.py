@@ -2,20 +2,33 @@
 
 import glob
 import os
-import tarfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.prepare.archives import unread
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tar import tar_entries
+from alexnet_dali.pipeline.prepare.archives.tar import is_tar, tar_entries
 from alexnet_dali.pipeline.prepare.archives.zips import zip_entries
-from alexnet_dali.pipeline.prepare.names import is_skipped, some
+from alexnet_dali.pipeline.prepare.names import (
+    image_suffixes,
+    is_skipped,
+    only_archives,
+    some,
+    suffix,
+)
+from alexnet_dali.pipeline.reading.archives import read
+from alexnet_dali.pipeline.system import addresses
 
 ARCHIVES = (".tar", ".zip")
 """How the names of archives end."""
+
+_ZIP = (b"PK\3\4", b"PK\5\6")
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,9 @@ class Tree:
 
     `places` says where in their archives they are, which lie in `root`; None for files of their
     own. `inside` is the folder of the archives that the names are relative to. `folders` are all
-    folders, empty ones included, and `skipped` is what is not taken: see is_skipped.
+    folders, empty ones included. `skipped` is what is not taken: see is_skipped; nor is what lies
+    `beside` the folders or archives that the names are from, nor are `texts` in those. `again` are
+    names that come twice.
     """
 
     path: Path
@@ -34,6 +49,41 @@ class Tree:
     folders: list[str]
     inside: str = ""
     skipped: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+    def content(self, index: int) -> NDArray[np.uint8]:
+        """The bytes of a file; OSError or ValueError where they can't be read."""
+        if self.places is None:
+            return read(os.path.join(self.root, self.names[index]))
+        return self.places[index].content(self.root)
+
+    def take(self, indices: list[int]) -> "Tree":
+        """The tree with some of the files."""
+        names = [self.names[i] for i in indices]
+        places = None if self.places is None else [self.places[i] for i in indices]
+        return replace(self, names=names, places=places)
+
+    def own_name(self, index: int) -> str:
+        """A file's name in its own archive, without that of the archive before it."""
+        if self.places is None:
+            return self.names[index]
+        return self.names[index].removeprefix(f"{Path(self.places[index].archive).stem}/")
+
+    def archives(self) -> list[str]:
+        """The archives that hold files, by name."""
+        return sorted({place.archive for place in self.places or ()})
+
+    def within(self, folder: str) -> str:
+        """A folder at the top, by the path that leads to it."""
+        if self.places is None:
+            return f"{self.root}/{folder}"
+        archives = self.archives()
+        if self.path.is_dir() or len(archives) > 1:
+            own = [archive for archive in archives if Path(archive).stem == folder]
+            return f"{self.root}/{own[0] if own else folder}"
+        return f"{self.root}/{archives[0]}/{self.inside}{folder}"
 
     def top_folders(self) -> list[str]:
         """The folders at the top, sorted."""
@@ -41,13 +91,17 @@ class Tree:
 
     def remarks(self) -> list[str]:
         """What a user should know of how the files were found, a line each."""
-        lines = []
-        if self.skipped:
-            lines.append(
-                f"{self.path}: skipped what systems leave behind: {some(self.skipped)} "
-                f"({len(self.skipped)} in all)"
-            )
-        return lines
+        found = {
+            "skipped what systems leave behind": self.skipped,
+            "skipped what lies beside the class folders": self.beside,
+            "skipped files that are no images": self.texts,
+            "the last counts of files whose names come twice": self.again,
+        }
+        return [
+            f"{self.path}: {what}: {some(names)} ({len(names)} in all)"
+            for what, names in found.items()
+            if names
+        ]
 
 
 def open_tree(path: Path) -> Tree:
@@ -57,11 +111,16 @@ def open_tree(path: Path) -> Tree:
     folders that they would unpack to. DatasetError where there is no such thing, or it can't be
     read as it is.
     """
-    if path.is_dir():
-        archives = _archives_in(path)
-        return _of_archives(path, archives, "") if archives else _of_folder(path)
-    archives, inside = locate(path)
-    return _of_archives(path, archives, inside)
+    if not path.is_dir():
+        tree = _of_archives(path, *locate(path))
+    elif all((path / name).is_file() for name in ("dataset.yaml", "stats.npz")):
+        raise DatasetError(f"{path} is a prepared folder already: train with --data.root {path}")
+    else:
+        archives, beside = _archives_in(path)
+        tree = _of_archives(path, archives, "") if archives else _of_folder(path)
+        tree = replace(tree, beside=beside)
+    unread.check_names(path, tree.names)
+    return tree
 
 
 def locate(path: Path) -> tuple[list[Path], str]:
@@ -71,9 +130,12 @@ def locate(path: Path) -> tuple[list[Path], str]:
             inside = "" if parent == path else f"{path.relative_to(parent).as_posix()}/"
             return [parent], inside
     found = matching(path)
-    if not found:
-        raise DatasetError(f"{path}: no such folder, archive or file")
-    return found, ""
+    if found:
+        return found, ""
+    address = addresses.what_to_do(path)
+    if not address:
+        unread.check_missing(path)
+    raise DatasetError(address or f"{path}: no such folder, archive or file")
 
 
 def matching(path: Path) -> list[Path]:
@@ -88,35 +150,60 @@ def matching(path: Path) -> list[Path]:
 
 
 def step_inside(tree: Tree) -> Tree:
-    """The tree of the one folder on top, if it holds nothing but folders; else the tree itself.
+    """The tree of the one folder on top, if it holds folders; else the tree itself.
 
-    So a folder `train` around the class folders does no harm.
+    So a folder `train` around the class folders does no harm, nor does a file beside it or in it
+    that is no image.
     """
-    while len(top := tree.top_folders()) == 1 and _holds_only_folders(tree, top[0]):
+    while len(top := tree.top_folders()) == 1 and _is_around_folders(tree, top[0]):
         folder = top[0] + "/"
         in_archive = tree.places is not None
+        inside = [i for i, name in enumerate(tree.names) if name.startswith(folder)]
         tree = replace(
-            tree,
+            tree.take(inside),
             root=tree.root if in_archive else tree.root / folder,
-            names=[name.removeprefix(folder) for name in tree.names],
+            names=[tree.names[i].removeprefix(folder) for i in inside],
             folders=[name.removeprefix(folder) for name in tree.folders if name != top[0]],
             inside=tree.inside + folder if in_archive else "",
+            beside=tree.beside + [name for name in tree.names if not name.startswith(folder)],
         )
     return tree
 
 
-def _holds_only_folders(tree: Tree, folder: str) -> bool:
+def check_not_parts(tree: Tree) -> None:
+    """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
+    archives = tree.archives()
+    if len(archives) < 2:
+        return
+    inner: dict[str, set[str]] = {Path(archive).stem: set() for archive in archives}
+    for name in tree.folders:
+        archive, _, rest = name.partition("/")
+        if rest:
+            inner[archive].add(rest.split("/")[0])
+    shared = sorted(set.intersection(*inner.values()))
+    if len(shared) > 1:
+        raise DatasetError(
+            f"{tree.path}: the archives hold the same folders ({some(shared)}), so they are parts "
+            "of one data set and not a class each; unpack them into one folder"
+        )
+
+
+def _is_around_folders(tree: Tree, folder: str) -> bool:
+    """Whether a folder holds others, and no image lies beside it or beside them."""
     return len(tree.folders) > 1 and all(
-        name.startswith(f"{folder}/") and name.count("/") > 1 for name in tree.names
+        name.count("/") > 1 or suffix(name) not in image_suffixes() for name in tree.names
     )
 
 
-def _archives_in(folder: Path) -> list[Path]:
-    """The archives in a folder that holds archives and nothing else."""
+def _archives_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """The archives in a folder that stands for them, if it does, and what lies beside them."""
     entries = [entry for entry in os.scandir(folder) if not is_skipped(entry.name)]
-    if entries and all(entry.name.lower().endswith(ARCHIVES) for entry in entries):
-        return sorted(Path(entry.path) for entry in entries)
-    return []
+    names = sorted(entry.name for entry in entries)
+    if any(entry.is_dir() for entry in entries) or not only_archives(names, ARCHIVES):
+        return [], []
+    beside = [name for name in names if not name.lower().endswith(ARCHIVES)]
+    unread.check_beside(folder, beside)
+    return [folder / name for name in names if name not in beside], beside
 
 
 def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
@@ -124,6 +211,7 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     found: dict[str, ArchiveMember] = {}
     folders: set[str] = set()
     skipped: set[str] = set()
+    again: list[str] = []
     are_folders = path.is_dir() or len(archives) > 1
     for archive in archives:
         prefix = f"{archive.stem}/" if are_folders else ""
@@ -136,6 +224,7 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
             if is_skipped(name):
                 skipped.add(_top_of_what_is_skipped(name))
             elif place is not None:
+                again += [name] * (name in found)
                 found[name] = place
             elif name:
                 folders.add(name)
@@ -145,33 +234,30 @@ def _of_archives(path: Path, archives: list[Path], inside: str) -> Tree:
     for folder in {name.rpartition("/")[0] for name in names if "/" in name}:
         lowest = PurePosixPath(folder)
         folders.update(parent.as_posix() for parent in (lowest, *lowest.parents[:-1]))
-    if len(archives) > 1:
-        _check_not_parts(path, archives, folders)
     root = path if path.is_dir() else archives[0].parent
     places = [found[name] for name in names]
-    return Tree(path, root, names, places, sorted(folders), inside, sorted(skipped))
-
-
-def _check_not_parts(path: Path, archives: list[Path], folders: set[str]) -> None:
-    """DatasetError where archives hold the same folders: they are parts of one tree, no classes."""
-    inner = [
-        {name.split("/")[1] for name in folders if name.startswith(f"{archive.stem}/")}
-        for archive in archives
-    ]
-    shared = sorted(set.intersection(*inner))
-    if len(shared) > 1:
-        raise DatasetError(
-            f"{path}: the archives hold the same folders ({some(shared)}), so they are parts of "
-            "one data set and not a class each; unpack them into one folder"
-        )
+    return Tree(
+        path,
+        root,
+        names,
+        places,
+        sorted(folders),
+        inside,
+        sorted(skipped),
+        again=sorted(set(again)),
+    )
 
 
 def _entries(archive: Path) -> Iterable[tuple[str, ArchiveMember | None]]:
     """Files and folders of a tar or zip archive, told apart by what is in it."""
     with open(archive, "rb") as file:
-        is_zip = file.read(2) == b"PK"
-    is_zip = is_zip or (zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive))
-    return zip_entries(archive) if is_zip else tar_entries(archive)
+        start = file.read(512)
+    if is_tar(start):
+        return tar_entries(archive)
+    if start.startswith(_ZIP) or zipfile.is_zipfile(archive):
+        return zip_entries(archive)
+    unread.check_file(archive)
+    return tar_entries(archive)
 
 
 def _of_folder(root: Path) -> Tree:

@@ -1,6 +1,8 @@
 """What a zip archive holds, and where; nothing is unpacked."""
 
 import contextlib
+import os
+import shlex
 import stat
 import struct
 import zipfile
@@ -15,6 +17,9 @@ from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
 _PACKING = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
 _ENCRYPTED, _UTF8 = 1, 1 << 11
+_UNIX = 3
+_LONGEST_END = 22 + (1 << 16)
+"""The last record, and a comment behind it."""
 
 
 def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
@@ -24,10 +29,12 @@ def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     symbolic link, an encrypted file, a compression other than deflate, a name that leads out of it.
     """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(path, "rb") as file:
+            _check_not_split(file, path)
+            archive = zipfile.ZipFile(file)
             for entry in archive.infolist():
-                name = _name(entry)
-                if entry.filename.endswith("/"):
+                name, is_folder = _name(entry)
+                if is_folder:
                     yield name, None
                     continue
                 why_not = _why_not(entry)
@@ -50,13 +57,31 @@ def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
         raise ValueError(f"{path}: expected a whole zip archive ({error!r})") from error
 
 
-def _name(entry: zipfile.ZipInfo) -> str:
-    """The entry's name; macOS writes UTF-8 without saying so."""
+def _check_not_split(file: BinaryIO, path: Path) -> None:
+    """ValueError for the last part of an archive that was split (a.z01, a.z02, a.zip)."""
+    file.seek(max(0, os.path.getsize(path) - _LONGEST_END))
+    end = file.read()
+    place = end.rfind(b"PK\5\6")
+    if place >= 0 and end[place + 4 : place + 6] not in (b"", b"\0", b"\0\0", b"\xff\xff"):
+        raise ValueError(
+            "is the last part of a zip archive that was split; join the parts: zip -s 0 "
+            f"{shlex.quote(str(path))} --out whole.zip"
+        )
+
+
+def _name(entry: zipfile.ZipInfo) -> tuple[str, bool]:
+    """The entry's name as unpacked, and whether it is a folder.
+
+    macOS writes UTF-8 without saying so, Unix any bytes, and Windows may write backslashes.
+    """
     name = entry.filename
     if not entry.flag_bits & _UTF8:
         with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode()
-    return plain(name.replace("\\", "/"))
+            raw = name.encode("cp437")
+            name = os.fsdecode(raw) if entry.create_system == _UNIX else raw.decode()
+    if entry.create_system != _UNIX:
+        name = name.replace("\\", "/")
+    return plain(name), name.endswith("/")
 
 
 def _why_not(entry: zipfile.ZipInfo) -> str:

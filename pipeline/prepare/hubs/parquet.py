@@ -83,6 +83,11 @@ def columns(path: Path, schema: Any) -> Columns:
     return Columns(images[0], fitting, names)
 
 
+def has_images(schema: Any) -> bool:
+    """Whether one of the columns holds images."""
+    return any(_holds_images(field.type) for field in schema)
+
+
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library has noted of each column."""
     try:
