@@ -214,7 +214,7 @@ def test_class_names_that_are_numbers_are_not_taken_for_indices(images):
     for name in ("a.JPEG", "b.JPEG"):
         shutil.copy(images / "train/1/000.jpg", images / "val" / name)
     (images / "labels").write_text("a.JPEG 0\nb.JPEG 1\n")
-    with pytest.raises(DatasetError, match="labelled '0' .* expected the name of a class folder"):
+    with pytest.raises(DatasetError, match=r"labelled '0' .* expected the name of a class folder"):
         prep(images, "--val-labels", str(images / "labels"))
     (images / "labels").write_text("a.JPEG 2\nb.JPEG 1\n")
     assert prep(images, "--val-labels", str(images / "labels")).val.labels.tolist() == [1, 0]
