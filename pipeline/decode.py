@@ -29,7 +29,6 @@ _MAX_TEXT = 1 << 26  # a sound PNG picture may come with megabytes of text
 _LOCK = threading.RLock()
 _ORIENTATION = 274  # EXIF
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_XMP = ("xmp", "XML:com.adobe.xmp")
 _LONGEST_SIDE = 65_500  # of a JPEG file
 _WEBP_HAS_EXIF = 8
 _VERDICT = re.compile(
@@ -281,17 +280,14 @@ def _exif_out_of_reach(data: NDArray[np.uint8], kind: str) -> str:
     return "a WebP file whose EXIF is not where DALI looks for it"
 
 
-def forget_xmp(image: Image.Image) -> None:
-    """Only EXIF turns an image, as in browsers and in DALI; Pillow would have XMP do so, too."""
-    for key in _XMP:
-        image.info.pop(key, None)
-
-
 def orientation(image: Image.Image) -> int:
-    """By EXIF, 1 to 8."""
-    forget_xmp(image)
+    """By EXIF, 1 to 8. Pillow's `getexif` would ask XMP and texts, too; browsers and DALI don't."""
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        tags = getattr(image, "tag_v2", None)  # TIFF
+        if tags is None:
+            tags = Image.Exif()
+            tags.load(image.info.get("exif", b""))
+        found = tags.get(_ORIENTATION, 1)
     except Exception:  # Pillow raises many kinds for damaged EXIF
         return 1
     return int(found) if found in range(1, 9) else 1

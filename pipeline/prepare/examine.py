@@ -210,12 +210,29 @@ def _open_alone(source: Source, index: int, store: StoreFormat | None) -> _Opene
             pixels = _turned_otherwise(pixels, others, store)
     elif store is not None:
         pixels = pillow.decode(data)
+        if header.format == "JPEG":  # only to hear its warnings, which Pillow does not pass on
+            decode_together([_without_exif(data)])
         said = _decoder_said()
         if said and "Warning" not in said:
             raise ValueError(f"damaged: the decoder says '{said}'")
     else:
         pixels = decode(data)  # which says why not
     return _Opened(header, pixels)
+
+
+def _without_exif(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A JPEG file without its APP1 segments, of which several make decoders differ, or crash."""
+    content = data.tobytes()
+    kept, place = [content[:2]], 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        marker = content[place + 1 : place + 2]
+        end = place + 1
+        if marker != b"\xff":  # which fills up
+            end += 1 + int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker != b"\xe1":
+            kept.append(content[place:end])
+        place = end
+    return np.frombuffer(b"".join([*kept, content[place:]]), np.uint8)
 
 
 def _check_shape(pixels: NDArray[np.uint8], header: Header) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_dali.pipeline.decode import forget_xmp, orientation, pillow_limits
+from alexnet_dali.pipeline.decode import orientation, pillow_limits
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,7 +30,7 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
             if image.format == "PNG":  # decoding alone does not test its checksums
                 with Image.open(io.BytesIO(data.tobytes())) as again:
                     again.verify()
-            forget_xmp(image)  # loading turns a TIFF file
+            image.info.pop("xmp", None)  # loading turns a TIFF file, by XMP, too
             image.load()  # a PNG file's EXIF may follow its pixels
             turn = _TURNS.get(orientation(image))
             upright = image if turn is None else image.transpose(turn)
