@@ -75,7 +75,8 @@ def raw_profile(orientation):
 APP1 = b"Exif\0\0"
 NOT_FOUND = "a WebP file whose EXIF is not where DALI looks for it"
 OTHERWISE = "DALI turns it otherwise than Pillow"
-RESOLUTION = struct.pack("<HHII", 282, 5, 1, 60)
+RESOLUTION = exif(1)[:8] + struct.pack("<HHHIIIII", 1, 282, 5, 1, 26, 0, 72, 1)
+"""EXIF with a resolution alone: Pillow looks at it as it opens the file."""
 MINUS = struct.pack("<HHII", 33434, 5, 1, 8)
 """An exposure time that stands where other numbers do: Pillow can read it, and not write it."""
 
@@ -89,7 +90,7 @@ CASES = {
     "prefix twice (Pillow 8348)": (jpeg(APP1 + APP1 + exif(6)), 6, OTHERWISE),
     "XMP alone": (jpeg(XMP + xmp(6)), 1, ""),
     "XMP beside EXIF without a turn (unsloth 10553)": (
-        jpeg(APP1 + exif(1)[:8] + struct.pack("<H", 1) + RESOLUTION + bytes(20), XMP + xmp(6)),
+        jpeg(APP1 + RESOLUTION, XMP + xmp(6)),
         1,
         "",
     ),
