@@ -60,7 +60,11 @@ def _spelt(value: Any, what: str, outer: tuple[int, ...]) -> str:
 
 
 def _arguments(pairs: Iterable[tuple[object, Any]], what: str, outer: tuple[int, ...]) -> str:
-    spelt = (f"{key}={_spelt(one, f'{what}, {key}', outer)}" for key, one in pairs)
+    """Each by its name, or by its place alone."""
+    spelt = (
+        (f"{key}=" if isinstance(key, str) else "") + _spelt(one, f"{what}, {key}", outer)
+        for key, one in pairs
+    )
     return f"({', '.join(spelt)})"
 
 

@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -294,7 +295,9 @@ def pnm(rng: random.Random) -> bytes:
 
 
 def jpeg_2000(rng: random.Random) -> bytes:
-    more = rng.choice([{}, {"no_jp2": True}, {"tile_size": (32, 32)}, {"irreversible": True}])
+    more: dict[str, Any] = rng.choice(
+        [{}, {"no_jp2": True}, {"tile_size": (32, 32)}, {"irreversible": True}]
+    )
     return saved(picture(rng), "JPEG2000", rng.choice(["L", "RGB", "RGBA"]), **more)
 
 
@@ -523,6 +526,7 @@ def _stored(data: bytes, image: bytes) -> str:
     resized = resize_on_the_grid(np.ascontiguousarray(expected), SIDE)
     right = _pillows(saved(resized, "JPEG", quality=STORE.quality, subsampling="4:2:0"))
     found = _pillows(image)
+    assert right is not None and found is not None
     if found.shape != right.shape:
         return f"stored {found.shape} in place of {right.shape}"
     difference = np.abs(found.astype(int) - right).mean()

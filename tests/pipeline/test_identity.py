@@ -104,7 +104,7 @@ def test_equal_options_have_equal_names_and_others_other_ones():
     found = names()
     assert found == names() and len(set(found.values())) == len(found)
     assert not any("0x" in name for name in found.values())
-    assert found["partial"] == f"partial({__name__}.powered)(0=2)"
+    assert found["partial"] == f"partial({__name__}.powered)(2)"
 
 
 @pytest.mark.slow
