@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fuzz.harness import NUM_EXAMPLES
-from tests.fuzz.odd_images import examine
+from tests.fuzz.pixels import examine
 
 
 @pytest.mark.slow

@@ -16,18 +16,8 @@ from alexnet_dali.pipeline import decode
 from alexnet_dali.pipeline.prepare import pillow
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.system.faults import ResourceError
-from tests.fuzz.odd_images import (
-    SIDE,
-    STORE,
-    chunk,
-    exif,
-    plain_tiff,
-    riff,
-    saved,
-    segment,
-    verdicts,
-    xmp,
-)
+from tests.fuzz.odd_images import chunk, exif, plain_tiff, riff, saved, segment, xmp
+from tests.fuzz.pixels import SIDE, STORE, verdicts
 from tests.images import smooth_image
 
 PIXELS = np.asarray(smooth_image(np.random.default_rng(3), 60, 90))
