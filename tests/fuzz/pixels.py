@@ -5,7 +5,6 @@
 prints what it makes of so many, and which of the accepted ones differ.
 """
 
-import io
 import multiprocessing
 import os
 import random
