@@ -1,7 +1,6 @@
 """The pipeline for any training loop: `for images, labels in loader` is an epoch."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomResizedCrop
 from alexnet_dali.pipeline.dataset import Dataset, ImageList
 from alexnet_dali.pipeline.feeder import Batch, Feeder
 from alexnet_dali.pipeline.graph import check_names
+from alexnet_dali.pipeline.identity import identity
 from alexnet_dali.pipeline.plan import EpochPlan, Order, in_order, shuffled
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop, warn
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
@@ -109,10 +109,13 @@ class DataLoader:
             "split": split,
             "global_batch_size": global_batch_size,
             "seed": seed,
-            "crops": _spelt(crops),
-            "augmentations": _spelt(tuple(augmentations)),
-            "order": getattr(order, "__qualname__", _spelt(order)),
         }
+        self._not_comparable = ""
+        own = {"crops": crops, "augmentations": tuple(augmentations), "order": order}
+        try:
+            self._identity |= {name: identity(name, option) for name, option in own.items()}
+        except ValueError as error:  # of weight only to those who ask for a state
+            self._not_comparable = str(error)
         self._next_step = 0
         self._resuming = False
         self._newest: object = None
@@ -164,11 +167,16 @@ class DataLoader:
         self._idle = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the newest iterator is; small, and the same on all ranks."""
+        """Where the newest iterator is; small, and the same on all ranks.
+
+        ValueError where an option of one's own can't be compared with that of a resume.
+        """
+        self._check_comparable()
         return {"step": self._next_step, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another loader was; ValueError unless it had the same images and options."""
+        self._check_comparable()
         differing = [
             f"{name} was {state.get(name)!r}, is {value!r}"
             for name, value in self._identity.items()
@@ -184,6 +192,10 @@ class DataLoader:
         self._next_step, self._resuming = step, True
         self._newest = None  # iterators that still run no longer count
 
+    def _check_comparable(self) -> None:
+        if self._not_comparable:
+            raise ValueError(self._not_comparable)
+
     def _feeder_from(self, step: int) -> Feeder:
         """Batches from `step` on: prepared ahead already if the epoch before has just ended."""
         idle, self._idle = self._idle, None
@@ -192,11 +204,6 @@ class DataLoader:
                 return idle
             idle.close()
         return Feeder(self.dataset, self.plan, self.transform, first_step=step, **self._options)
-
-
-def _spelt(option: object) -> str:
-    """Its `repr`, without places in memory: they are others in the process that resumes."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(option))
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:

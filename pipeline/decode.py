@@ -29,6 +29,8 @@ _MAX_TEXT = 1 << 26  # a sound PNG picture may come with megabytes of text
 _LOCK = threading.RLock()
 _ORIENTATION = 274  # EXIF
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_LONGEST_SIDE = 65_500  # of a JPEG file
+_WEBP_HAS_EXIF = 8
 _VERDICT = re.compile(
     r"Failed to decode sample|nvImageCodec failure: '#[34]'|Invalid sample_type"
     r"|NVJPEG_STATUS_(INVALID_PARAMETER|BAD_JPEG|JPEG_NOT_SUPPORTED|INCOMPLETE_BITSTREAM)"
@@ -66,6 +68,7 @@ class Header(NamedTuple):
 
     Orientation 1 is upright; height and width are those of the upright image. `unlike` says of what
     kind the file is if DALI does not decode that kind, or not as others do; else it is empty.
+    Decoders read EXIF in different ways; not all of them take the same orientation from it.
     """
 
     format: str
@@ -74,6 +77,7 @@ class Header(NamedTuple):
     height: int
     width: int
     unlike: str
+    has_exif: bool
 
     @property
     def num_pixels(self) -> int:
@@ -81,8 +85,10 @@ class Header(NamedTuple):
         return self.height * self.width
 
     def is_plain_jpeg(self) -> bool:
-        """Whether it is of the kind that nearly all photographs are."""
-        return self.format == "JPEG" and self.mode in ("L", "RGB") and not self.unlike
+        """Whether it is of the kind that nearly all images of data sets are."""
+        if self.unlike or self.has_exif:
+            return False
+        return self.format == "JPEG" and self.mode in ("L", "RGB")
 
 
 @contextmanager
@@ -128,11 +134,11 @@ def look(data: NDArray[np.uint8]) -> Header:
                 raise ValueError("its pixels are numbers of 32 bits, without a range")
             # A JPEG file with more pictures behind it
             kind = "JPEG" if image.format == "MPO" else image.format or ""
-            unlike = _unlike(image, kind)
-            orientation = _orientation(image)
-            if orientation in _ON_ITS_SIDE:
+            unlike = _unlike(image, kind) or _exif_out_of_reach(data, kind)
+            turn = orientation(image)
+            if turn in _ON_ITS_SIDE and kind != "TIFF":  # whose size is the upright one
                 width, height = height, width
-            return Header(kind, image.mode, orientation, height, width, unlike)
+            return Header(kind, image.mode, turn, height, width, unlike, _num_exif(image) > 0)
     except UnidentifiedImageError:
         if data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in _HEIF:
             raise ValueError(
@@ -167,25 +173,58 @@ def decode_together(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.ui
     """`decode` for up to MOST_TOGETHER files, which is cheaper than one by one.
 
     They must be of kinds that DALI knows: see Header.unlike. Undecodable does not say which of them
-    it means.
+    it means. What a file does alone is that file's, unless a sound image fails, too.
     """
-    pipeline = _pipeline()
     try:
-        pipeline.feed_input(graph.FILES, list(contents))
-        (images,) = pipeline.run()
-        return [np.asarray(images[index]) for index in range(len(contents))]
+        return _decoded(contents)
     except (RuntimeError, MemoryError) as error:
-        _pipeline.cache_clear()  # a pipeline that has failed once does not run again
         if of_an_image(error):
             raise Undecodable(gist(error)) from error
-        raise resource_error(error) or ResourceError(
-            f"DALI's decoder failed ({gist(error)})"
-        ) from error
+        fault = resource_error(error)
+        alone = fault is None and len(contents) == 1
+        if alone and _fails(contents[0]) and not _fails(sound_image(64, 64)):
+            raise Undecodable(gist(error)) from error
+        raise fault or ResourceError(f"DALI's decoder failed ({gist(error)})") from error
 
 
 def of_an_image(error: BaseException) -> bool:
     """Whether DALI says something of an image: nothing else is to blame."""
     return bool(_VERDICT.search(str(error)))
+
+
+def sound_image(height: int, width: int) -> NDArray[np.uint8]:
+    """The content of a file that every decoder decodes which is well itself."""
+    kind = "JPEG" if max(height, width) <= _LONGEST_SIDE else "PNG"
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, kind)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def _decoded(contents: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    pipeline = _pipeline()
+    try:
+        pipeline.feed_input(graph.FILES, list(contents))
+        images, shapes = pipeline.run()
+        pixels = [np.asarray(images[index]) for index in range(len(contents))]
+    except (RuntimeError, MemoryError):
+        _pipeline.cache_clear()  # a pipeline that has failed once does not run again
+        raise
+    for one, shape in zip(pixels, np.asarray(shapes.as_tensor()).tolist(), strict=True):
+        if list(one.shape[:2]) != shape[:2]:
+            raise Undecodable(
+                f"DALI reads {shape[1]}x{shape[0]} pixels in its header, and decodes "
+                f"{one.shape[1]}x{one.shape[0]}"
+            )
+    return pixels
+
+
+def _fails(content: NDArray[np.uint8]) -> bool:
+    """Whether a decoder fails on one file, one that has not met it before."""
+    try:
+        _decoded([content])
+    except RuntimeError:
+        return True
+    return False
 
 
 @lru_cache(maxsize=1)
@@ -228,8 +267,30 @@ def _num_exif(image: ImageFile.ImageFile) -> int:
     return sum(kind == "APP1" and data[:6] == b"Exif\0\0" for kind, data in segments)
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif_out_of_reach(data: NDArray[np.uint8], kind: str) -> str:
+    """DALI does not know that a WebP file fills up chunks of odd length, and misses the next."""
+    content = data.tobytes() if kind == "WEBP" else b""
+    if content[12:16] != b"VP8X" or not content[20] & _WEBP_HAS_EXIF:
+        return ""
+    place = 12
+    while place + 8 <= len(content):
+        name, length = struct.unpack_from("<4sI", content, place)
+        if name == b"EXIF":
+            return ""
+        if length % 2:
+            break
+        place += 8 + length
+    return "a WebP file whose EXIF is not where DALI looks for it"
+
+
+def orientation(image: Image.Image) -> int:
+    """By EXIF, 1 to 8. Pillow's `getexif` would ask XMP and texts, too; browsers and DALI don't."""
     try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, struct.error):  # what Pillow makes of damaged EXIF
+        tags = getattr(image, "tag_v2", None)  # TIFF
+        if tags is None:
+            tags = Image.Exif()
+            tags.load(image.info.get("exif", b""))
+        found = tags.get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds for damaged EXIF
         return 1
+    return int(found) if found in range(1, 9) else 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.dataset import ImageList
-from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.decode import of_an_image, sound_image
 from alexnet_dali.pipeline.geometry import are_cuts
 from alexnet_dali.pipeline.plan import Plan
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop
@@ -176,12 +176,27 @@ class Feeder:
                     row += 1
             except RuntimeError as error:
                 if not of_an_image(error):
-                    raise resource_error(error) or ResourceError(
-                        f"DALI's decoder failed ({gist(error)}); rerun the command to resume"
-                    ) from error
+                    self._check_decoder(graph.row_of(step.request, row), indices[row], error)
                 found[indices[row]] = f"it can't be decoded ({gist(error)})"
                 row += 1
         return found
+
+    def _check_decoder(self, request: graph.Request, index: int, error: RuntimeError) -> None:
+        """ResourceError unless the decoder fails on an image again, and on a sound one does not."""
+        sound = graph.encoded([sound_image(*self._images.sizes[index].tolist())])
+        fault = resource_error(error)
+        if fault or not self._fails(request) or self._fails({**request, "encoded": sound}):
+            raise fault or ResourceError(
+                f"DALI's decoder failed ({gist(error)}); rerun the command to resume"
+            ) from error
+
+    def _fails(self, request: graph.Request) -> bool:
+        """Whether a graph of its own fails on a request for one row."""
+        try:
+            self._graph(iter([graph.tensors(request, self._requests.options)])).run()
+        except RuntimeError:
+            return True
+        return False
 
     def _begin(self) -> None:
         """Ask for all steps from the next one on."""

@@ -97,6 +97,11 @@ def tensors(request: Request, options: GraphOptions) -> tuple[Encoded, ...]:
     )
 
 
+def encoded(contents: Sequence[NDArray[np.uint8]]) -> Encoded:
+    """Files' contents, for a request."""
+    return TensorListCPU(list(contents))
+
+
 def row_of(request: Request, row: int) -> Request:
     """A request for one row alone."""
     return {
@@ -245,7 +250,7 @@ FILES = "files"
 def build_decoder(batch_size: int) -> Pipeline:
     """The pipeline that decodes whole files on one thread of the CPU.
 
-    It gives RGB [height, width, 3] uint8, upright.
+    It gives RGB [height, width, 3] uint8, upright, and the shapes that headers say.
     """
     pipeline = Pipeline(
         batch_size=batch_size,
@@ -256,7 +261,8 @@ def build_decoder(batch_size: int) -> Pipeline:
     )
     with pipeline:
         files = fn.external_source(name=FILES, no_copy=True)
-        pipeline.set_outputs(fn.decoders.image(files, device="cpu", output_type=types.RGB))
+        pixels = fn.decoders.image(files, device="cpu", output_type=types.RGB)
+        pipeline.set_outputs(pixels, fn.peek_image_shape(files))
     return _started(pipeline)
 
 

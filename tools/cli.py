@@ -29,18 +29,23 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
         sys.exit(130)
 
 
+def for_programs() -> TextIO:
+    """Standard output for JSON and CSV, in which every character counts."""
+    return sys.stdout.stream if isinstance(sys.stdout, _Printable) else sys.stdout
+
+
 class _Printable:
     """A stream that spells out the control characters of names."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def write(self, text: str) -> int:
         """Write the text as it can be shown; returns the number of characters."""
-        return self._stream.write(printable(text))
+        return self.stream.write(printable(text))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def command_line(command: str, description: str | None) -> argparse.ArgumentParser:

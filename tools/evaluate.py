@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write
-from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.tables import records
 from alexnet_dali.train.evaluation import halves, mixture, rates, search_weights
 from alexnet_dali.train.networks import Trained, open_network, predict
@@ -46,7 +46,10 @@ def main(argv: list[str]) -> None:
     if args.save:
         with atomic_write(Path(args.save)) as file:
             np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
-    print(json.dumps(report)) if args.json else _print(report, args.per_class)
+    if args.json:
+        print(json.dumps(report), file=for_programs())
+    else:
+        _print(report, args.per_class)
 
 
 def _report(

@@ -198,8 +198,10 @@ def _open_together(source: Source) -> list[_Opened]:
         if _decoder_said():
             return []
         for data, header, image in zip(contents, headers, pixels, strict=True):
-            if not header.is_plain_jpeg():
-                _check_alike(image, pillow.decode(data))
+            if header.is_plain_jpeg():
+                _check_shape(image, header)
+            elif not _alike(image, pillow.decode(data)):
+                return []
         return [_Opened(*pair) for pair in zip(headers, pixels, strict=True)]
     except (OSError, ValueError, MemoryError):
         _decoder_said()  # it will say it again of the file that it means
@@ -213,18 +215,20 @@ def _open_alone(source: Source, index: int, store: StoreFormat | None) -> _Opene
     """
     data = source.content(index)
     header = look(data)
-    if header.is_plain_jpeg():
+    if not header.unlike:
+        others = None if header.is_plain_jpeg() else pillow.decode(data)
         (pixels,) = decode_together([data])
         said = _decoder_said()
-        if said:
+        if said and header.format == "JPEG":  # of others, it remarks on what is not of pixels
             raise ValueError(f"damaged: the decoder says '{said}'")
-    elif not header.unlike:
-        others = pillow.decode(data)
-        (pixels,) = decode_together([data])
-        _decoder_said()  # pixels decide, and it remarks on what is not of them
-        _check_alike(pixels, others)
+        if others is None:
+            _check_shape(pixels, header)
+        elif not _alike(pixels, others):
+            pixels = _turned_otherwise(pixels, others, store)
     elif store is not None:
         pixels = pillow.decode(data)
+        if header.format == "JPEG":  # only to hear its warnings, which Pillow does not pass on
+            decode_together([_without_exif(data)])
         said = _decoder_said()
         if said and "Warning" not in said:
             raise ValueError(f"damaged: the decoder says '{said}'")
@@ -233,10 +237,51 @@ def _open_alone(source: Source, index: int, store: StoreFormat | None) -> _Opene
     return _Opened(header, pixels)
 
 
-def _check_alike(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
-    """ValueError unless two decoders see the same."""
-    if pixels.shape != others.shape or np.abs(pixels.astype(np.int16) - others).max() > _ROUNDING:
+def _without_exif(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A JPEG file without its APP1 segments, of which several make decoders differ, or crash."""
+    content = data.tobytes()
+    kept, place = [content[:2]], 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        marker = content[place + 1 : place + 2]
+        end = place + 1
+        if marker != b"\xff":  # which fills up
+            end += 1 + int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker != b"\xe1":
+            kept.append(content[place:end])
+        place = end
+    return np.frombuffer(b"".join([*kept, content[place:]]), np.uint8)
+
+
+def _check_shape(pixels: NDArray[np.uint8], header: Header) -> None:
+    """ValueError unless they are as many as the header says."""
+    height, width = pixels.shape[:2]
+    if (height, width) != (header.height, header.width):
+        raise ValueError(
+            f"damaged: its header says {header.width}x{header.height} pixels, and DALI decodes "
+            f"{width}x{height}"
+        )
+
+
+def _alike(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> bool:
+    """Whether two decoders see the same."""
+    if pixels.shape != others.shape:
+        return False
+    return bool(np.abs(pixels.astype(np.int16) - others).max() <= _ROUNDING)
+
+
+def _turned_otherwise(
+    pixels: NDArray[np.uint8], others: NDArray[np.uint8], store: StoreFormat | None
+) -> NDArray[np.uint8]:
+    """Pillow's pixels, if DALI's are the same in another orientation; ValueError if not."""
+    turns = [np.rot90(side, turn) for side in (pixels, pixels[:, ::-1]) for turn in range(4)]
+    if not any(_alike(turned, others) for turned in turns):
         raise ValueError("damaged, or of a rare kind: DALI and Pillow decode it to other pixels")
+    if store is None:
+        raise ValueError(
+            "DALI turns it otherwise than Pillow, by metadata that they read in different ways; "
+            "--resize would store it as JPEG, turned as in Pillow"
+        )
+    return others
 
 
 def _as_trained(

@@ -4,9 +4,20 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from alexnet_dali.pipeline.decode import pillow_limits
+from alexnet_dali.pipeline.decode import orientation, pillow_limits
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""From orientations to what makes an image upright."""
 
 
 def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -19,7 +30,11 @@ def decode(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
             if image.format == "PNG":  # decoding alone does not test its checksums
                 with Image.open(io.BytesIO(data.tobytes())) as again:
                     again.verify()
-            return np.asarray(_rgb(ImageOps.exif_transpose(image), image.format or ""))
+            image.info.pop("xmp", None)  # loading turns a TIFF file, by XMP, too
+            image.load()  # a PNG file's EXIF may follow its pixels
+            turn = _TURNS.get(orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            return np.asarray(_rgb(upright, image.format or ""))
     except (MemoryError, ValueError):
         raise
     except Exception as error:  # Pillow's decoders raise many kinds

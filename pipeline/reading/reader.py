@@ -16,7 +16,7 @@ from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import of_an_image
 from alexnet_dali.pipeline.reading import archive_process
-from alexnet_dali.pipeline.reading.verify import why_bad
+from alexnet_dali.pipeline.reading.verify import undecodable, why_bad
 from alexnet_dali.pipeline.system.cores import usable_cores
 from alexnet_dali.pipeline.system.faults import ResourceError, gist, resource_error, the_files_own
 
@@ -127,12 +127,13 @@ class Reader:
             self._read(np.array([index]))
         except RuntimeError as error:
             self._graph = self._new_graph()
-            if not of_an_image(error):
-                raise resource_error(error) or ResourceError(
-                    f"DALI failed to read {self._images.path(index)}, which is as it was when the "
-                    f"lists were made ({gist(error)}); rerun the command to resume"
-                ) from error
-            return f"DALI finds no image in it ({gist(error)})"
+            fault = resource_error(error)
+            if fault is None and (of_an_image(error) or undecodable(self._images, index)):
+                return f"DALI finds no image in it ({gist(error)})"
+            raise fault or ResourceError(
+                f"DALI failed to read {self._images.path(index)}, which is as it was when the "
+                f"lists were made ({gist(error)}); rerun the command to resume"
+            ) from error
         return ""
 
 

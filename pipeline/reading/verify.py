@@ -8,7 +8,7 @@ that flip inside an image are not noticed.
 import os
 
 from alexnet_dali.pipeline.dataset import ImageList
-from alexnet_dali.pipeline.decode import decode, look
+from alexnet_dali.pipeline.decode import Undecodable, decode, decode_together, look
 from alexnet_dali.pipeline.system.faults import the_files_own
 
 
@@ -36,6 +36,18 @@ def why_bad(images: ImageList, index: int) -> str:
     if size == (height, width):
         return ""
     return f"it is {size[1]}x{size[0]} pixels, and was {width}x{height} when the lists were made"
+
+
+def undecodable(images: ImageList, index: int) -> str:
+    """What the decoder says of an image that is as the list says; empty where it decodes it.
+
+    ResourceError where it decodes no other image either.
+    """
+    try:
+        decode_together([images.content(index)])
+    except Undecodable as error:
+        return str(error)
+    return ""
 
 
 def _wrong_length(images: ImageList, index: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.crops import TenCrops
@@ -292,6 +293,60 @@ def test_damage_that_only_the_decoder_sees_is_found_there(tmp_path):
     assert len(list(feeder)) == 3
     assert {one.path for one in seen} == set(map(str, bad))
     assert all("it can't be decoded" in one.why for one in seen)
+
+
+def pngs_with_exif(folder):
+    """Prepared PNG files of two classes."""
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(8):
+            smooth_image(rng, 100, 120).save(folder / f"train/{name}/{number}.png", exif=exif)
+    arguments = ["--train", folder / "train", "--hold-out", "0.2", "--out", folder / "out"]
+    prep_imagenet.main(list(map(str, arguments)))
+    return Dataset.open(folder / "out").train
+
+
+def test_damage_that_ends_in_an_unknown_status_is_the_files_at_every_rerun(tmp_path):
+    """Half of a file is zeros after a crash; nvImageCodec's status is no verdict on an image."""
+    images = pngs_with_exif(tmp_path)
+    bad = int(plan(images, batch_size=4).samples(0, 0, 1).indices[0])
+    sound = shown(images, stop)
+    path = Path(images.path(bad))
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+    for _ in range(2):
+        check(images, sound, [bad], "DALI finds no image in it .*#17")
+
+
+@pytest.mark.parametrize("machine", ["works", "fails"])
+def test_the_machine_is_blamed_only_if_it_fails_on_a_sound_image_too(
+    tmp_path, machine, monkeypatch
+):
+    """What DALI says of the file is taken for words that nobody knows."""
+    images = pngs_with_exif(tmp_path)
+    one_batch = plan(images, batch_size=len(images), num_steps=1)
+    bad = int(one_batch.samples(0, 0, 1).indices[1])
+    content = bytearray(Path(images.path(bad)).read_bytes())
+    begin, end = content.index(b"IDAT") + 50, content.index(b"IEND") - 20
+    content[begin:end] = random.Random(0).randbytes(end - begin)
+    Path(images.path(bad)).write_bytes(content)
+    monkeypatch.setattr("alexnet_dali.pipeline.feeder.of_an_image", lambda error: False)
+    if machine == "fails":
+        damaged = np.frombuffer(bytes(content), np.uint8)
+        monkeypatch.setattr("alexnet_dali.pipeline.feeder.sound_image", lambda *size: damaged)
+    seen = []
+    feeder = Feeder(images, one_batch, PLAIN, on_bad_image=seen.append)
+    if machine == "works":
+        list(feeder)
+        assert [one.number for one in seen] == [bad] and "it can't be decoded" in seen[0].why
+        return
+    with pytest.raises(ResourceError, match="DALI's decoder failed"):
+        list(feeder)
+    assert not seen and not feeder._requests.faults
 
 
 @pytest.mark.parametrize("kind", ["text", "larger", "gone", "empty"])

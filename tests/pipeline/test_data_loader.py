@@ -327,8 +327,12 @@ class Growing:
         return boxes, draws.uniform("mine", 1)[:, 0] < 0.5
 
 
+def first_eight(rng, labels):
+    return np.arange(8)
+
+
 def test_crops_of_ones_own_know_their_epoch(folder):
-    batches = loader(folder, crops=Growing(), order=lambda rng, labels: np.arange(8))
+    batches = loader(folder, crops=Growing(), order=first_eight)
     for epoch in range(6):
         ((images, _),) = batches
         flips = draws(8, epoch=epoch).uniform("mine", 1)[:, 0] < 0.5
@@ -340,8 +344,8 @@ def test_crops_of_ones_own_know_their_epoch(folder):
             expected = reference(batches.dataset, index, box, flips[index], 32)
             assert np.abs(image - expected).max() <= 4
     state = batches.state_dict()
-    with pytest.raises(ValueError, match="crops was 'Growing"):
-        loader(folder).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"crops was '.*\.Growing"):
+        loader(folder, order=first_eight).load_state_dict(state)
 
 
 def test_an_order_that_fails_later_ends_the_loop_in_its_epoch(folder):
@@ -409,9 +413,12 @@ def test_augmentations_have_names_of_their_own(folder, names):
 
 
 def test_a_state_fits_options_that_are_made_again(folder):
+    def by_class(kind, rng, labels):
+        return np.argsort(labels)
+
     def options():
-        by_class = functools.partial(lambda kind, rng, labels: np.argsort(labels), None)
-        return {"augmentations": [Brighter("mine")], "order": by_class}
+        order = functools.partial(by_class, None)
+        return {"augmentations": [Brighter("mine")], "order": order}
 
     one, other = options(), options()
     state = loader(folder, **one).state_dict()

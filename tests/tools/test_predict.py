@@ -224,6 +224,62 @@ def test_table_and_csv_give_the_same_with_names(trained, prepared, tmp_path, say
         assert sum(float(row["probability"]) for row in probabilities) == pytest.approx(1)
 
 
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """What a command prints as it is run from a shell, where names are spelt out."""
+
+    def ask(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["alexnet", *map(str, arguments), "--device", "cpu"])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        with monkeypatch.context() as restored:
+            restored.setattr(sys, "stdout", sys.stdout)
+            run(command.main)
+        return capsys.readouterr().out
+
+    return ask
+
+
+ODD_NAMES = ["plain.jpg", 'a "b", c.jpg', "re\rturn.jpg", "\x7f\x1b[2J.jpg", "é.jpg"]
+
+
+def test_csv_and_json_are_read_back_by_their_libraries(trained, prepared, tmp_path, printed):
+    """As from a shell: a stream that spells out control characters would spoil both."""
+    picture = Path(Dataset.open(prepared).val.root) / "a/000.jpg"
+    (tmp_path / "b").mkdir()
+    for name in ODD_NAMES:
+        shutil.copy(picture, tmp_path / "b" / name)
+    text = printed(predict, trained, tmp_path, "--csv")
+    assert text.count("\r\n") == text.count("\n") == 1 + 3 * len(ODD_NAMES)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    assert list(rows[0]) == ["picture", "label", "rank", "class", "name", "probability"]
+    expected = {str(tmp_path / "b" / name) for name in ODD_NAMES}
+    assert {row["picture"] for row in rows} == expected and len(rows) == 3 * len(expected)
+    found = json.loads(printed(predict, trained, tmp_path, "--json"))
+    assert {one["path"] for one in found["pictures"]} == expected
+    guesses = [guess for one in found["pictures"] for guess in one["guesses"]]
+    for row, guess in zip(rows, guesses, strict=True):
+        assert float(row["probability"]) == guess["probability"] and row["label"] == "b"
+        assert row["class"] == guess["class"] and int(row["rank"]) in (1, 2, 3)
+
+
+def test_an_evaluation_is_read_back_as_json(trained, prepared, printed):
+    report = json.loads(printed(evaluate, trained, "--data", prepared, "--json"))
+    assert report["num_images"] == 15 and len(report["per_class"]) == 3
+
+
+def test_a_webp_file_with_exif_behind_an_odd_chunk_stops_no_other(trained, tmp_path, say):
+    """DALI does not find its EXIF, and says so by a status that is no verdict on an image."""
+    picture = smooth_image(np.random.default_rng(4), 70, 90)
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.save(tmp_path / "odd.webp", lossless=True, exif=exif, icc_profile=b"p" * 7)
+    picture.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    found, complaints = say(trained, tmp_path, "--json")
+    assert not complaints
+    one, other = table(found["pictures"]).values()
+    np.testing.assert_allclose(one, other, atol=0.05)  # converted as JPEG
+
+
 def test_checkpoints_hold_names(trained, prepared):
     state = checkpoint.load(checkpoint.newest(trained / "checkpoints"))
     assert state["names"] == Dataset.open(prepared).names

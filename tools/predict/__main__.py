@@ -24,7 +24,7 @@ from alexnet_dali.pipeline.prepare.pictures import Pictures, Skipped, find, open
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.pipeline.system.progress import progress
-from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.predict.answers import Answer, report, table, write_csv
 from alexnet_dali.train.evaluation import probabilities
 from alexnet_dali.train.networks import Trained, batches_of, open_network
@@ -65,9 +65,10 @@ def main(argv: list[str]) -> None:
         about = {"checkpoint": str(network.path), "step": network.step, "views": args.views}
         skipped = [{"path": path, "reason": reason} for path, reason in odd]
         pictures = report(network, answers)
-        print(json.dumps({**about, "pictures": pictures, "skipped": skipped}))
+        result = {**about, "pictures": pictures, "skipped": skipped}
+        print(json.dumps(result), file=for_programs())
     elif args.csv:
-        write_csv(network, answers, sys.stdout)
+        write_csv(network, answers, for_programs())
     else:
         print(table(network, answers))
 
