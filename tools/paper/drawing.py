@@ -1,13 +1,23 @@
 """What the drawing commands have in common."""
 
+import io
 from pathlib import Path
 
+from matplotlib import figure as matplotlib_figure
 from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure
 
 from alexnet_dali.pipeline.system.files import atomic_write
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#808080"
+
+
+class Figure(matplotlib_figure.Figure):
+    """A figure that a notebook shows where a cell ends with it, whatever the backend."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=80)
+        return buffer.getvalue()
 
 
 def check_name(path: Path, option: str = "--out") -> None:
