@@ -7,7 +7,7 @@ def square(path, size):
     """The central square of a picture: uint8 [3, size, size], RGB."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)
+    return np.array(image).transpose(2, 0, 1)
 
 '''
 

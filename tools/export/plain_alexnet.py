@@ -31,17 +31,23 @@ class AlexNet(nn.Module):
     children, in order, are the network: `centre`, `conv1`, `conv1_relu`, ..., `fc8`.
     """
 
+    crop: int
+    resize: int
+    class_folders: list[str]
+    class_names: list[str]
+    layer_names: list[str]
+
     def __init__(self, about: dict[str, Any]) -> None:
         """Build the network that `about` describes, with weights that are not set yet.
 
         `about` holds the layers in order, sides in pixels, and the classes.
         """
         super().__init__()
-        self.crop: int = about["crop"]
-        self.resize: int = about["resize"]
-        self.class_folders: list[str] = about["classes"]
-        self.class_names: list[str] = about["names"]
-        self.layer_names: list[str] = [layer["name"] for layer in about["layers"]]
+        self.crop = about["crop"]
+        self.resize = about["resize"]
+        self.class_folders = about["classes"]
+        self.class_names = about["names"]
+        self.layer_names = [layer["name"] for layer in about["layers"]]
         convolutions = [layer for layer in about["layers"] if "size" in layer]
         self.add_module("centre", Centre(self.crop))
         for layer in convolutions:

@@ -30,14 +30,14 @@ def check_name(path: Path, option: str = "--out") -> None:
         )
 
 
-def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+def write_figure(figure: matplotlib_figure.Figure, path: Path, dpi: int) -> None:
     """Write the figure in the format that the name's end says; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: matplotlib_figure.Figure, path: Path) -> None:
     """Write the figure; for a PNG, the SVG goes beside it."""
     write_figure(figure, path, dpi=150)
     if path.suffix.lower() == ".png":

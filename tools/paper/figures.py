@@ -132,7 +132,7 @@ def codes_figure(
             neighbors.describe(network, images, ranks)[0] for images in (dataset.train, queries)
         )
     labels = (np.asarray(dataset.train.labels), np.asarray(queries.labels))
-    rows = binary_codes.compare(train, val, labels, bits)
+    rows = binary_codes.compare(train, val, labels, list(bits))
     print(binary_codes.table(rows))
     return binary_codes.draw(rows, len(train))
 
