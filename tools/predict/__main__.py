@@ -75,14 +75,22 @@ def main(argv: list[str]) -> None:
 
 
 def figure(
-    run: str | Path, pictures: Sequence[str], views: int = 1, device: str = "auto"
+    run: str | Path,
+    pictures: str | Path | Sequence[str | Path],
+    views: int = 1,
+    device: str = "auto",
 ) -> "Figure":
-    """Pictures beside their likeliest classes; ValueError where none can be used."""
+    """Files, folders or archives of pictures beside their likeliest classes.
+
+    ValueError where none can be used.
+    """
     from alexnet_dali.tools.predict.drawing import draw
 
+    one = isinstance(pictures, str | Path)
+    names = [str(path) for path in ([pictures] if one else pictures)]
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
-        answers, _ = _classify_all(network, ranks, pictures, _How(views))
+        answers, _ = _classify_all(network, ranks, names, _How(views))
     if not answers:
         raise ValueError("no picture could be classified")
     return draw(network, answers[:MOST_DRAWN])
