@@ -59,12 +59,15 @@ def test_it_says_what_holds(name, exports, scored, dataset, tmp_path):
         assert hashlib.sha256((exports / path).read_bytes()).hexdigest() == digest
     assert f"| `{name}`" in text
     assert "42 images of 3 classes: `a`, `b`, `c`." in text and dataset.fingerprint[:16] in text
-    assert "resized to 64 pixels" in text and "rows and columns 4 to 59: [3, 56, 56]" in text
+    assert (
+        "resized to 64 pixels" in text and "rows and columns 4 to 59, from 0: [3, 56, 56]" in text
+    )
     colour = ", ".join(f"{x:.1f}" for x in dataset.stats.mean_at(64)[4:60, 4:60].mean((0, 1)))
     assert f"(as colour: {colour})" in text
     changed = re.findall(r"^\| `([\w.]+)` *\| `(.*?)` *\| `(.*?)` *\|$", text, re.MULTILINE)
     assert ("model.fc_width", "4096", "24") in changed
-    assert not {option for option, *_ in changed} & {"model.dropout", "optim.momentum"}
+    assert not {option for option, *_ in changed} & {"model.dropout", "train.compile"}
+    assert "after 4 training steps of 12 pictures" in text and "so far: 1.3 epochs" in text
     assert "The terms of these images are not recorded" in text and "ImageNet's" not in text
     assert str(tmp_path.parent) not in text and "/tmp" not in text  # nobody's folders
 

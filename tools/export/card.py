@@ -27,6 +27,8 @@ from alexnet_dali.train.parallel.ranks import join
 
 _IMAGENET = re.compile(r"n\d{8}")
 _MOST_NAMES = 20
+_LEFT_OUT = ("train.compile", "train.cuda_graph", "data.decoder", "train.init_from")
+"""No deviations: three change how numbers are rounded, and one is a path."""
 
 _IMAGENETS_TERMS = (
     "Its classes are named as ImageNet's are. ImageNet's images may be used for non-commercial "
@@ -65,13 +67,14 @@ def card(
         "How often it is wrong": _error(network, config, dataset),
         "What it was trained on": _data(network, dataset),
         "Deviations from the paper": _deviations(config),
-        "Recipe": f"```yaml\n{yaml.safe_dump(recipe(network), sort_keys=False)}```",
+        "Recipe": _recipe(network, config, dataset),
     }
     title = (
         f"# {out.name}\n\nThe network of Krizhevsky, Sutskever and Hinton, [ImageNet Classification"
         f" with Deep Convolutional Neural Networks]({_PAPER}) (2012), trained to tell "
         f"{len(network.classes)} classes of pictures apart. Written by `alexnet export` of "
-        f"alexnet-dali {version('alexnet-dali')}, after {network.step:,} training steps."
+        f"alexnet-dali {version('alexnet-dali')}, after {network.step:,} training steps of "
+        f"{config.train.batch_size} pictures."
     )
     return "\n\n".join([title, *(f"## {name}\n\n{text}" for name, text in sections.items())]) + "\n"
 
@@ -89,10 +92,10 @@ def _expects(network: Trained, form: str, preprocessing: bool) -> str:
     colour = ", ".join(f"{value:.1f}" for value in network.mean.mean((1, 2)).tolist())
     steps = [
         "RGB from 0 to 255 (not 0 to 1), turned upright as EXIF says.",
-        f"Its shorter side resized to {data.resize} pixels, bilinear with antialiasing, and the "
+        f"The shorter side resized to {data.resize} pixels, bilinear with antialiasing, and the "
         f"central square cut out: [3, {data.resize}, {data.resize}].",
-        f"Of that, rows and columns {edge} to {edge + data.crop - 1}: [3, {data.crop}, "
-        f"{data.crop}].",
+        f"Of that, rows and columns {edge} to {edge + data.crop - 1}, from 0: [3, "
+        f"{data.crop}, {data.crop}].",
         f"Less the mean of the training images at each pixel, the tensor `centre.mean` (as colour: "
         f"{colour}). Nothing is divided by a deviation.",
     ]
@@ -102,7 +105,7 @@ def _expects(network: Trained, form: str, preprocessing: bool) -> str:
     return (
         "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
         + f"\n\n{who} Out come {gives}, one for each class, in the order of `classes` (folders) "
-        "and `names` in the metadata `network`. Batches may have any size."
+        "and `names` in the file's metadata, under `network`. Batches may have any size."
     )
 
 
@@ -153,8 +156,12 @@ def _data(network: Trained, dataset: Dataset | None) -> str:
 
 def _deviations(config: Config) -> str:
     changes = changed_options(Config(), config)
-    rows = [[f"`{one.option}`", _cell(one.old), _cell(one.new)] for one in changes]
-    table = markdown(rows, ["option", "paper's recipe", "here"])
+    rows = [
+        [f"`{one.option}`", _cell(one.old), _cell(one.new)]
+        for one in changes
+        if one.option not in _LEFT_OUT
+    ]
+    table = markdown(rows, ["option", "`configs/alexnet.yaml`, as the paper", "here"])
     text = "Where the paper is silent, its authors' code of 2012 is followed: windows of "
     text += "convolutions may reach over the lower and right edge, where they see zeros."
     if config.data.lighting_std:
@@ -163,6 +170,14 @@ def _deviations(config: Config) -> str:
         text += " Every image has a crop and a flip of its own."
     text += " DESIGN.md of alexnet-dali has the whole list."
     return f"{table}\n\n{text}" if rows else f"No option. {text}"
+
+
+def _recipe(network: Trained, config: Config, dataset: Dataset | None) -> str:
+    text = f"```yaml\n{yaml.safe_dump(recipe(network), sort_keys=False)}```"
+    if dataset is None:
+        return text
+    done = network.step / (len(dataset.train) // config.train.batch_size)
+    return f"Done so far: {done:.1f} epochs.\n\n{text}"
 
 
 def _cell(value: Any) -> str:
