@@ -86,8 +86,9 @@ def figure(
     """
     from alexnet_dali.tools.predict.drawing import draw
 
-    one = isinstance(pictures, str | Path)
-    names = [str(path) for path in ([pictures] if one else pictures)]
+    if isinstance(pictures, str | Path):
+        pictures = [pictures]
+    names = list(map(str, pictures))
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
         answers, _ = _classify_all(network, ranks, names, _How(views))
