@@ -296,7 +296,7 @@ def test_an_onnx_graph_computes_the_same_for_batches_of_any_size(preprocessing, 
 def test_the_opset_is_the_one_asked_for_or_an_error(trained, tmp_path):
     """The exporter goes on with another where it can't convert; onnxruntime checks the first."""
     arguments = [str(trained), "--to", "onnx", "--out", str(tmp_path / "x.onnx"), "--opset"]
-    with pytest.raises(ValueError, match="--opset is 6, but .* could not be converted from opset"):
+    with pytest.raises(ValueError, match=r"--opset is 6, but .* could not be converted from opset"):
         export.main([*arguments, "6"])
     assert not list(tmp_path.iterdir())
     export.main([*arguments, "20"])
