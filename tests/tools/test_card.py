@@ -16,6 +16,7 @@ import torch
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools.export import __main__ as export
+from alexnet_dali.tools.export import plain_alexnet
 from alexnet_dali.tools.export.card import card
 from alexnet_dali.train.networks import open_network, predict
 from alexnet_dali.train.parallel.ranks import join
@@ -92,7 +93,8 @@ def test_code_of_the_cards_runs_and_agrees(exports, scored, monkeypatch, capsys)
     assert set(capsys.readouterr().out.split()) == {"abc"[scored[0][0].argmax()]}
 
 
-def test_files_name_their_card(exports):
+def test_files_name_their_card_and_weights_can_be_loaded(exports):
+    assert plain_alexnet.load(exports / "weights.safetensors").class_folders == ["a", "b", "c"]
     model = onnx.load(exports / "with.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert about["card"] == "with.onnx.md" and json.loads(about["network"])["crop"] == 56

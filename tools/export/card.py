@@ -99,8 +99,8 @@ def _expects(network: Trained, form: str, preprocessing: bool) -> str:
         f"Less the mean of the training images at each pixel, the tensor `centre.mean` (as colour: "
         f"{colour}). Nothing is divided by a deviation.",
     ]
-    inside = form == "module" or preprocessing
-    who = "You do 1 and 2, the file does 3 and 4." if inside else "You do all four."
+    inside = form != "onnx" or preprocessing
+    who = "You do 1 and 2, the network does 3 and 4." if inside else "You do all four."
     gives = "probabilities" if preprocessing else "logits: a softmax makes them probabilities"
     return (
         "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))

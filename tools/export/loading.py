@@ -63,6 +63,11 @@ with safe_open("NAME", "pt") as file:
     weights = {name: file.get_tensor(name) for name in file.keys()}
 """
 
+_NETWORK = """
+
+The network to put them into is one file of alexnet-dali, `tools/export/plain_alexnet.py`, which needs
+torch alone: its `load("NAME")` reads the weights."""
+
 
 def code(form: str, preprocessing: bool, out: Path) -> str:
     """What it needs, and a block of Python, in Markdown."""
@@ -77,4 +82,5 @@ def code(form: str, preprocessing: bool, out: Path) -> str:
         needs, text = "onnxruntime, safetensors, numpy and pillow", _GRAPH + _WITHOUT
         text = text.replace("IMPORT", "from safetensors.numpy import load_file")
     block = text.replace("NAME", out.name).replace("STEM", out.stem)
-    return f"It needs {needs}.\n\n```python\n{block}```"
+    more = _NETWORK.replace("NAME", out.name) if form == "safetensors" else ""
+    return f"It needs {needs}.\n\n```python\n{block}```{more}"
