@@ -65,8 +65,8 @@ with safe_open("NAME", "pt") as file:
 
 _NETWORK = """
 
-The network to put them into is one file of alexnet-dali, `tools/export/plain_alexnet.py`, which needs
-torch alone: its `load("NAME")` reads the weights."""
+Their network is one file of alexnet-dali, `tools/export/plain_alexnet.py`, which needs torch alone:
+its `load("NAME")` reads them."""
 
 
 def code(form: str, preprocessing: bool, out: Path) -> str:
@@ -77,7 +77,7 @@ def code(form: str, preprocessing: bool, out: Path) -> str:
         needs, text = "torch and safetensors", _WEIGHTS
     elif preprocessing:
         needs, text = "onnxruntime, numpy and pillow", _GRAPH + _WITH_PREPROCESSING
-        text = text.replace("IMPORT\n", "")
+        text = text.replace("IMPORT", "")
     else:
         needs, text = "onnxruntime, safetensors, numpy and pillow", _GRAPH + _WITHOUT
         text = text.replace("IMPORT", "from safetensors.numpy import load_file")
