@@ -88,7 +88,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "probabilities",
     )
     parser.add_argument(
-        "--opset", type=int, default=OPSET, metavar="N", help=f"of the ONNX graph ({OPSET})"
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar="N",
+        help=f"of the ONNX graph: {OPSET} or later ({OPSET})",
     )
     args = parser.parse_args(argv)
     if Path(args.out).suffix != _SUFFIXES[args.to]:
