@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.tables import records
-from alexnet_dali.train.evaluation import halves, mixture, rates, search_weights
+from alexnet_dali.train.evaluation import ErrorRates, halves, mixture, rates, search_weights
 from alexnet_dali.train.networks import Trained, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
@@ -102,6 +103,13 @@ def per_class(
         }
         for label in np.unique(labels)
     ]
+
+
+def interval(errors: ErrorRates) -> tuple[float, float]:
+    """The 95 % interval of the top-1 error (Wilson's)."""
+    wrong = round(errors.top1_error * errors.num_images)
+    found = binomtest(wrong, errors.num_images).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _print(report: dict[str, Any], per_class: bool) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -25,7 +24,7 @@ from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.plan import EpochPlan, OneStep, Samples, shuffled
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from alexnet_dali.tools.cli import command_line, run
-from alexnet_dali.tools.paper.drawing import check_name, write_figure
+from alexnet_dali.tools.paper.drawing import Figure, check_name, write_figure
 from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.data import training_loader, training_plan
 from alexnet_dali.train.networks import open_network, predict
@@ -38,54 +37,58 @@ def main(argv: list[str]) -> None:
     """Draw the picture that the arguments ask for; ValueError or OSError where that fails."""
     args = _arguments(argv)
     if args.run and args.worst:
-        figure = _hardest(args)
+        figure = worst(args.run, args.worst, args.data, args.device)
     elif args.run:
-        figure = _replayed(args)
+        figure = step_of(args.run, args.step, args.data, args.images)
     else:
-        figure = _of_a_new_run(args)
+        figure = first_step(args.data, args.images, args.resize, args.crop, args.seed)
     write_figure(figure, Path(args.out), dpi=110)
 
 
-def _of_a_new_run(args: argparse.Namespace) -> Figure:
-    """The first images of a run with the paper's recipe."""
-    dataset = Dataset.open(Path(args.data))
+def first_step(
+    data: str | Path, images: int = 8, resize: int = 256, crop: int = 224, seed: int = 0
+) -> Figure:
+    """The first images of a run with the paper's recipe on a prepared folder."""
+    dataset = Dataset.open(Path(data))
     dataset.train.check_is_there()
-    if args.images > len(dataset.train):
-        raise ValueError(
-            f"--images is {args.images}; {args.data} has {len(dataset.train)} training images"
-        )
-    crops = RandomCrop(args.crop, args.resize)
-    plan = EpochPlan(dataset.train, args.images, crops, shuffled, args.seed)
+    if images > len(dataset.train):
+        raise ValueError(f"--images is {images}; {data} has {len(dataset.train)} training images")
+    crops = RandomCrop(crop, resize)
+    plan = EpochPlan(dataset.train, images, crops, shuffled, seed)
     samples = plan.samples(0, 0, 1)
     transform = Pixels("image", (1.0, 1.0, 1.0), lighting_std=0.1).transform(dataset.stats, crops)
-    return _draw(dataset, samples, stages(dataset, samples, transform, args.resize))
+    return _draw(dataset, samples, stages(dataset, samples, transform, resize))
 
 
-def _replayed(args: argparse.Namespace) -> Figure:
-    """The first images of a step of a run, as the run's recipe shows them."""
-    config = read_config(Path(args.run))
-    dataset = Dataset.open(Path(args.data or str(config.data.root)))
+def step_of(
+    run: str | Path, step: int = 1, data: str | Path | None = None, images: int = 8
+) -> Figure:
+    """The first images of a step of a run, as the run's recipe shows them; its data by default."""
+    config = read_config(Path(run))
+    dataset = Dataset.open(Path(data or str(config.data.root)))
     plan = training_plan(config.train, dataset, config.run.max_steps)
-    if not 1 <= args.step <= plan.num_steps:
-        raise ValueError(f"--step is {args.step}; {args.run} has steps 1 to {plan.num_steps}")
-    loader = training_loader(dataset, config.data, config.train, args.step - 1)
-    samples = loader.plan.samples(args.step - 1, 0, 1).part(slice(args.images))
+    if not 1 <= step <= plan.num_steps:
+        raise ValueError(f"--step is {step}; {run} has steps 1 to {plan.num_steps}")
+    loader = training_loader(dataset, config.data, config.train, step - 1)
+    samples = loader.plan.samples(step - 1, 0, 1).part(slice(images))
     rows = stages(dataset, samples, loader.transform, config.data.resize)
-    images, _ = next(iter(loader))
-    rows["mean-subtracted"] = images[: args.images].permute(0, 2, 3, 1).numpy()
+    pixels, _ = next(iter(loader))
+    rows["mean-subtracted"] = pixels[:images].permute(0, 2, 3, 1).numpy()
     return _draw(dataset, samples, rows)
 
 
-def _hardest(args: argparse.Namespace) -> Figure:
+def worst(
+    run: str | Path, count: int, data: str | Path | None = None, device: str = "auto"
+) -> Figure:
     """Training images with the least probability for their label, and what they are taken for."""
-    config = read_config(Path(args.run))
-    dataset = Dataset.open(Path(args.data or str(config.data.root)))
-    with join(args.device, num_columns=1) as ranks:
-        network = open_network(Path(args.run), ranks.device)
+    config = read_config(Path(run))
+    dataset = Dataset.open(Path(data or str(config.data.root)))
+    with join(device, num_columns=1) as ranks:
+        network = open_network(Path(run), ranks.device)
         scores, labels = predict(network, replace(dataset, val=dataset.train), ranks, num_views=1)
     own = scores[np.arange(len(labels)), labels]
     names = short(dataset.names)
-    chosen = hardest(scores, labels)[: args.worst]
+    chosen = hardest(scores, labels)[:count]
     columns = min(8, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(1.7 * columns, 2.2 * rows), layout="constrained")

@@ -56,8 +56,8 @@ def test_a_run_has_one_colour_in_both_panels_and_is_in_the_legend_from_the_start
         "--out",
         str(tmp_path / "curves.png"),
     ]
-    args = figures._arguments(command)
-    figure = args.draw(args)
+    draw, options, _ = figures._arguments(command)
+    figure = draw(**options)
     left, right = (
         [line.get_color() for line in axes.lines if len(line.get_xdata())] for axes in figure.axes
     )

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from torch import nn
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.layers import Conv, Linear
@@ -118,7 +120,7 @@ def test_the_plain_module_is_given_all_that_the_table_says():
 @pytest.mark.parametrize("layer", ["conv2", "fc6"])
 def test_an_unknown_activation_is_no_tanh(layer):
     network = untrained({})
-    about = json.loads(metadata(network)["network"])
+    about = json.loads(metadata(network, "")["network"])
     next(one for one in about["layers"] if one["name"] == layer)["activation"] = "gelu"
     with pytest.raises(KeyError, match="gelu"):
         plain_alexnet.AlexNet(about)
@@ -144,6 +146,58 @@ def test_features_of_every_layer_have_names():
     torch.testing.assert_close(module.features(images, "fc7"), hidden, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="'fc9'; expected conv1, conv2, conv3"):
         module.features(images, "fc9")
+
+
+def test_every_parameter_lies_in_a_layer_that_tools_know(tmp_path):
+    """Of the paper's sizes; tools go by the exact types, and hooks see each layer's own output."""
+    config = Config(DataConfig(root="none"))
+    with torch.device("meta"):
+        model = AlexNet(config.model, 1000, config.data.crop)
+        about = _about_of(config, model)
+        network = plain_alexnet.AlexNet(about)
+        images = torch.empty(1, 3, 256, 256)
+    layers = [module for module in network.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    counted = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+    assert counted == sum(map(torch.numel, network.parameters())) == 60_965_224
+    shapes = {}
+    for name, child in network.named_children():
+        child.register_forward_hook(lambda *args, name=name: shapes.update({name: args[2].shape}))
+    assert network(images).shape == (1, 1000)
+    assert shapes["conv5"] == shapes["conv5_relu"] == (1, 256, 13, 13)
+    assert network.forward_features(images).shape == shapes["conv5_pool"] == (1, 256, 6, 6)
+    assert shapes["conv1"] == (1, 96, 55, 55) and shapes["fc6"] == (1, 4096)
+
+
+def _about_of(config, model):
+    classes = [str(number) for number in range(1000)]
+    mean = torch.zeros(3, config.data.crop, config.data.crop)
+    about = (to_dict(config), config.data, config.model)
+    trained = Trained(Path("none"), 0, *about, model, mean, classes, classes)
+    return json.loads(metadata(trained, "")["network"])
+
+
+@pytest.mark.parametrize("variant", ["the paper's", "2012 code", "four layers"])
+def test_torchs_own_tools_take_the_module(variant):
+    """Tracing, scripting, dynamic quantisation, and children put together anew."""
+    module = plain(untrained(VARIANTS.get(variant, {}))).double()
+    images = squares(3).double()
+    expected = module(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have people use torch.export
+        scripted = torch.jit.script(module)
+    again = nn.Sequential(*module.children())
+    for taken in (torch.fx.symbolic_trace(module), scripted, again):
+        torch.testing.assert_close(taken(images), expected, rtol=0, atol=0)
+    maps = module.forward_features(images)
+    neurons = list(module.children())[[*dict(module.named_children())].index("flatten") :]
+    torch.testing.assert_close(nn.Sequential(*neurons)(maps), expected, rtol=0, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(module.float(), {nn.Linear})
+    linear = [layer for name, layer in quantized.named_children() if re.fullmatch(r"fc\d", name)]
+    assert linear and not any(isinstance(layer, nn.Linear) for layer in linear)
+    found = quantized(images.float())
+    assert 0 < (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 def test_torch_exports_the_module_for_batches_of_any_size():
@@ -189,15 +243,16 @@ def test_a_safetensors_file_holds_weights_mean_classes_and_recipe(trained, tmp_p
     network = open_network(trained, CPU)
     full = network.model.full_state()
     with safe_open(out, "pt") as file:
-        assert set(file.keys()) == {*full, "mean"}
+        assert set(file.keys()) == {*full, "centre.mean"}
         for name, value in full.items():
             assert torch.equal(file.get_tensor(name), value[:3] if name[:3] == "fc8" else value)
-        assert torch.equal(file.get_tensor("mean"), network.mean)
+        assert torch.equal(file.get_tensor("centre.mean"), network.mean)
         about = file.metadata()
     assert json.loads(about["network"])["classes"] == ["a", "b", "c"]
     assert json.loads(about["network"])["names"] == network.names
     recipe = json.loads(about["recipe"])
     assert recipe["data"]["resize"] == 64 and recipe["model"]["fc_width"] == 24
+    assert about["card"] == "weights.safetensors.md" and (tmp_path / about["card"]).is_file()
     assert str(tmp_path.parent) not in str(about)  # nobody's folders
 
 
@@ -237,6 +292,17 @@ def test_an_onnx_graph_computes_the_same_for_batches_of_any_size(preprocessing, 
     assert json.loads(about["network"])["classes"] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
+def test_the_opset_is_the_one_asked_for_or_an_error(trained, tmp_path):
+    """The exporter goes on with another where it can't convert; onnxruntime checks the first."""
+    arguments = [str(trained), "--to", "onnx", "--out", str(tmp_path / "x.onnx"), "--opset"]
+    with pytest.raises(ValueError, match=r"--opset is 6, but .* could not be converted from opset"):
+        export.main([*arguments, "6"])
+    assert not list(tmp_path.iterdir())
+    export.main([*arguments, "20"])
+    assert [one.version for one in onnx.load(tmp_path / "x.onnx").opset_import] == [20]
+
+
 @pytest.mark.parametrize("form", ["onnx", "module"])
 def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeypatch):
     """One weight is wrong."""
@@ -250,7 +316,7 @@ def test_another_network_is_not_written(form, trained, graphs, tmp_path, monkeyp
     module = plain(open_network(trained, CPU))
     monkeypatch.setattr(export, "open_network", changed)
     monkeypatch.setattr(export, "plain", lambda network: module)
-    monkeypatch.setattr(onnx_graph, "onnx_model", lambda network, _: graphs[False].read_bytes())
+    monkeypatch.setattr(onnx_graph, "onnx_model", lambda *_: graphs[False].read_bytes())
     out = tmp_path / f"network{export._SUFFIXES[form]}"
     with pytest.raises(
         ValueError, match=r"differ by up to \d\.\de-04 of the likeliest; expected 1e-04"
@@ -303,10 +369,9 @@ def _in_a_notebook(text, trained, folder, monkeypatch):
 
 def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
     network = open_network(trained, CPU)
-    gone = replace(network.data, root="gone")
     module = plain(network)
     said = check.check_alike(
-        network._replace(data=gone), lambda images: module(images).softmax(1).detach().numpy()
+        network, lambda images: module(images).softmax(1).detach().numpy(), None
     )
     assert said.startswith("on 16 random images, probabilities differ")
 
@@ -316,6 +381,7 @@ def test_without_the_runs_images_random_ones_are_compared(trained, monkeypatch):
     [
         (["--to", "onnx", "--out", "x.pt"], r"ends in \.onnx for --to onnx"),
         (["--to", "module", "--out", "x.py", "--preprocessing"], "goes with --to onnx"),
+        (["--to", "module", "--out", "x.py", "--opset", "20"], "--opset goes with --to onnx"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, trained):

@@ -1,7 +1,6 @@
 """An exported network is held against the original before it is written."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,16 +24,16 @@ Answer = Callable[[Tensor], NDArray[np.float32]]
 """Central squares [N, 3, resize, resize] to probabilities [N, C]."""
 
 
-def check_alike(network: Trained, answer: Answer) -> str:
+def check_alike(network: Trained, answer: Answer, dataset: Dataset | None) -> str:
     """What was compared, in words; ValueError where `answer` is not the network's.
 
-    It is asked for random images, and for validation images of the run where they are still there.
+    It is asked for random images, and for validation images of `dataset` where they can be read.
     """
     size = network.data.resize
     draws = torch.Generator().manual_seed(0)
     shape = (NUM_RANDOM, 3, size, size)
     compared = {"random images": torch.randint(0, 256, shape, generator=draws).float()}
-    images = _validation_images(network)
+    images = None if dataset is None else _validation_images(network, dataset)
     if images is not None:
         compared["validation images"] = images
     worst = max(_difference(network, answer, squares) for squares in compared.values())
@@ -52,11 +51,10 @@ def _difference(network: Trained, answer: Answer, squares: Tensor) -> float:
     return float((np.abs(answer(squares) - expected).max(1) / expected.max(1)).max())
 
 
-def _validation_images(network: Trained) -> Tensor | None:
+def _validation_images(network: Trained, dataset: Dataset) -> Tensor | None:
     """[N, 3, resize, resize], evenly spread over the list; None where they can't be read."""
-    data = network.data
+    data, images = network.data, dataset.val
     try:
-        images = Dataset.open(Path(str(data.root))).val
         places = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)
         with join("cpu", num_columns=1) as ranks:
             chosen = images.take(places)

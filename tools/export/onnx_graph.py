@@ -19,8 +19,6 @@ from alexnet_dali.tools.export.plain_alexnet import AlexNet
 from alexnet_dali.train.evaluation import centre_view
 from alexnet_dali.train.networks import Trained
 
-OPSET = 18
-
 
 class _NetworkAlone(nn.Module):
     """Crops less their mean to logits."""
@@ -30,7 +28,9 @@ class _NetworkAlone(nn.Module):
         self.network = network
 
     def forward(self, crops: Tensor) -> Tensor:
-        return self.network.run(crops)
+        for module in list(self.network.children())[1:]:  # all but `centre`
+            crops = module(crops)
+        return crops
 
 
 class _WithPreprocessing(_NetworkAlone):
@@ -40,8 +40,8 @@ class _WithPreprocessing(_NetworkAlone):
         return self.network(squares).softmax(1)
 
 
-def onnx_model(network: Trained, preprocessing: bool) -> bytes:
-    """The graph, with its weights and a batch of any size.
+def onnx_model(network: Trained, preprocessing: bool, opset: int, card: str) -> bytes:
+    """The graph, with its weights and a batch of any size; ValueError where `opset` can't be had.
 
     It reads `crops` [N, 3, crop, crop] float32, whose mean is subtracted, and gives `logits`. With
     `preprocessing` it reads `squares` [N, 3, resize, resize] uint8, RGB, and gives `probabilities`.
@@ -62,13 +62,19 @@ def onnx_model(network: Trained, preprocessing: bool) -> bytes:
             input_names=[reads],
             output_names=[gives],
             dynamic_shapes=({0: torch.export.Dim("images")},),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
-    for name, text in metadata(network).items():
+    found = next(one.version for one in model.opset_import if not one.domain)
+    if found != opset:  # the exporter only warns
+        raise ValueError(
+            f"--opset is {opset}, but the network could not be converted from opset {found}; take "
+            f"that, or leave --opset out"
+        )
+    for name, text in metadata(network, card).items():
         model.metadata_props.add(key=name, value=text)
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -91,13 +97,15 @@ def answers(network: Trained, model: bytes, preprocessing: bool) -> Answer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own progress."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporter's remarks on its own progress, and its tracebacks where it goes on."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026, the alexnet-dali authors; the licence stands at the end of this file.
 """A trained AlexNet as one plain module; it needs torch and the file of weights beside this one.
 
     from alexnet import load          # if this file is alexnet.py, with alexnet.safetensors
@@ -11,7 +13,7 @@ Both columns are in one network. Where they do not talk, convolutions are groupe
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class AlexNet(nn.Module):
     """Images to logits. `class_folders` and `class_names` say what the logits stand for.
 
-    It was trained on crops of `crop` pixels, out of central squares of `resize` pixels.
+    It was trained on crops of `crop` pixels, out of central squares of `resize` pixels. Its
+    children, in order, are the network: `centre`, `conv1`, `conv1_relu`, ..., `fc8`.
     """
 
-    mean: Tensor
+    crop: int
+    resize: int
+    class_folders: list[str]
+    class_names: list[str]
+    layer_names: list[str]
 
     def __init__(self, about: dict[str, Any]) -> None:
         """Build the network that `about` describes, with weights that are not set yet.
@@ -36,22 +43,32 @@ class AlexNet(nn.Module):
         `about` holds the layers in order, sides in pixels, and the classes.
         """
         super().__init__()
-        self.crop: int = about["crop"]
-        self.resize: int = about["resize"]
-        self.class_folders: list[str] = about["classes"]
-        self.class_names: list[str] = about["names"]
-        self.layer_names: list[str] = [layer["name"] for layer in about["layers"]]
-        self.register_buffer("mean", torch.zeros(3, self.crop, self.crop))
-        for layer in about["layers"]:
-            kind = Convolution if "size" in layer else FullyConnected
-            self.add_module(layer["name"], kind(layer))
+        self.crop = about["crop"]
+        self.resize = about["resize"]
+        self.class_folders = about["classes"]
+        self.class_names = about["names"]
+        self.layer_names = [layer["name"] for layer in about["layers"]]
+        convolutions = [layer for layer in about["layers"] if "size" in layer]
+        self.add_module("centre", Centre(self.crop))
+        for layer in convolutions:
+            self._add(_convolution(layer))
+        self.add_module("flatten", nn.Flatten())
+        for layer in about["layers"][len(convolutions) :]:
+            self._add(_fully_connected(layer))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, S, S], RGB from 0 to 255, to logits [N, classes].
 
         S is that of the crop or more: then the central crop is taken.
         """
-        return self.run(self.centre(images))
+        for module in self.children():
+            images = module(images)
+        return images
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The maps [N, C, H, W] that the fully connected layers read."""
+        names = [name for name, _ in self.named_children()]
+        return self._up_to(images, names.index("flatten"))
 
     def features(self, images: Tensor, layer: str) -> Tensor:
         """What a layer passes on: maps [N, C, H, W] of a convolution, or neurons [N, width].
@@ -61,76 +78,104 @@ class AlexNet(nn.Module):
         """
         if layer not in self.layer_names:
             raise ValueError(f"found no layer {layer!r}; expected {', '.join(self.layer_names)}")
-        return self.run(self.centre(images), layer)
+        owners = [name.partition("_")[0] for name, _ in self.named_children()]
+        return self._up_to(images, owners.index(layer) + owners.count(layer))
 
-    def centre(self, images: Tensor) -> Tensor:
-        """The central crop, less the mean of the training images."""
+    def _up_to(self, x: Tensor, count: int) -> Tensor:
+        """What the first `count` children make of images."""
+        for module in list(self.children())[:count]:
+            x = module(x)
+        return x
+
+    def _add(self, modules: Iterator[tuple[str, nn.Module]]) -> None:
+        for name, module in modules:
+            self.add_module(name, module)
+
+
+def _convolution(about: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+    """A convolution, its activation, and the norm and pooling that follow (section 3.5)."""
+    name, width = about["name"], about["out_channels"]
+    activation = (f"{name}_{about['activation']}", ACTIVATIONS[about["activation"]]())
+    if about["missing"]:  # windows that reach over the edge count, too: they see zeros there
+        yield f"{name}_pad", nn.ZeroPad2d((0, about["missing"], 0, about["missing"]))
+    sizes = (about["size"], about["stride"], about["padding"])
+    yield name, nn.Conv2d(about["in_channels"], width, *sizes, groups=about["groups"])
+    if not about["activation_last"]:
+        yield activation
+    if about["norm_alpha"] is not None:
+        yield f"{name}_norm", ResponseNorm(width, about["columns"], about["norm_alpha"])
+    if about["within_channel_norm"]:
+        yield f"{name}_norm2", WithinChannelNorm()
+    if about["pool"]:
+        yield f"{name}_pool", nn.MaxPool2d(about["pool"], stride=2)
+    if about["activation_last"]:
+        yield activation
+
+
+def _fully_connected(about: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+    """A fully connected layer; hidden ones go on at the strength that dropout left them."""
+    name = about["name"]
+    yield name, nn.Linear(about["in_channels"], about["out_channels"])
+    if about["activation"] is not None:
+        yield f"{name}_{about['activation']}", ACTIVATIONS[about["activation"]]()
+        yield f"{name}_scale", Scale(1 - about["dropout"])
+
+
+class Centre(nn.Module):
+    """The central crop, less the mean of the training images."""
+
+    mean: Tensor
+
+    def __init__(self, crop: int) -> None:
+        super().__init__()
+        self.crop = crop
+        self.register_buffer("mean", torch.zeros(3, crop, crop))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] to [N, 3, crop, crop]."""
         top, left = (images.shape[2] - self.crop) // 2, (images.shape[3] - self.crop) // 2
         crop = images[:, :, top : top + self.crop, left : left + self.crop]
         return crop.to(self.mean.dtype) - self.mean
 
-    def run(self, x: Tensor, last: str | None = None) -> Tensor:
-        """Apply the layers up to `last` to crops that `centre` gives."""
-        for name in self.layer_names:
-            x = self.get_submodule(name)(x)
-            if name == last:
-                break
-        return x
 
+class ResponseNorm(nn.Module):
+    """x / (2 + alpha * sum of squares over 5 neighbouring maps)^0.75 (section 3.3).
 
-class Convolution(nn.Conv2d):
-    """A convolution, its activation, and the norm and pooling that follow (section 3.5)."""
+    Each column's maps are normalised apart.
+    """
 
-    def __init__(self, about: dict[str, Any]) -> None:
-        """See `about` in AlexNet: `columns` are normalised apart, `groups` convolved apart."""
-        super().__init__(
-            about["in_channels"],
-            about["out_channels"],
-            about["size"],
-            about["stride"],
-            about["padding"],
-            groups=about["groups"],
-        )
-        self.about, self.activation = about, ACTIVATIONS[about["activation"]]
+    def __init__(self, channels: int, columns: int, alpha: float) -> None:
+        super().__init__()
+        self.columns, self.width, self.alpha = columns, channels // columns, alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, in_channels, H, W] to [N, out_channels, H', W']."""
-        about = self.about
-        # Windows that reach over the edge count, too: they see zeros there.
-        missing = -(x.shape[-1] + 2 * about["padding"] - about["size"]) % about["stride"]
-        x = super().forward(F.pad(x, (0, missing, 0, missing)) if missing else x)
-        if not about["activation_last"]:
-            x = self.activation(x)
-        if about["norm_alpha"] is not None:
-            parts = x.chunk(about["columns"], 1)
-            x = torch.cat([local_response_norm(part, about["norm_alpha"]) for part in parts], 1)
-        if about["within_channel_norm"]:
-            x = x / (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** 0.75
-        if about["pool"]:
-            x = F.max_pool2d(x, about["pool"], stride=2)
-        return self.activation(x) if about["activation_last"] else x
+        """Maps [N, channels, H, W] to the same."""
+        squares = x.square().unflatten(1, (self.columns, self.width))
+        padded = F.pad(squares, (0, 0, 0, 0, 2, 2))
+        total = padded[:, :, : self.width]
+        for shift in range(1, 5):
+            total = total + padded[:, :, shift : shift + self.width]
+        return x / (2 + self.alpha * total.flatten(1, 2)) ** 0.75
 
 
-class FullyConnected(nn.Linear):
-    """A fully connected layer; hidden ones go on at the strength that dropout left them."""
-
-    def __init__(self, about: dict[str, Any]) -> None:
-        """See `about` in AlexNet: the last layer has no activation."""
-        super().__init__(about["in_channels"], about["out_channels"])
-        self.kept = 1 - about["dropout"]
-        self.activation = None if about["activation"] is None else ACTIVATIONS[about["activation"]]
+class WithinChannelNorm(nn.Module):
+    """x / (1 + 0.001 * mean of squares of 5 x 5 neighbours in the same map)^0.75 (2012 code)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps or neurons [N, ...] to neurons [N, out_channels]."""
-        x = super().forward(x.flatten(1))
-        return x if self.activation is None else self.activation(x) * self.kept
+        """Maps [N, channels, H, W] to the same."""
+        return x / (1 + 0.001 * F.avg_pool2d(x.square(), 5, stride=1, padding=2)) ** 0.75
 
 
-def local_response_norm(x: Tensor, alpha: float) -> Tensor:
-    """x / (2 + alpha * sum of squares over 5 neighbouring maps)^0.75 (section 3.3)."""
-    squares = F.pad(x.square(), (0, 0, 0, 0, 2, 2))
-    total = sum(squares[:, shift : shift + x.shape[1]] for shift in range(5))
-    return x / (2 + alpha * total) ** 0.75
+class Scale(nn.Module):
+    """Neurons times the share of them that training kept."""
+
+    def __init__(self, kept: float) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Neurons [N, width] to the same."""
+        return x * self.kept
 
 
 def load(path: str | Path | None = None) -> AlexNet:
@@ -156,3 +201,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
         tensors[name] = flat.view(entry["shape"])
     return about, tensors
+
+
+# BSD 3-Clause License
+#
+# Copyright (c) 2026, the alexnet-dali authors
+#
+# Redistribution and use in source and binary forms, with or without
+# modification, are permitted provided that the following conditions are met:
+#
+# 1. Redistributions of source code must retain the above copyright notice, this
+#    list of conditions and the following disclaimer.
+#
+# 2. Redistributions in binary form must reproduce the above copyright notice,
+#    this list of conditions and the following disclaimer in the documentation
+#    and/or other materials provided with the distribution.
+#
+# 3. Neither the name of the copyright holder nor the names of its
+#    contributors may be used to endorse or promote products derived from
+#    this software without specific prior written permission.
+#
+# THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS"
+# AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE
+# IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR PURPOSE ARE
+# DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE
+# FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL
+# DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR
+# SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER
+# CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY,
+# OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE
+# OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet_dali.pipeline.system.progress import progress
-from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure
 from alexnet_dali.tools.paper.neighbors import COUNT, same_label
 from alexnet_dali.tools.tables import markdown
 

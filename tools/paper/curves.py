@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from alexnet_dali.tools.paper.drawing import BLUE, GREY, RED
+from alexnet_dali.tools.paper.drawing import BLUE, GREY, RED, Figure
 from alexnet_dali.train.record.metrics import read_metrics
 
 _DROP = 0.5

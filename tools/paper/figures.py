@@ -9,7 +9,7 @@ alexnet figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import Dataset, short
@@ -26,37 +25,41 @@ from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
 from alexnet_dali.tools.paper import relu_vs_tanh as comparison
-from alexnet_dali.tools.paper.drawing import BLUE, RED, check_name, save_figure
+from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure, check_name, save_figure
 from alexnet_dali.train.networks import check_classes, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
-Draw = Callable[[argparse.Namespace], Figure]
+Draw = Callable[..., Figure]
+Place = str | Path
 _NEAREST = 6
+_BITS = (16, 32, 64, 128, 256)
 _QUERIES = 1000
 """So many exact searches among all of ImageNet take minutes on a few cores."""
 
 
 def main(argv: list[str]) -> None:
     """Draw the figure that the arguments ask for; ValueError or OSError where that fails."""
-    args = _arguments(argv)
-    save_figure(args.draw(args), Path(args.out))
+    draw, options, out = _arguments(argv)
+    save_figure(draw(**options), out)
 
 
-def kernels_figure(args: argparse.Namespace) -> Figure:
+def kernels_figure(run: Place) -> Figure:
     """Figure 3: the first layer's kernels, a block for each column.
 
     It says how much colour each block carries. A row of noise, which has 67 %, stands below.
     """
-    return kernels.draw(open_network(Path(args.runs[0]), torch.device("cpu")))
+    return kernels.draw(open_network(Path(run), torch.device("cpu")))
 
 
-def predictions(args: argparse.Namespace) -> Figure:
+def predictions(
+    run: Place, data: Place, images: int = 8, seed: int = 0, device: str = "auto"
+) -> Figure:
     """Figure 4, left: images, their label, and the five classes that seem most likely."""
-    dataset = Dataset.open(Path(args.data))
+    dataset = Dataset.open(Path(data))
     names = short(dataset.names)
-    chosen = np.random.default_rng(args.seed).permutation(len(dataset.val))[: args.images]
-    with join(args.device, num_columns=1) as ranks:
-        network = open_network(Path(args.runs[0]), ranks.device)
+    chosen = np.random.default_rng(seed).permutation(len(dataset.val))[:images]
+    with join(device, num_columns=1) as ranks:
+        network = open_network(Path(run), ranks.device)
         scores, _ = predict(
             network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10
         )
@@ -101,51 +104,53 @@ def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def neighbors_figure(args: argparse.Namespace) -> Figure:
+def neighbors_figure(
+    run: Place, data: Place, images: int = 5, seed: int = 0, device: str = "auto"
+) -> Figure:
     """Figure 4, right: the training images nearest to some validation images."""
-    dataset = Dataset.open(Path(args.data))
-    with join(args.device, num_columns=1) as ranks:
-        network = open_network(Path(args.runs[0]), ranks.device)
+    dataset = Dataset.open(Path(data))
+    with join(device, num_columns=1) as ranks:
+        network = open_network(Path(run), ranks.device)
         check_classes(network, dataset)
-        return neighbors.draw(
-            network, dataset, ranks, neighbors.choose(dataset, args.images, args.seed), _NEAREST
-        )
+        queries = neighbors.choose(dataset, images, seed)
+        return neighbors.draw(network, dataset, ranks, queries, _NEAREST)
 
 
-def codes_figure(args: argparse.Namespace) -> Figure:
+def codes_figure(
+    run: Place, data: Place, bits: Sequence[int] = _BITS, device: str = "auto"
+) -> Figure:
     """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features.
 
     At most 1,000 validation images are the queries.
     """
     import_module("faiss")  # without it, this ends before features are computed
-    dataset = Dataset.open(Path(args.data))
+    dataset = Dataset.open(Path(data))
     queries = neighbors.some(dataset.val, _QUERIES)
-    with join(args.device, num_columns=1) as ranks:
-        network = open_network(Path(args.runs[0]), ranks.device)
+    with join(device, num_columns=1) as ranks:
+        network = open_network(Path(run), ranks.device)
         train, val = (
             neighbors.describe(network, images, ranks)[0] for images in (dataset.train, queries)
         )
     labels = (np.asarray(dataset.train.labels), np.asarray(queries.labels))
-    rows = binary_codes.compare(train, val, labels, args.bits)
+    rows = binary_codes.compare(train, val, labels, list(bits))
     print(binary_codes.table(rows))
     return binary_codes.draw(rows, len(train))
 
 
-def curves_figure(args: argparse.Namespace) -> Figure:
+def curves_figure(runs: Sequence[Place]) -> Figure:
     """Loss, training and validation errors over a run, or over several, and drops of the rate."""
-    return curves.draw([curves.read(Path(folder)) for folder in args.runs])
+    return curves.draw([curves.read(Path(folder)) for folder in runs])
 
 
-def relu_vs_tanh(args: argparse.Namespace) -> Figure:
+def relu_vs_tanh(
+    data: Place, work: Path, seeds: int, cap: int, at_once: int, options: Sequence[str]
+) -> Figure:
     """Figure 1: training errors with ReLUs and with tanh, each at its best learning rate.
 
     Its runs are kept in relu-vs-tanh-runs beside the picture; rerun the command to resume them.
     Options of train, such as --train.precision bf16, go to every run.
     """
-    work = Path(args.out).parent / "relu-vs-tanh-runs"
-    settings = comparison.Settings(
-        args.data, work, args.seeds, args.cap, args.at_once, tuple(args.more)
-    )
+    settings = comparison.Settings(str(data), work, seeds, cap, at_once, tuple(options))
     results = comparison.compare(settings)
     print(comparison.table(results))
     for weights in ("2012", "modern"):
@@ -153,7 +158,8 @@ def relu_vs_tanh(args: argparse.Namespace) -> Figure:
     return comparison.draw(results)
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
+def _arguments(argv: list[str]) -> tuple[Draw, dict[str, Any], Path]:
+    """What draws, its arguments by name, and the file to write."""
     parser = command_line("alexnet figures", __doc__)
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
     _add(figures, "kernels", kernels_figure, "one")
@@ -163,9 +169,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     _add_codes(figures)
     _add_relu_vs_tanh(figures)
     args, more = parser.parse_known_args(argv)
-    args.more = more
     _check(args, more)
-    return args
+    options = vars(args)
+    draw, out = options.pop("draw"), Path(options.pop("out"))
+    if draw is relu_vs_tanh:
+        options |= {"work": out.parent / "relu-vs-tanh-runs", "options": more}
+    return draw, options, out
 
 
 def _add(figures: Any, name: str, draw: Draw, runs: str) -> argparse.ArgumentParser:
@@ -174,7 +183,7 @@ def _add(figures: Any, name: str, draw: Draw, runs: str) -> argparse.ArgumentPar
     figure = figures.add_parser(name, help=about.replace("%", "%%"), description=about)
     figure.set_defaults(draw=draw)
     if runs == "one":
-        figure.add_argument("runs", nargs=1, metavar="RUN", help="a run's folder or a checkpoint")
+        figure.add_argument("run", metavar="RUN", help="a run's folder or a checkpoint")
     elif runs == "some":
         figure.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
     out = "the picture, or .svg, .pdf, .jpg; beside a PNG goes the SVG"
@@ -205,8 +214,7 @@ def _add_neighbors(figures: Any) -> None:
 def _add_codes(figures: Any) -> None:
     figure = _add(figures, "codes", codes_figure, "one")
     _add_data(figure)
-    lengths = [16, 32, 64, 128, 256]
-    figure.add_argument("--bits", type=int, nargs="+", default=lengths, metavar="N", help="lengths")
+    figure.add_argument("--bits", type=int, nargs="+", default=_BITS, metavar="N", help="lengths")
 
 
 def _add_relu_vs_tanh(figures: Any) -> None:

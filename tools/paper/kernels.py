@@ -1,9 +1,9 @@
 """The first layer's kernels, in the columns that hold them (figure 3)."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from alexnet_dali.tools.paper.drawing import Figure
 from alexnet_dali.train.networks import Trained
 from alexnet_dali.train.record.pictures import row_width, tiles
 

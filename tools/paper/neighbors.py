@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from alexnet_dali.pipeline.dataset import Dataset, ImageList
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
-from alexnet_dali.tools.paper.drawing import RED
+from alexnet_dali.tools.paper.drawing import RED, Figure
 from alexnet_dali.train.evaluation import centre_view
 from alexnet_dali.train.networks import Trained, batches
 from alexnet_dali.train.parallel.ranks import Ranks

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools import ROOT
 from alexnet_dali.tools.paper import runs
-from alexnet_dali.tools.paper.drawing import BLUE, RED
+from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure
 from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load

@@ -12,9 +12,10 @@ class is taken for right.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from alexnet_dali.train.networks import Trained, batches_of, open_network
 from alexnet_dali.train.parallel.ranks import Ranks, join
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from alexnet_dali.tools.paper.drawing import Figure
 
 SUFFIXES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 60
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> None:
                 "torchrun"
             )
         network = open_network(Path(args.run), ranks.device)
-        answers, odd = _classify_all(network, ranks, args)
+        how = _How(args.views, args.batch_size, bool(args.figure))
+        answers, odd = _classify_all(network, ranks, args.pictures, how)
     if not answers:
         raise ValueError("no picture could be classified")
     if args.figure:
@@ -73,11 +75,42 @@ def main(argv: list[str]) -> None:
         print(table(network, answers))
 
 
+def figure(
+    run: str | Path,
+    pictures: str | Path | Sequence[str | Path],
+    views: int = 1,
+    device: str = "auto",
+) -> "Figure":
+    """Files, folders or archives of pictures beside their likeliest classes.
+
+    ValueError where none can be used.
+    """
+    from alexnet_dali.tools.predict.drawing import draw
+
+    if isinstance(pictures, str | Path):
+        pictures = [pictures]
+    names = list(map(str, pictures))
+    with join(device, num_columns=1) as ranks:
+        network = open_network(Path(run), ranks.device)
+        answers, _ = _classify_all(network, ranks, names, _How(views))
+    if not answers:
+        raise ValueError("no picture could be classified")
+    return draw(network, answers[:MOST_DRAWN])
+
+
+class _How(NamedTuple):
+    """How pictures are classified; with squares, to be drawn."""
+
+    views: int
+    batch_size: int = 128
+    with_squares: bool = True
+
+
 def _classify_all(
-    network: Trained, ranks: Ranks, args: argparse.Namespace
+    network: Trained, ranks: Ranks, pictures: Sequence[str], how: _How
 ) -> tuple[list[Answer], list[Skipped]]:
     """Answers in the order in which pictures were named, and what was skipped."""
-    found, odd, remarks = find(args.pictures, network.classes)
+    found, odd, remarks = find(pictures, network.classes)
     for remark in remarks:
         print(remark, file=sys.stderr)
     _complain(odd)
@@ -86,8 +119,8 @@ def _classify_all(
     shown = total >= _PROGRESS_FROM
     with progress(total, "pictures", "files", shown=shown) as advance, Workers() as pool:
         for part in (part for pictures in found for part in pictures.parts()):
-            with_squares = bool(args.figure) and len(answers) < MOST_DRAWN
-            some, more = _classify(network, part, ranks, pool, args, with_squares)
+            drawn = how.with_squares and len(answers) < MOST_DRAWN
+            some, more = _classify(network, part, ranks, pool, how._replace(with_squares=drawn))
             _complain(more)
             advance(len(part))
             answers += some
@@ -96,22 +129,17 @@ def _classify_all(
 
 
 def _classify(
-    network: Trained,
-    part: Pictures,
-    ranks: Ranks,
-    pool: Workers,
-    args: argparse.Namespace,
-    with_squares: bool,
+    network: Trained, part: Pictures, ranks: Ranks, pool: Workers, how: _How
 ) -> tuple[list[Answer], list[Skipped]]:
     answers: dict[int, Answer] = {}
     with TemporaryDirectory(prefix="predict-") as folder:
         lists, odd = open_pictures(part.source, network.data.resize, pool, Path(folder))
-        for batch in batches_of(network, lists, ranks, args.batch_size):
-            scores = probabilities(network.model, batch.images, network.mean, args.views)
+        for batch in batches_of(network, lists, ranks, how.batch_size):
+            scores = probabilities(network.model, batch.images, network.mean, how.views)
             squares = batch.images.permute(0, 2, 3, 1).byte().cpu().numpy()
             for row, place in enumerate(batch.labels.tolist()):
                 if place != IGNORE_INDEX:
-                    square = squares[row] if with_squares else None
+                    square = squares[row] if how.with_squares else None
                     answers[place] = Answer.of(part.known[place], scores[row].cpu().numpy(), square)
     skipped = [(part.known[place].path, reason) for place, reason in odd.items()]
     return [answers[place] for place in sorted(answers)], skipped

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.tools.paper.drawing import Figure
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.train.networks import Trained
 

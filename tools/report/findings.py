@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from alexnet_dali.pipeline.dataset import Dataset, ImageList, short
 from alexnet_dali.pipeline.decode import decode
-from alexnet_dali.tools.evaluate import per_class
+from alexnet_dali.tools.evaluate import interval, per_class
 from alexnet_dali.tools.paper import neighbors
 from alexnet_dali.tools.paper.figures import likeliest
 from alexnet_dali.tools.report.charts import photograph
@@ -90,8 +89,6 @@ def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> F
     """
     scores, labels = predict(network, dataset, ranks, num_views=1)
     errors = rates(scores, labels)
-    wrong = round(errors.top1_error * len(labels))
-    interval = binomtest(wrong, len(labels)).proportion_ci(0.95, method="wilson")
     names = short(dataset.names)
     guesses = scores.argmax(1)
     some = np.random.default_rng(0).permutation(len(labels))[:_PREDICTIONS]
@@ -107,7 +104,7 @@ def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> F
         names,
         dataset.classes,
         errors,
-        (float(interval.low), float(interval.high)),
+        interval(errors),
         class_rows(scores, labels, dataset),
         pairs(labels, guesses)[:_PAIRS],
         [_picture(dataset.val, index, scores[index], names) for index in some],
