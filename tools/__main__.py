@@ -9,6 +9,7 @@ from alexnet_dali.tools.extras import needed
 
 COMMANDS = {
     "prep": ("prep_imagenet", "prepare images: check every file, list them, take statistics"),
+    "subset": ("subset", "a prepared folder with some of another's classes or images"),
     "show-batch": ("show_batch", "draw what training sees"),
     "train": ("", "train on one rank; on two: torchrun --nproc_per_node=2 -m alexnet_dali.train"),
     "evaluate": ("evaluate", "error of one or several runs on validation images"),
