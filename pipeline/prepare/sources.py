@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, open_tree, step_inside
+from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, class_tree, open_tree
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
@@ -123,7 +123,7 @@ def training_files(path: Path) -> Found:
     if isinstance(found, Labelled):
         classes = found.classes()
         return Found(_in_order(found, classes), classes, found.class_names, [])
-    tree = step_inside(found)
+    tree = class_tree(found)
     classes = _class_names(tree)
     return Found(_label_by_folder(tree, classes), classes, None, _remarks(tree))
 
@@ -146,7 +146,7 @@ def validation_files(
                 f"another order ({some(found.class_names or [])}; there {some(names or [])})"
             )
         return _in_order(found, classes), []
-    tree = step_inside(found)
+    tree = class_tree(found)
     return _label_by_folder(tree, classes), _remarks(tree)
 
 

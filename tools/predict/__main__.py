@@ -11,6 +11,7 @@ class is taken for right.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,6 +78,7 @@ def _classify_all(
 ) -> tuple[list[Answer], list[Skipped]]:
     """Answers in the order in which pictures were named, and what was skipped."""
     found, odd, remarks = find(args.pictures, network.classes)
+    _check_figure(args.figure, found)
     for remark in remarks:
         print(remark, file=sys.stderr)
     _complain(odd)
@@ -114,6 +116,17 @@ def _classify(
                     answers[place] = Answer.of(part.known[place], scores[row].cpu().numpy(), square)
     skipped = [(part.known[place].path, reason) for place, reason in odd.items()]
     return [answers[place] for place in sorted(answers)], skipped
+
+
+def _check_figure(figure: str | None, found: list[Pictures]) -> None:
+    """ValueError where the figure would overwrite one of the pictures."""
+    if not figure or not os.path.exists(figure):
+        return
+    for picture in (picture for pictures in found for picture in pictures.known):
+        if os.path.exists(picture.path) and os.path.samefile(picture.path, figure):
+            raise ValueError(
+                f"--figure is {figure}, which is one of the pictures; choose another file"
+            )
 
 
 def _complain(odd: list[Skipped]) -> None:

@@ -28,7 +28,10 @@ def seal(file: BinaryIO) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with the file's bytes; empty where each is as it was written."""
+    """What is wrong with the file's bytes; empty where each is as it was written.
+
+    OSError where they can't be read.
+    """
     if wrong := damage_of_members(path):
         return wrong
     try:
@@ -42,8 +45,16 @@ def damage(path: Path) -> str:
             file.seek(-length, os.SEEK_END)
             same = file.read() == sealed
             return "" if same else "damaged (the checksum of its directory differs)"
+    except OSError:
+        raise
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
         return f"damaged ({error})"
+
+
+def identity(path: Path) -> bytes:
+    """The checksum of all checksums in the file: its own, as no other checkpoint has it."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
 
 
 def damage_of_members(path: Path) -> str:
@@ -62,6 +73,8 @@ def damage_of_members(path: Path) -> str:
                 return "not a checkpoint of this project (it is compressed)"
             bad = archive.testzip()
             return f"damaged (the checksum of {bad} differs)" if bad is not None else ""
+    except OSError:
+        raise
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
         return f"damaged or cut short ({error})"
 
