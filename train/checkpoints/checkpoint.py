@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.pipeline.system.faults import the_files_own
+from alexnet_dali.pipeline.system.faults import the_disks_own
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.checkpoints import checksum
 from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wrong
@@ -29,9 +29,9 @@ from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wron
 BEST = "best.pt"
 """The name of the checkpoint of the epoch with the lowest validation error."""
 
-_DISK, _SERVER = 10.0, 90.0
-"""Seconds in which a file that can't be read is tried again. A server may show other machines a new
-one a minute late."""
+_DISK, _SERVER, _PAUSE = 10.0, 90.0, 1.0
+"""Seconds in which a file that can't be read is tried again, and between two attempts. A server may
+show other machines a new one a minute late."""
 
 T = TypeVar("T")
 
@@ -226,7 +226,7 @@ def patiently(read: Callable[[], T], failure: type[Exception], seconds: float) -
         except failure:
             if time.monotonic() > until:
                 raise
-            time.sleep(1)
+            time.sleep(_PAUSE)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -248,8 +248,6 @@ def load(path: Path) -> dict[str, Any]:
         check_origin(path)
         raise
     except OSError as error:
-        if the_files_own(error):
-            raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
         raise OSError(
             f"{path} can't be read ({error.strerror}): its disk, or the server, fails; rerun the "
             "command to try again"
@@ -259,9 +257,9 @@ def load(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch raises many kinds of errors for a file that is not its own
+        if the_disks_own(error):
+            raise
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error

@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from alexnet_dali.pipeline.system.faults import the_disks_own
+
 _LENGTHS_AT, _HEADER = 26, 30
 """Of a member's header, in bytes: where the lengths of name and extra field are, and its own."""
 
@@ -30,7 +32,7 @@ def seal(file: BinaryIO) -> None:
 def damage(path: Path) -> str:
     """What is wrong with the file's bytes; empty where each is as it was written.
 
-    OSError where they can't be read.
+    OSError where the disk fails.
     """
     if wrong := damage_of_members(path):
         return wrong
@@ -45,9 +47,9 @@ def damage(path: Path) -> str:
             file.seek(-length, os.SEEK_END)
             same = file.read() == sealed
             return "" if same else "damaged (the checksum of its directory differs)"
-    except OSError:
-        raise
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        if the_disks_own(error):
+            raise
         return f"damaged ({error})"
 
 
@@ -73,9 +75,9 @@ def damage_of_members(path: Path) -> str:
                 return "not a checkpoint of this project (it is compressed)"
             bad = archive.testzip()
             return f"damaged (the checksum of {bad} differs)" if bad is not None else ""
-    except OSError:
-        raise
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        if the_disks_own(error):
+            raise
         return f"damaged or cut short ({error})"
 
 
