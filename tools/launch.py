@@ -10,8 +10,11 @@ signal n. LOGLEVEL=INFO shows what torchrun does.
 import json
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,8 +30,11 @@ def main(argv: list[str]) -> int:
         logging.disable()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice, too
     with TemporaryDirectory(prefix="torchelastic_") as logs:
+        args = parse_args(["--log-dir", logs, *argv])
+        if args.standalone:
+            _stay_on_this_machine(args)
         try:
-            run(parse_args(["--log-dir", logs, *argv]))
+            run(args)
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             notes = _notes(Path(logs))
@@ -39,7 +45,19 @@ def main(argv: list[str]) -> int:
             notes, status = _notes(Path(logs)), 128 + signalled.sigval
         else:
             return 0
+        finally:  # signals that still come would only interrupt Python's end
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 2 if any(note["refused"] for note in notes) else status
+
+
+def _stay_on_this_machine(args: Namespace) -> None:
+    """Let ranks meet by the loopback address: the machine's name may lead nowhere.
+
+    To look it up can take half a minute, and torchrun does for each entry of its log.
+    """
+    args.local_addr = args.local_addr or "localhost"
+    socket.getfqdn = lambda name="": name or socket.gethostname()
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _notes(logs: Path) -> list[dict[str, Any]]:
@@ -54,14 +72,10 @@ def _ended(status: int) -> str:
 
 
 def launcher(num_ranks: int) -> list[str]:
-    """What goes between `python` and `-m MODULE`: a launcher where there are several ranks.
-
-    Ranks of one machine meet at its loopback address: its name may lead nowhere.
-    """
+    """What goes between `python` and `-m MODULE`: this launcher where there are several ranks."""
     if num_ranks == 1:
         return []
-    here = ["--standalone", "--local-addr=127.0.0.1", f"--nproc_per_node={num_ranks}"]
-    return ["-m", "alexnet_dali.tools.launch", *here]
+    return ["-m", "alexnet_dali.tools.launch", "--standalone", f"--nproc_per_node={num_ranks}"]
 
 
 def train_on_ranks(options: list[str], num_ranks: int) -> None:
