@@ -21,6 +21,7 @@ from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import parse_args, run
 
 
@@ -43,6 +44,13 @@ def main(argv: list[str]) -> int:
             status = 1 if failure.exitcode > 0 else 128 - failure.exitcode
         except SignalException as signalled:  # a rank sends it, too, where a restart is no help
             notes, status = _notes(Path(logs)), 128 + signalled.sigval
+        except RendezvousError as lost:
+            print(
+                f"error: the machines can't meet ({lost}); one may be gone, or its address or port "
+                "(--rdzv_endpoint) is not reached from here",
+                file=sys.stderr,
+            )
+            return 1
         else:
             return 0
         finally:  # signals that still come would only interrupt Python's end

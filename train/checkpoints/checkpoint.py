@@ -197,14 +197,20 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     )
 
 
-def load_checked(path: Path, identity: bytes) -> dict[str, Any]:
-    """The state of the checkpoint that another process has checked, and knows by its identity.
+def identity(path: Path) -> bytes:
+    """The checksum of all checksums in a checkpoint, as no other one has it."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
+
+
+def load_checked(path: Path, expected: bytes) -> dict[str, Any]:
+    """The state of the checkpoint that another process has checked, by its identity.
 
     Its bytes are read as they are needed. CheckpointError where it is not there.
     """
 
     def read() -> dict[str, Any]:
-        if checksum.identity(path) != identity:
+        if identity(path) != expected:
             raise OSError(errno.ESTALE, "another checkpoint has its name")
         return _read(path)
 

@@ -53,12 +53,6 @@ def damage(path: Path) -> str:
         return f"damaged ({error})"
 
 
-def identity(path: Path) -> bytes:
-    """The checksum of all checksums in the file: its own, as no other checkpoint has it."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.comment
-
-
 def damage_of_members(path: Path) -> str:
     """What is wrong with the members of any archive of torch's.
 

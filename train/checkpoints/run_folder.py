@@ -15,7 +15,7 @@ from filelock import FileLock
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write, locked
-from alexnet_dali.train.checkpoints import checkpoint, checksum
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.checkpoint import Best, CheckpointError
 from alexnet_dali.train.config import Config, ConfigError, from_dict, options, to_yaml
 from alexnet_dali.train.optim import schedule
@@ -63,7 +63,7 @@ class RunFolder:
             path, self._saved, damaged = found
             for remark in damaged:
                 self._ranks.say(f"warning: {remark}; the run resumes from {path.name} instead")
-            return Claim(data, chosen=(path.name, checksum.identity(path)))
+            return Claim(data, chosen=(path.name, checkpoint.identity(path)))
         except (ValueError, OSError) as error:
             return Claim(data, error)
 
@@ -87,9 +87,8 @@ class RunFolder:
             raise refused
         if chosen is None:
             return None
-        name, identity = chosen
-        path = self._checkpoints / name
-        saved = self._saved or checkpoint.load_checked(path, identity)
+        path = self._checkpoints / chosen[0]
+        saved = self._saved or checkpoint.load_checked(path, chosen[1])
         self._saved = None
         if saved["dataset"] != self._dataset.fingerprint:
             raise CheckpointError(
