@@ -82,7 +82,7 @@ def _replayed(args: argparse.Namespace) -> Figure:
 class Hard(NamedTuple):
     """A training image, its label and what it is taken for, and the probability of each."""
 
-    index: int
+    number: int
     path: str
     label: str
     label_probability: float
@@ -124,10 +124,10 @@ def _draw_hardest(dataset: Dataset, found: list[Hard]) -> Figure:
     figure = Figure(figsize=(1.7 * columns, 2.2 * rows), layout="constrained")
     for place, one in enumerate(found, 1):
         axes = figure.add_subplot(rows, columns, place)
-        _show(axes, decode(dataset.train.content(one.index)))
+        _show(axes, decode(dataset.train.content(one.number)))
         title = f"{one.label} {one.label_probability:.1%}\n{one.taken_for} {one.probability:.0%}?"
         axes.set_title(title, fontsize=8, parse_math=False)
-        axes.set_xlabel(dataset.train.name(one.index), fontsize=5)
+        axes.set_xlabel(dataset.train.name(one.number), fontsize=5)
     figure.suptitle("above each image: its label, and what it is taken for", fontsize=9)
     return figure
 
