@@ -5,13 +5,19 @@
 # make faults      breaks real runs in every way that is known, and prints what was lost (half an hour)
 # make gpu-check   on a machine with GPUs: the tests for them and every benchmark (DATA=DIR: prepared photographs)
 #
-# Each sets up .venv by itself. TORCH is what pip installs as PyTorch; the default brings CUDA along.
-# Without a GPU, a CPU build is smaller: make test TORCH=torch==2.13.0, or a wheel, or whatever pip takes.
+# Each sets up .venv by itself. TORCH is what pip installs as PyTorch: by default the version that was tried, which
+# brings CUDA along (2.7 GB to download). PyTorch's own index has a build for CPUs (0.2 GB), enough without a GPU:
+#
+#   make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 
 PYTHON ?= python3
-TORCH ?= torch
+TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
+
+# Settings of users and modules of clusters that would lead pip and Python out of .venv.
+export PIP_USER := 0
+unexport PYTHONPATH PYTHONHOME
 
 .PHONY: demo test rehearse check faults gpu-check clean
 
@@ -47,8 +53,11 @@ build/alexnet_dali:
 .venv/demo: EXTRA = plots
 .venv/installed: EXTRA = dev
 .venv/demo .venv/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2> /dev/null || { \
+		echo "error: found $(PYTHON), $$($(PYTHON) --version 2>&1); expected Python 3.11 to 3.14, with venv" \
+		"(Debian and Ubuntu: apt install python3-venv). Choose one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	touch $@

@@ -57,7 +57,7 @@ def commands(text):
     code += re.findall(r"`([^`]+)`", re.sub(r"^ {4,}.*$", "", text, flags=re.MULTILINE))
     for line in code:
         for command in re.split(r"&&|  # ", line.replace("\n", " ")):
-            found = re.search(r"(?:python|torchrun)\b.*? -m alexnet_dali\.([\w.]+)(.*)", command)
+            found = re.search(r"(?:python|torchrun)\b.* -m alexnet_dali\.([\w.]+)(.*)", command)
             short = re.search(r"(?:^|bin/| )alexnet ([a-z][\w-]*)(?= |$)(.*)", command)
             if found:
                 yield found[1], re.findall(r"(?<!\S)--([\w.-]+)", found[2])

@@ -99,7 +99,11 @@ def _python(*words: str | Path) -> None:
 
 def _run(*words: str | Path) -> None:
     """Run a Python command; if it fails, it has said why."""
-    status = subprocess.run([sys.executable, *map(str, words)]).returncode
+    process = subprocess.Popen([sys.executable, *map(str, words)])
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:  # has reached the command, too, which may have to save
+        status = process.wait()
     if status:
         sys.exit(status)
 

@@ -3,14 +3,18 @@
     alexnet show-batch --data prepared/imagenet --out batch.png
     alexnet show-batch runs/alexnet --step 12345 --out step.png
     alexnet show-batch runs/alexnet --worst 16 --out worst.png
+    alexnet show-batch runs/alexnet --worst 500 --csv > worst.csv
 
 A run's batches follow from its recipe, so any step of a RUN can be drawn again. With --worst, the
-training images that its newest checkpoint finds hardest: wrong labels are often among them.
+training images that its newest checkpoint finds hardest, as a list, too: wrong labels are often
+among them.
 """
 
 import argparse
+import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,12 +22,13 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.crops import RandomCrop, squares
-from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.dataset import Dataset, one_line, short
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.plan import EpochPlan, OneStep, Samples, shuffled
 from alexnet_dali.pipeline.transform import Pixels, Transform
-from alexnet_dali.tools.cli import command_line, run
+from alexnet_dali.tools import tables
+from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.paper.drawing import Figure, check_name, write_figure
 from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.data import training_loader, training_plan
@@ -34,11 +39,12 @@ _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
 
 
 def main(argv: list[str]) -> None:
-    """Draw the picture that the arguments ask for; ValueError or OSError where that fails."""
+    """Draw or list what the arguments ask for; ValueError or OSError where that fails."""
     args = _arguments(argv)
-    if args.run and args.worst:
-        figure = worst(args.run, args.worst, args.data, args.device)
-    elif args.run:
+    if args.worst:
+        _show_hardest(args)
+        return
+    if args.run:
         figure = step_of(args.run, args.step, args.data, args.images)
     else:
         figure = first_step(args.data, args.images, args.resize, args.crop, args.seed)
@@ -77,28 +83,69 @@ def step_of(
     return _draw(dataset, samples, rows)
 
 
+class Hard(NamedTuple):
+    """A training image, its label and what it is taken for, and the probability of each."""
+
+    number: int
+    path: str
+    label: str
+    label_probability: float
+    taken_for: str
+    probability: float
+
+
 def worst(
     run: str | Path, count: int, data: str | Path | None = None, device: str = "auto"
 ) -> Figure:
     """Training images with the least probability for their label, and what they are taken for."""
+    return _draw_hardest(*_find_hardest(run, count, data, device))
+
+
+def _find_hardest(
+    run: str | Path, count: int, data: str | Path | None, device: str
+) -> tuple[Dataset, list[Hard]]:
     config = read_config(Path(run))
     dataset = Dataset.open(Path(data or str(config.data.root)))
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
         scores, labels = predict(network, replace(dataset, val=dataset.train), ranks, num_views=1)
-    own = scores[np.arange(len(labels)), labels]
     names = short(dataset.names)
-    chosen = hardest(scores, labels)[:count]
-    columns = min(8, len(chosen))
-    rows = -(-len(chosen) // columns)
+    found = []
+    for index in hardest(scores, labels)[:count].tolist():
+        label, best = labels[index], int(scores[index].argmax())
+        named = names[label], float(scores[index, label]), names[best], float(scores[index, best])
+        found.append(Hard(index, dataset.train.path(index), *named))
+    return dataset, found
+
+
+def _show_hardest(args: argparse.Namespace) -> None:
+    """List the training images with the least probability for their label, and draw them."""
+    dataset, found = _find_hardest(args.run, args.worst, args.data, args.device)
+    if args.out:
+        write_figure(_draw_hardest(dataset, found), Path(args.out), dpi=110)
+    if args.csv:
+        writer = csv.writer(for_programs())
+        writer.writerow(Hard._fields[1:])
+        writer.writerows(one[1:] for one in found)
+        return
+    rows = []
+    for one in found:
+        label = one.label, f"{one.label_probability:.2%}"
+        rows.append([one_line(one.path), *label, one.taken_for, f"{one.probability:.2%}"])
+    headings = ["training image", "label", "probability", "taken for", "probability"]
+    print(tables.plain(rows, headings, right={2, 4}))
+
+
+def _draw_hardest(dataset: Dataset, found: list[Hard]) -> Figure:
+    columns = min(8, len(found))
+    rows = -(-len(found) // columns)
     figure = Figure(figsize=(1.7 * columns, 2.2 * rows), layout="constrained")
-    for place, index in enumerate(chosen):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        _show(axes, decode(dataset.train.content(index)))
-        best = int(scores[index].argmax())
-        title = f"{names[labels[index]]} {own[index]:.1%}\n{names[best]} {scores[index, best]:.0%}?"
+    for place, one in enumerate(found, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        _show(axes, decode(dataset.train.content(one.number)))
+        title = f"{one.label} {one.label_probability:.1%}\n{one.taken_for} {one.probability:.0%}?"
         axes.set_title(title, fontsize=8, parse_math=False)
-        axes.set_xlabel(dataset.train.name(int(index)), fontsize=5)
+        axes.set_xlabel(dataset.train.name(one.number), fontsize=5)
     figure.suptitle("above each image: its label, and what it is taken for", fontsize=9)
     return figure
 
@@ -179,12 +226,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="of the RUN, from 1 (1)")
     parser.add_argument("--worst", type=int, metavar="N", help="the N hardest images of the RUN")
+    parser.add_argument(
+        "--csv", action="store_true", help="print --worst as comma-separated values"
+    )
     parser.add_argument("--device", default="auto", help="for --worst: auto, cpu or cuda (auto)")
     parser.add_argument(
         "--out",
-        required=True,
         metavar="FILE.png",
-        help="the picture to write (or .svg, .pdf, .jpg)",
+        help="the picture to write (or .svg, .pdf, .jpg); --worst does without",
     )
     parser.add_argument(
         "--images", type=int, default=8, metavar="N", help="how many images of a step (8)"
@@ -197,13 +246,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--crop", type=int, default=224, metavar="PIXELS", help="side of crops in a new run (224)"
     )
     args = parser.parse_args(argv)
-    check_name(Path(args.out))
+    if args.out:
+        check_name(Path(args.out))
+    elif not args.worst:
+        raise ValueError("expected --out with the picture to write")
     if not args.run and not args.data:
         raise ValueError("expected the folder of a RUN, or --data with a prepared folder")
     if args.worst is not None and (args.worst < 1 or not args.run):
         raise ValueError("--worst goes with a RUN and a number of images from 1")
     if not 0 < args.crop <= args.resize:
         raise ValueError(f"--crop is {args.crop}; expected 1 to --resize, which is {args.resize}")
+    if args.csv and not args.worst:
+        raise ValueError("--csv goes with --worst")
     if args.images < 1:
         raise ValueError(f"--images is {args.images}; expected 1 or more")
     return args

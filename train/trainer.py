@@ -230,14 +230,14 @@ class Trainer:
     def _open_folder(self) -> None:
         """Claim the run's folder, and go on from what it holds."""
         config, ranks, state = self.config, self.ranks, self.state
-        agreement.check_folder(ranks.all_gather_object(self.run_folder.claim(config)))
-        saved = self.run_folder.resume(state.model)
+        claims = ranks.all_gather_object(self.run_folder.claim(config))
+        agreement.check_data([claim.data for claim in claims])
+        saved = self.run_folder.resume(claims, state.model)
         if saved is not None:
             epoch = saved["step"] // self.plan.steps_per_epoch
             state.restore(saved, epoch, ranks.pair, ranks.num_pairs)
         elif config.train.init_from is not None:
             self.run_folder.warm_start(state.model, Path(config.train.init_from))
-        agreement.check_first_step(ranks.all_gather_object(state.step))
         self.monitor: metrics.Monitor | None = None
         if ranks.is_main:
             kept = partial(check_kept, self.folder)

@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import look
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tree import (
-    ARCHIVES,
-    Tree,
-    check_not_parts,
-    open_tree,
-    step_inside,
-)
+from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, check_not_parts, open_tree
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
@@ -256,7 +250,7 @@ def _in_order(found: Labelled, classes: list[str]) -> Source:
 
 def _images_in_folders(found: Tree) -> Tree:
     """The tree of the class folders, without files beside them, and those that are no images."""
-    tree = step_inside(found)
+    tree = class_tree(found)
     beside = [name for name in tree.names if "/" not in name]
     inside = tree.take([i for i, name in enumerate(tree.names) if "/" in name])
     return _without(replace(inside, beside=[*tree.beside, *beside]), is_text)

@@ -66,6 +66,22 @@ def the_files_own(error: OSError) -> bool:
     return error.errno in _OF_ONE_FILE
 
 
+_OF_THE_DISK = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+)
+
+
+def the_disks_own(error: BaseException) -> bool:
+    """Whether a disk, or the server of files, has failed: the file may be sound."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+
+
 _ADVICE = {
     errno.ENOSPC: "make room and rerun the same command",
     errno.EDQUOT: "make room in your quota and rerun the same command",

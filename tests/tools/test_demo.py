@@ -1,8 +1,11 @@
 """The demo's last commands work on what it prepared and trained, wherever the images lie."""
 
 import importlib
+import os
 import shutil
+import signal
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from alexnet_dali.tools import demo
 from alexnet_dali.tools.__main__ import COMMANDS
 from tests.images import write_class_folders
+from tests.processes import Started
 
 
 @pytest.fixture
@@ -69,3 +73,35 @@ def test_pictures_of_its_own_are_named_by_short_paths(started, tmp_path, capsys)
         ".demo/images/val/a/000.jpg",
         ".demo/images/val/b/000.jpg",
     ]
+
+
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    time.sleep(1)
+    Path("saved").touch()
+    sys.exit(130)
+
+signal.signal(signal.SIGINT, save)
+Path("there").touch()
+time.sleep(60)
+"""
+
+
+def run_a_command(folder):
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    demo._run("saves.py")
+
+
+def test_ctrl_c_lets_a_command_save(tmp_path):
+    """It reaches both, as in a terminal."""
+    (tmp_path / "saves.py").write_text(SAVES)
+    process = Started(run_a_command, tmp_path, own_session=True)
+    while not (tmp_path / "there").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 130 and (tmp_path / "saved").exists()

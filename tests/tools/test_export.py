@@ -236,6 +236,14 @@ def test_the_module_needs_torch_and_its_weights_alone(trained, tmp_path, capsys)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["2012-net", "my net", "class", "json", "torch"])
+def test_a_module_has_a_name_that_python_imports(name, trained, tmp_path):
+    with pytest.raises(ValueError, match=r"such as alexnet_2012\.py"):
+        export.main([str(trained), "--to", "module", "--out", str(tmp_path / f"{name}.py")])
+    assert not list(tmp_path.iterdir())
+    export.main([str(trained), "--to", "safetensors", "--out", str(tmp_path / "1.safetensors")])
+
+
 def test_a_safetensors_file_holds_weights_mean_classes_and_recipe(trained, tmp_path):
     """It is read by the library that defines the format."""
     out = tmp_path / "weights.safetensors"

@@ -150,6 +150,15 @@ def test_odd_files_are_named_and_skipped(trained, tmp_path, say):
         assert f"{name}: {reason}" in complaints
 
 
+def test_a_link_that_leads_nowhere_is_one_of_the_odd_files(trained, tmp_path, say):
+    write_class_folders(tmp_path / "pictures", {"a": 2})
+    (tmp_path / "pictures/gone.jpg").symlink_to("moved.jpg")
+    found, complaints = say(trained, tmp_path / "pictures", "--json")
+    assert len(found["pictures"]) == 2 and complaints.count("skipped") == 1
+    (odd,) = found["skipped"]
+    assert odd["path"].endswith("pictures/gone.jpg") and "No such file" in odd["reason"]
+
+
 def test_the_exit_status_is_2_only_where_nothing_could_be_classified(
     trained, tmp_path, monkeypatch, capsys
 ):
@@ -292,6 +301,19 @@ def test_a_figure_is_drawn(suffix, start, trained, prepared, tmp_path, say):
     assert out.read_bytes().startswith(start)
     with pytest.raises(ValueError, match=r"ends in \.png"):
         say(trained, folder / "a", "--figure", tmp_path / "drawn.gif")
+
+
+def test_a_figure_overwrites_no_picture(trained, tmp_path, say):
+    """Under whatever name: here a folder's, with a link on the way."""
+    smooth_image(np.random.default_rng(5), 64, 64).save(tmp_path / "own.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = (tmp_path / "own.png").read_bytes()
+    for given in ("own.png", "."):
+        with pytest.raises(ValueError, match=r"own\.png, which is one of the pictures"):
+            say(trained, tmp_path / given, "--figure", tmp_path / "link/own.png")
+    assert (tmp_path / "own.png").read_bytes() == before
+    for _ in range(2):  # a figure of before may be drawn anew
+        say(trained, tmp_path / "own.png", "--figure", tmp_path / "link/drawn.png")
 
 
 @pytest.mark.parametrize("count", [1, 7])

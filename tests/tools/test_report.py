@@ -317,3 +317,8 @@ def test_the_template_is_installed_with_the_command():
     assert "alexnet_dali.tools.report" in config["options"]["packages"].split()
     assert config["options.package_data"]["alexnet_dali.tools.report"].split() == ["report.html"]
     assert (root / "tools/report/report.html").is_file()
+
+
+def test_two_runs_are_for_another_command(trained, tmp_path):
+    with pytest.raises(ValueError, match=r"alexnet figures curves .* other --out"):
+        report.main([str(trained), "other", "--out", str(tmp_path / "page.html")])

@@ -1,5 +1,7 @@
 """The rows of the picture, against what each stage of the pipeline does."""
 
+import csv
+import io
 import os
 
 import numpy as np
@@ -13,6 +15,7 @@ from alexnet_dali.tools import show_batch
 from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.config import load
 from alexnet_dali.train.data import training_loader, training_plan
+from alexnet_dali.train.networks import open_run
 from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.trainer import Trainer
 from tests.feeding import training_plan as plan_of
@@ -89,3 +92,36 @@ def test_a_replayed_step_is_the_batch_that_the_run_was_given(prepared, dataset, 
             assert picture.format == "PNG"
     with pytest.raises(ValueError, match=f"has steps 1 to {plan.num_steps}"):
         show_batch.main([str(run), "--step", "999", "--out", str(tmp_path / "x.png")])
+
+
+@pytest.fixture
+def scored(trained, dataset):
+    """Probabilities [N, 3] of the training images, by `predict` of their files, and labels."""
+    paths = [dataset.train.path(index) for index in range(len(dataset.train))]
+    return paths, open_run(trained, "cpu").predict(paths), dataset.train.labels
+
+
+def test_the_hardest_images_are_listed(trained, scored, tmp_path, capsys):
+    """Those with the least probability for their label, by another command's probabilities."""
+    paths, scores, labels = scored
+    show_batch.main([str(trained), "--worst", "7", "--csv", "--device", "cpu"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    own = scores[np.arange(len(labels)), labels]
+    assert len(rows) == 7
+    for row, index in zip(rows, np.argsort(own), strict=False):
+        place = paths.index(row["path"])
+        assert own[place] == pytest.approx(own[index], abs=1e-6)
+        assert row["label"] == "abc"[labels[place]]
+        assert row["taken_for"] == "abc"[scores[place].argmax()]
+        assert float(row["label_probability"]) == pytest.approx(own[place], abs=1e-6)
+        assert float(row["probability"]) == pytest.approx(scores[place].max(), abs=1e-6)
+    show_batch.main([str(trained), "--worst", "7", "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    for line, row in zip(lines, rows, strict=True):
+        assert line.split()[:2] == [row["path"], row["label"]]
+        assert f"{float(row['label_probability']):.2%}" in line
+    for wrong in (["--csv"], ["--step", "1"]):
+        with pytest.raises(ValueError, match="expected --out"):
+            show_batch.main([str(trained), *wrong])
+    with pytest.raises(ValueError, match="--csv goes with --worst"):
+        show_batch.main([str(trained), "--csv", "--out", str(tmp_path / "x.png")])

@@ -1,4 +1,6 @@
 import errno
+import os
+import pickle
 import random
 import resource
 import signal
@@ -8,10 +10,14 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.columns import Columns
+from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.train.checkpoints import checkpoint, checksum
 from alexnet_dali.train.checkpoints.checkpoint import CheckpointError, VersionError
-from alexnet_dali.train.checkpoints.run_folder import claim, read_config
-from alexnet_dali.train.config import Config
+from alexnet_dali.train.checkpoints.run_folder import Claim, RunFolder, claim, read_config
+from alexnet_dali.train.config import Config, to_dict
+from alexnet_dali.train.parallel.ranks import Ranks
 
 
 def state(step):
@@ -211,6 +217,104 @@ def test_the_checkpoint_before_a_damaged_one_is_used(damage, tmp_path):
     found.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound"):
         checkpoint.newest_sound(tmp_path)
+
+
+def test_a_disk_that_fails_for_a_moment_damages_no_checkpoint(tmp_path, monkeypatch):
+    """The one before would be another run; where the disk fails for good, nothing is resumed."""
+    for step in (1, 2):
+        checkpoint.save(tmp_path, state(step), keep=2)
+    errors = [OSError(errno.EIO, os.strerror(errno.EIO)), OSError(errno.ESTALE, "stale")]
+    sound = checksum.damage
+
+    def fails_twice(path):
+        if errors:
+            raise errors.pop()
+        return sound(path)
+
+    monkeypatch.setattr(checksum, "damage", fails_twice)
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0.01)
+    found, _, damaged = checkpoint.newest_sound(tmp_path)
+    assert found.name == "step-0000000002.pt" and not damaged and not errors
+    monkeypatch.setattr(checkpoint, "_DISK", 0.05)
+    errors += [OSError(errno.EIO, os.strerror(errno.EIO))] * 100
+    with pytest.raises(OSError, match=r"step-0000000002\.pt can't be read .*rerun the command"):
+        checkpoint.newest_sound(tmp_path)
+
+
+@pytest.fixture
+def folders(dataset, tmp_path):
+    """The run's folder as the main rank sees it, and as another rank does."""
+    columns = Columns.whole(2)
+    return [
+        RunFolder(tmp_path / "run", dataset, 3, Ranks(rank, 2, torch.device("cpu"), 1, columns))
+        for rank in range(2)
+    ]
+
+
+@pytest.fixture
+def saved(dataset, tmp_path):
+    """A run's folder with checkpoints of a tiny network, after steps 1 and 2."""
+    model = AlexNet(ModelConfig(**SMALL), 3, 56)
+    weights = {"model": model.full_state(), "momentum": model.full_state()}
+    for step in (1, 2):
+        about = {"config": to_dict(Config()), "dataset": dataset.fingerprint}
+        checkpoint.save(tmp_path / "run/checkpoints", state(step) | weights | about, keep=2)
+    return model
+
+
+SMALL = {"kernels": [8, 12, 16, 16, 12], "conv1_size": 5, "conv1_stride": 2, "fc_width": 24}
+
+
+def test_all_ranks_open_the_checkpoint_that_the_main_rank_has_checked(saved, folders, monkeypatch):
+    """Another rank lists nothing, reads no byte that it does not need, and sees the file late."""
+    main, other = folders
+    claims = [folder.claim(Config()) for folder in folders]
+    assert main.resume(claims, saved)["step"] == 2
+    main.release()
+
+    def not_here(path):
+        raise AssertionError("a rank lists the folder, or checks the whole file")
+
+    for name in ("_all", "load"):
+        monkeypatch.setattr(checkpoint, name, not_here)
+    monkeypatch.setattr(checksum, "damage", not_here)
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0.01)
+    path = main._checkpoints / "step-0000000002.pt"
+    seen, path_there = [], path.with_suffix(".late")
+    path.rename(path_there)
+
+    def sleep(seconds):
+        seen.append(seconds)
+        if len(seen) == 3:
+            path_there.rename(path)
+
+    monkeypatch.setattr(checkpoint.time, "sleep", sleep)
+    assert other.resume(claims, saved)["step"] == 2 and len(seen) == 3
+
+
+@pytest.mark.parametrize("there", ["nothing", "another checkpoint"])
+def test_a_rank_with_another_folder_says_so(there, saved, folders, monkeypatch):
+    main, other = folders
+    claims = [folder.claim(Config()) for folder in folders]
+    main.release()
+    path = main._checkpoints / "step-0000000002.pt"
+    path.unlink()
+    if there == "another checkpoint":
+        checkpoint.save(
+            path.parent, checkpoint.load(checkpoint.newest(path.parent)) | {"step": 2}, 2
+        )
+    monkeypatch.setattr(checkpoint, "_SERVER", 0.0)
+    with pytest.raises(CheckpointError, match=r"run\.dir must be the same folder on every machine"):
+        other.resume(claims, saved)
+
+
+def test_every_rank_raises_what_the_main_rank_was_refused_for(folders, saved, tmp_path):
+    """In its kind: a full disk may pass, and torchrun starts the ranks again."""
+    for error in (OSError(errno.ENOSPC, "No space left"), ValueError("in use")):
+        claims = pickle.loads(pickle.dumps([Claim("x", error), Claim("x")]))
+        for folder in folders:
+            with pytest.raises(type(error), match=str(error.args[-1])):
+                folder.resume(claims, saved)
 
 
 def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(tmp_path):

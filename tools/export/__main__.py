@@ -11,6 +11,8 @@ card: how to load it, what it was trained on, how often it is wrong.
 """
 
 import argparse
+import sys
+from keyword import iskeyword
 from pathlib import Path
 
 import torch
@@ -99,6 +101,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(
             f"--out is {args.out}; expected a name that ends in {_SUFFIXES[args.to]} for "
             f"--to {args.to}"
+        )
+    name = Path(args.out).stem
+    hides = name in sys.stdlib_module_names or name == "torch"
+    if args.to == "module" and (not name.isidentifier() or iskeyword(name) or hides):
+        raise ValueError(
+            f"--out is {args.out}, which Python could not import, or would import in place of its "
+            "own module; expected letters, digits and _, such as alexnet_2012.py"
         )
     if args.preprocessing and args.to != "onnx":
         raise ValueError("--preprocessing goes with --to onnx; the module has it in any case")

@@ -11,6 +11,7 @@ class is taken for right.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
                 "torchrun"
             )
         network = open_network(Path(args.run), ranks.device)
-        how = _How(args.views, args.batch_size, bool(args.figure))
+        how = _How(args.views, args.batch_size, bool(args.figure), args.figure)
         answers, odd = _classify_all(network, ranks, args.pictures, how)
     if not answers:
         raise ValueError("no picture could be classified")
@@ -99,11 +100,12 @@ def figure(
 
 
 class _How(NamedTuple):
-    """How pictures are classified; with squares, to be drawn."""
+    """How pictures are classified; with squares, to be drawn into the file `figure`."""
 
     views: int
     batch_size: int = 128
     with_squares: bool = True
+    figure: str | None = None
 
 
 def _classify_all(
@@ -111,6 +113,7 @@ def _classify_all(
 ) -> tuple[list[Answer], list[Skipped]]:
     """Answers in the order in which pictures were named, and what was skipped."""
     found, odd, remarks = find(pictures, network.classes)
+    _check_figure(how.figure, found)
     for remark in remarks:
         print(remark, file=sys.stderr)
     _complain(odd)
@@ -143,6 +146,17 @@ def _classify(
                     answers[place] = Answer.of(part.known[place], scores[row].cpu().numpy(), square)
     skipped = [(part.known[place].path, reason) for place, reason in odd.items()]
     return [answers[place] for place in sorted(answers)], skipped
+
+
+def _check_figure(figure: str | None, found: list[Pictures]) -> None:
+    """ValueError where the figure would overwrite one of the pictures."""
+    if not figure or not os.path.exists(figure):
+        return
+    for picture in (picture for pictures in found for picture in pictures.known):
+        if os.path.exists(picture.path) and os.path.samefile(picture.path, figure):
+            raise ValueError(
+                f"--figure is {figure}, which is one of the pictures; choose another file"
+            )
 
 
 def _complain(odd: list[Skipped]) -> None:

@@ -123,11 +123,18 @@ def _percent(rate: float, digits: int = 1) -> str:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = command_line("alexnet report", __doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("others", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the RUN)")
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page to write")
     devices = ["auto", "cpu", "cuda"]
     parser.add_argument("--device", choices=devices, default="auto", help="to compute on (auto)")
     args = parser.parse_args(argv)
+    if args.others:
+        runs = shlex.join([args.run, *args.others])
+        raise ValueError(
+            f"found {1 + len(args.others)} runs, and a report shows one; to compare them: "
+            f"alexnet figures curves {runs} --out curves.png"
+        )
     if Path(args.out).suffix != ".html":
         raise ValueError(f"--out is {args.out}; expected a name that ends in .html")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

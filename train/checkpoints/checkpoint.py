@@ -8,21 +8,32 @@ import math
 import os
 import re
 import shutil
+import socket
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.pipeline.system.faults import the_disks_own
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.checkpoints import checksum
 from alexnet_dali.train.checkpoints.content import FORMAT, TARGETS, what_is_wrong
 
 BEST = "best.pt"
 """The name of the checkpoint of the epoch with the lowest validation error."""
+
+_DISK, _SERVER, _PAUSE = 10.0, 90.0, 1.0
+"""Seconds in which a file that can't be read is tried again, and between two attempts. A server may
+show other machines a new one a minute late."""
+
+T = TypeVar("T")
 
 _HEADER = {"format": FORMAT, "targets": TARGETS}
 _OURS = {"step", "model", "momentum"}
@@ -169,12 +180,12 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint that can be trusted, its state, and why newer ones can't, if any.
 
     None where there is no checkpoint; CheckpointError where all of them are damaged, or one of them
-    is of another version.
+    is of another version; OSError where the disk or its server fails.
     """
     damaged: list[str] = []
     for path in reversed(_all(folder)):
         try:
-            return path, load(path), damaged
+            return path, patiently(partial(load, path), OSError, _DISK), damaged
         except VersionError:
             raise
         except CheckpointError as error:
@@ -186,10 +197,48 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     )
 
 
+def identity(path: Path) -> bytes:
+    """The checksum of all checksums in a checkpoint, as no other one has it."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
+
+
+def load_checked(path: Path, expected: bytes) -> dict[str, Any]:
+    """The state of the checkpoint that another process has checked, by its identity.
+
+    Its bytes are read as they are needed. CheckpointError where it is not there.
+    """
+
+    def read() -> dict[str, Any]:
+        if identity(path) != expected:
+            raise OSError(errno.ESTALE, "another checkpoint has its name")
+        return _read(path)
+
+    try:
+        return patiently(read, Exception, _SERVER)
+    except Exception as error:  # zipfile and torch raise many kinds
+        raise CheckpointError(
+            f"{path}, which rank 0 has read, can't be read on {socket.gethostname()} ({error}); "
+            "run.dir must be the same folder on every machine"
+        ) from error
+
+
+def patiently(read: Callable[[], T], failure: type[Exception], seconds: float) -> T:
+    """What `read` gives; after a `failure` it is tried again, for so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return read()
+        except failure:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE)
+
+
 def load(path: Path) -> dict[str, Any]:
     """The state that `save` was given, on the CPU; CheckpointError for any other file.
 
-    Every byte is checked against its checksum.
+    Every byte is checked against its checksum. OSError where the disk or its server fails.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; expected a checkpoint's file")
@@ -198,18 +247,25 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: no such file; expected a checkpoint such as runs/NAME/checkpoints/step-*.pt"
         )
     try:
-        return _load(path)
+        if damage := checksum.damage(path):
+            raise CheckpointError(f"{path}: {damage}")
+        return _read(path)
     except CheckpointError:
         check_origin(path)
         raise
+    except OSError as error:
+        raise OSError(
+            f"{path} can't be read ({error.strerror}): its disk, or the server, fails; rerun the "
+            "command to try again"
+        ) from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if damage := checksum.damage(path):
-        raise CheckpointError(f"{path}: {damage}")
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for a file that is not its own
+        if the_disks_own(error):
+            raise
         raise CheckpointError(
             f"{path}: not a checkpoint of this project, or damaged ({type(error).__name__})"
         ) from error

@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from alexnet_dali.pipeline.system.faults import the_disks_own
+
 _LENGTHS_AT, _HEADER = 26, 30
 """Of a member's header, in bytes: where the lengths of name and extra field are, and its own."""
 
@@ -28,7 +30,10 @@ def seal(file: BinaryIO) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with the file's bytes; empty where each is as it was written."""
+    """What is wrong with the file's bytes; empty where each is as it was written.
+
+    OSError where the disk fails.
+    """
     if wrong := damage_of_members(path):
         return wrong
     try:
@@ -43,6 +48,8 @@ def damage(path: Path) -> str:
             same = file.read() == sealed
             return "" if same else "damaged (the checksum of its directory differs)"
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        if the_disks_own(error):
+            raise
         return f"damaged ({error})"
 
 
@@ -63,6 +70,8 @@ def damage_of_members(path: Path) -> str:
             bad = archive.testzip()
             return f"damaged (the checksum of {bad} differs)" if bad is not None else ""
     except Exception as error:  # zipfile raises many kinds for a file that is damaged
+        if the_disks_own(error):
+            raise
         return f"damaged or cut short ({error})"
 
 

@@ -4,7 +4,7 @@ One process at a time writes to it, and what was trained stays true.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from filelock import FileLock
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.system.faults import advice
 from alexnet_dali.pipeline.system.files import atomic_write, locked
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.checkpoint import Best, CheckpointError
@@ -25,10 +24,18 @@ from alexnet_dali.train.parallel.ranks import Ranks
 _LOCK = ".lock"
 
 
+class Claim(NamedTuple):
+    """What a rank says of the run's folder."""
+
+    data: str  # the fingerprint of its images
+    refused: Exception | None = None  # the main rank's: why it can't have the folder
+    chosen: tuple[str, bytes] | None = None  # and the newest sound checkpoint: name and identity
+
+
 class RunFolder:
     """A run's own folder: it resumes from its checkpoints and adds to them.
 
-    Every rank reads them; the main rank claims the folder and writes.
+    The main rank claims it, writes, and chooses the checkpoint that all ranks open.
     """
 
     def __init__(self, path: Path, dataset: Dataset, steps_per_epoch: int, ranks: Ranks) -> None:
@@ -36,23 +43,29 @@ class RunFolder:
         self._path, self._checkpoints = path, path / "checkpoints"
         self._dataset, self._steps_per_epoch, self._ranks = dataset, steps_per_epoch, ranks
         self._lock: FileLock | None = None
+        self._saved: dict[str, Any] | None = None
         self.best = Best()
         self._saved_step, self._saved_at = -1, time.monotonic()
 
-    def claim(self, config: Config) -> tuple[str, str, str]:
-        """Claim it for the run of `config`; every rank must call it.
+    def claim(self, config: Config) -> Claim:
+        """Claim it for the run of `config`, and read the checkpoint that it resumes from.
 
-        Returns what agreement.check_folder compares: why it is refused, or an empty string, the
-        newest checkpoint's name, and the data's fingerprint.
+        The main rank does; others say which images they have.
         """
-        refused = ""
-        if self._ranks.is_main:
-            try:
-                self._lock = claim(self._path, config)
-            except (ValueError, OSError) as error:
-                refused = f"{error}{advice(error)}"
-        newest = self.newest()
-        return refused, newest.name if newest else "", self._dataset.fingerprint
+        data = self._dataset.fingerprint
+        if not self._ranks.is_main:
+            return Claim(data)
+        try:
+            self._lock = claim(self._path, config)
+            found = checkpoint.newest_sound(self._checkpoints)
+            if found is None:
+                return Claim(data)
+            path, self._saved, damaged = found
+            for remark in damaged:
+                self._ranks.say(f"warning: {remark}; the run resumes from {path.name} instead")
+            return Claim(data, chosen=(path.name, checkpoint.identity(path)))
+        except (ValueError, OSError) as error:
+            return Claim(data, error)
 
     def release(self) -> None:
         """Let others claim it."""
@@ -63,17 +76,20 @@ class RunFolder:
         """The checkpoint of the highest step."""
         return checkpoint.newest(self._checkpoints)
 
-    def resume(self, model: AlexNet) -> dict[str, Any] | None:
-        """What the newest sound checkpoint holds for `model`; None where there is none.
+    def resume(self, of_ranks: Sequence[Claim], model: AlexNet) -> dict[str, Any] | None:
+        """What the checkpoint that the main rank has chosen holds for `model`; None without one.
 
-        CheckpointError where it is of other images or of another network, or all are damaged.
+        ValueError or OSError where it has refused the folder. CheckpointError where the checkpoint
+        is of other images or of another network, or can't be opened here.
         """
-        found = checkpoint.newest_sound(self._checkpoints)
-        if found is None:
+        _, refused, chosen = of_ranks[0]
+        if refused is not None:
+            raise refused
+        if chosen is None:
             return None
-        path, saved, damaged = found
-        for remark in damaged:
-            self._ranks.say(f"warning: {remark}; the run resumes from {path.name} instead")
+        path = self._checkpoints / chosen[0]
+        saved = self._saved or checkpoint.load_checked(path, chosen[1])
+        self._saved = None
         if saved["dataset"] != self._dataset.fingerprint:
             raise CheckpointError(
                 f"{path} was trained on other images than {self._dataset.folder} holds; "

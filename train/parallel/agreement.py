@@ -37,29 +37,13 @@ def check_options(of_ranks: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def check_folder(of_ranks: Sequence[tuple[str, str, str]]) -> None:
-    """Before anything is loaded: ValueError unless the main rank has the run's folder.
-
-    Each rank gives why it has not, or an empty string, its newest checkpoint, and its data's
-    fingerprint. All must see the same checkpoint and data.
-    """
-    refused = of_ranks[0][0]
-    if refused:
-        raise ValueError(refused)
-    _check_same([f"{where or 'no checkpoint'} and data {data[:8]}" for _, where, data in of_ranks])
-
-
-def check_first_step(of_ranks: Sequence[int]) -> None:
-    """ValueError unless every rank begins at the same step."""
-    _check_same([f"step {step}" for step in of_ranks])
-
-
-def _check_same(found: list[str]) -> None:
-    if len(set(found)) > 1:
-        listed = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found))
+def check_data(of_ranks: Sequence[str]) -> None:
+    """ValueError unless every rank has the same data, by its fingerprint."""
+    if len(set(of_ranks)) > 1:
+        listed = "; ".join(f"rank {rank}: {data[:8]}" for rank, data in enumerate(of_ranks))
         raise ValueError(
-            f"the ranks do not begin at the same step of the same data: found {listed}; "
-            "run.dir and data.root must be the same folders on every machine"
+            f"the ranks do not have the same data: found {listed}; data.root must hold the same "
+            "prepared images on every machine"
         )
 
 

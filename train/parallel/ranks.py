@@ -3,15 +3,17 @@
 Nothing else reads torchrun's environment.
 """
 
+import json
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -276,5 +278,15 @@ def report_error(error: Exception) -> int:
     """
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed, too
-    print(f"error: {printable(str(error))}{advice(error)}", file=sys.stderr, flush=True)
+    message = f"error: {printable(str(error))}{advice(error)}"
+    print(message, file=sys.stderr, flush=True)
+    note = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if note:  # torchrun's report quotes the message; tools/launch.py reads the rest
+        about = {"py_callstack": message, "timestamp": int(time.time())}
+        content = {
+            "message": {"message": message, "extraInfo": about},
+            "refused": isinstance(error, ValueError),
+        }
+        with suppress(OSError):
+            Path(note).write_text(json.dumps(content))
     return 2

@@ -149,6 +149,22 @@ def matching(path: Path) -> list[Path]:
     return found
 
 
+def class_tree(tree: Tree) -> Tree:
+    """The tree whose top folders are classes: see step_inside.
+
+    DatasetError where a link at its top leads nowhere: a class may not be lost without a word.
+    """
+    tree = step_inside(tree)
+    for name in tree.names if tree.places is None else ():
+        path = tree.root / name
+        if "/" not in name and path.is_symlink() and not os.path.exists(path):
+            raise DatasetError(
+                f"{tree.root}: {name} is a link to {os.readlink(path)}, which is not there; mend "
+                "the link, or remove it"
+            )
+    return tree
+
+
 def step_inside(tree: Tree) -> Tree:
     """The tree of the one folder on top, if it holds folders; else the tree itself.
 
@@ -274,7 +290,6 @@ def _of_folder(root: Path) -> Tree:
                 skipped.append(name)
             # Unlike entry.is_dir(), no error for a link that leads nowhere or in a circle
             elif not os.path.isdir(entry.path):
-                _check_link(root, name, entry)
                 names.append(name)
             # Links to folders are followed, but into none twice for one class.
             elif (real := (name.split("/")[0], os.path.realpath(entry.path))) not in seen:
@@ -282,15 +297,6 @@ def _of_folder(root: Path) -> Tree:
                 folders.append(name)
                 waiting.append(name)
     return Tree(root, root, sorted(names), None, sorted(folders), skipped=sorted(skipped))
-
-
-def _check_link(root: Path, name: str, entry: os.DirEntry[str]) -> None:
-    """A link at the top would be a class, which may not be lost without a word."""
-    if "/" not in name and entry.is_symlink() and not os.path.exists(entry.path):
-        raise DatasetError(
-            f"{root}: {name} is a link to {os.readlink(entry.path)}, which is not there; mend the "
-            "link, or remove it"
-        )
 
 
 def _top_of_what_is_skipped(name: str) -> str:
