@@ -31,6 +31,9 @@ class DataLoader:
     soon as it is let go of.
     """
 
+    batch_sampler: None = None
+    """Frameworks that find a `sampler` look for it, too."""
+
     def __init__(
         self,
         folder: str | Path | Dataset,

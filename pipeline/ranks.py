@@ -30,7 +30,7 @@ def find(rank: int | None, world_size: int | None) -> tuple[int, int]:
         if os.environ.get(name, "1") not in ("", "0", "1"):
             raise ValueError(
                 f"{name} is {os.environ[name]}, but the ranks have not joined, and each would read "
-                "the same data: call torch.distributed.init_process_group first, or give rank and "
+                "the same data: first call torch.distributed.init_process_group, or give rank and "
                 "world_size (0 and 1 where this process reads alone)"
             )
     return 0, 1
