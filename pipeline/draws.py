@@ -34,6 +34,8 @@ class Draws:
 
     def of_views(self, count: int) -> "Draws":
         """The draws of `count` views of each row, one after the other."""
+        if count == 1:
+            return self
         places = (self._places[:, None] * count + np.arange(count)).ravel()
         return Draws(self._seed, self.epoch, places, self._scope)
 

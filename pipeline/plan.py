@@ -163,13 +163,17 @@ class EpochPlan:
         """See Plan."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         share = self._num_images // num_shards
-        firsts = np.arange(step_in_epoch, step_in_epoch + count) * self._num_images
-        own, rows = np.full(count, share), np.arange(share)
+        firsts = np.arange(step_in_epoch, step_in_epoch + count)[:, None] * self._num_images
         if self._evenly:
             own = np.minimum(share, -((firsts - self._length) // num_shards))
-        places = ((firsts + shard * own)[:, None] + rows).ravel()
-        valid = (rows < own[:, None]).ravel() if self._evenly else places < self._length
-        indices = self._orders.of(epoch)[np.where(valid, places % self._length, 0)]
+            places = (firsts + shard * own + np.arange(share)).ravel()
+            valid = (np.arange(share) < own).ravel()
+            shown = places % self._length
+        else:
+            places = (firsts + (shard * share + np.arange(share))).ravel()
+            valid = places < self._length
+            shown = np.where(valid, places, 0)
+        indices = self._orders.of(epoch)[shown]
         if replaced is not None:
             indices = replaced(indices)
         views, sizes = self._crops.views, self._sizes[indices]
