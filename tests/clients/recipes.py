@@ -21,7 +21,7 @@ from tests.images import prepare
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/pipeline.md").read_text()
-GLOBAL_BATCH_SIZE, EPOCHS, PER_EPOCH = 8, 3, 5
+GLOBAL_BATCH_SIZE, EPOCHS, PER_EPOCH = 8, 2, 5
 BEFORE = '''
 import json, os, sys
 from pathlib import Path
@@ -86,17 +86,15 @@ model = timm.create_model("test_resnet", num_classes=2)
 optimizer = torch.optim.SGD(model.parameters(), 0.01)
 """,
 }
-LAUNCHERS = {
-    "Accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
-    "others": [],
-}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+LAUNCHERS = {"Accelerate": [*TORCHRUN, "--nproc_per_node=2"]}  # its own starts one on a CPU
+"""The others start their own processes."""
 
 
 def recipe(name):
-    """The lines of the docs, for a small folder and few epochs."""
+    """The lines of the docs."""
     (block,) = re.findall(rf"^### {name}\n\n((?:    .*\n|\n)+)", DOCS, re.MULTILINE)
-    code = "\n".join(line[4:] for line in block.splitlines())
-    return re.sub(r"\b90\b", 'int(os.environ["EPOCHS"])', code).replace("=256", "=8")
+    return "\n".join(line[4:] for line in block.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +102,12 @@ def folder(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("clients"), {"a": 21, "b": 21}, {"a": 3, "b": 4})
 
 
-def run(name, folder, work, *, epochs=EPOCHS, start=0, stop_at=-1):
-    """Run the recipe in `work`; what was read there so far: (rank, step, images)."""
-    code = recipe(name).replace("/prepared/imagenet", "prepared/imagenet")
-    code = code.replace("prepared/imagenet", str(folder))
+def run(name, folder, work, *, code=None, epochs=EPOCHS, start=0, stop_at=-1):
+    """Run a recipe in `work`, small and short; all that was read there: (rank, step, images)."""
+    code = re.sub(r"\b90\b", 'int(os.environ["EPOCHS"])', code or recipe(name))
+    code = re.sub("/?prepared/imagenet", str(folder), code).replace("=256", "=8")
     (work / "recipe.py").write_text(f"{BEFORE}{BEFORE_A.get(name, '')}\n{code}")
-    words = [sys.executable, *LAUNCHERS.get(name, LAUNCHERS["others"]), "recipe.py"]
+    words = [sys.executable, *LAUNCHERS.get(name, []), "recipe.py"]
     environment = os.environ | {
         "START": str(start),
         "STOP_AT": str(stop_at),
@@ -117,7 +115,7 @@ def run(name, folder, work, *, epochs=EPOCHS, start=0, stop_at=-1):
         "NOTES": str(work / "notes"),
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
-        "RAY_TRAIN_V2_ENABLED": "1",
+        "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
@@ -185,6 +183,22 @@ def test_lightning_resumes_in_mid_epoch(folder, tmp_path, monkeypatch):
         lines = path.read_text().splitlines()
         path.write_text("".join(line + "\n" for line in lines[:6]))  # the checkpoint is of step 6
     found, expected = together(run("Lightning", folder, tmp_path)), plain(folder)
+    assert found.keys() == expected.keys()
+    assert all(found[step] == pytest.approx(expected[step], abs=1e-9) for step in expected)
+
+
+def test_accelerates_notebook_launcher_forks_a_loader(folder, tmp_path):
+    code = """
+from accelerate import debug_launcher
+train = DataLoader("prepared/imagenet", global_batch_size=256)
+def loop():
+    from accelerate import Accelerator
+    Accelerator()
+    while train.epoch < 90:
+        list(train)
+debug_launcher(loop, num_processes=2)
+"""
+    found, expected = together(run("Accelerate's", folder, tmp_path, code=code)), plain(folder)
     assert found.keys() == expected.keys()
     assert all(found[step] == pytest.approx(expected[step], abs=1e-9) for step in expected)
 
