@@ -116,6 +116,7 @@ def run(name, folder, work, *, code=None, epochs=EPOCHS, start=0, stop_at=-1):
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_USE_CPU": "true",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # machines may be busy
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
