@@ -3,12 +3,15 @@
 # make check       lint, types and all tests, as CI runs them: those that take long, too
 # make rehearse    those of the tests that emulate machines with GPUs
 # make faults      breaks real runs in every way that is known, and prints what was lost (half an hour)
+# make clients     Lightning, Accelerate, fastai, Ray and timm by the lines of docs/pipeline.md, in .clients
 # make gpu-check   on a machine with GPUs: the tests for them and every benchmark (DATA=DIR: prepared photographs)
 #
 # Each sets up .venv by itself. TORCH is what pip installs as PyTorch: by default the version that was tried, which
 # brings CUDA along (2.7 GB to download). PyTorch's own index has a build for CPUs (0.2 GB), enough without a GPU:
 #
 #   make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+#
+# `make clients` needs a torchvision beside it: TORCH='torch==2.14.1 torchvision==0.29.1'.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -19,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
 export PIP_USER := 0
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test rehearse check faults gpu-check clean
+.PHONY: demo test rehearse check faults clients gpu-check clean
 
 demo: .venv/demo
 	$(BIN)/alexnet demo $(if $(DATA),--data "$(DATA)")
@@ -39,11 +42,14 @@ check: .venv/installed build/alexnet_dali
 faults: .venv/installed
 	$(BIN)/alexnet faults
 
+clients: .clients/installed
+	.clients/bin/pytest -q -rA tests/clients/recipes.py
+
 gpu-check: .venv/installed build/alexnet_dali
 	$(BIN)/alexnet gpu-check $(if $(DATA),--data "$(DATA)")
 
 clean:
-	rm -rf .venv .demo build
+	rm -rf .venv .clients .demo build
 
 # For mypy, which does not see an editable installation.
 build/alexnet_dali:
@@ -52,12 +58,13 @@ build/alexnet_dali:
 
 .venv/demo: EXTRA = plots
 .venv/installed: EXTRA = dev
-.venv/demo .venv/installed: setup.cfg pyproject.toml
+.clients/installed: EXTRA = clients
+.venv/demo .venv/installed .clients/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2> /dev/null || { \
 		echo "error: found $(PYTHON), $$($(PYTHON) --version 2>&1); expected Python 3.11 to 3.14, with venv" \
 		"(Debian and Ubuntu: apt install python3-venv). Choose one: make PYTHON=python3.12 ..." >&2; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install $(TORCH)
+	$(@D)/bin/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	touch $@

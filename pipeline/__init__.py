@@ -1,4 +1,4 @@
-"""Images on disk to batches on a device: DALI and numpy, no networks, no ranks.
+"""Images on disk to batches on a device: DALI and numpy, no networks, no collectives.
 
 `from alexnet_dali.pipeline import DataLoader` is the public API: docs/pipeline.md. Its names are
 imported when they are asked for: commands that need no DALI start without it.

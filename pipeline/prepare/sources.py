@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import look
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, check_not_parts, open_tree
+from alexnet_dali.pipeline.prepare.archives.tree import (
+    ARCHIVES,
+    Tree,
+    check_not_parts,
+    class_tree,
+    open_tree,
+)
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
