@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.decode import look
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.archives.tree import ARCHIVES, Tree, open_tree, step_inside
 from alexnet_dali.pipeline.prepare.columns import Indices, Names, Places
 from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
-from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
+from alexnet_dali.pipeline.prepare.labels.files import is_image_name
+from alexnet_dali.pipeline.prepare.labels.label_file import UNLABELLED, read_labels
 from alexnet_dali.pipeline.prepare.names import same, some
 from alexnet_dali.pipeline.reading.archives import read
 
@@ -291,8 +293,24 @@ def _label_by_file(tree: Tree, path: Path, classes: list[str]) -> tuple[Source, 
     ]
     if not taken:
         raise DatasetError(f"{tree.path}: expected images, found no file")
-    labels = read_labels(path, tree.path, [tree.names[i] for i in taken], classes)
-    return replace(source.take(taken), labels=np.array(labels)), tree.remarks()
+    found = source.take(taken)
+    labels, remarks = read_labels(
+        path, tree.path, list(found.names), classes, lambda index: _is_image(found, index)
+    )
+    indices = np.array(labels)
+    labelled = np.flatnonzero(indices != UNLABELLED)
+    return replace(found.take(labelled), labels=indices[labelled]), tree.remarks() + remarks
+
+
+def _is_image(source: Source, index: int) -> bool:
+    """By its name's end, or else by its header."""
+    if is_image_name(source.names[index]):
+        return True
+    try:
+        look(source.content(index))
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
 
 
 def _remarks(tree: Tree) -> list[str]:

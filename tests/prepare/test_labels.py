@@ -51,13 +51,13 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_label_files_of_every_form_are_read(form, tmp_path):
     path = write(tmp_path / "labels", **form)
-    assert read_labels(path, tmp_path, NAMES, CLASSES) == RIGHT
+    assert read_labels(path, tmp_path, NAMES, CLASSES).indices == RIGHT
 
 
 def test_names_match_whichever_way_their_accents_are_written(tmp_path):
     """NFC writes é as one character, NFD (macOS) as two."""
     path = write(tmp_path / "labels", [("e\u0301te\u0301.jpg", "n02"), ("b.jpg", "n01")])
-    assert read_labels(path, tmp_path, ["\u00e9t\u00e9.jpg", "b.jpg"], CLASSES) == [1, 0]
+    assert read_labels(path, tmp_path, ["\u00e9t\u00e9.jpg", "b.jpg"], CLASSES).indices == [1, 0]
 
 
 def beside(column):
@@ -76,7 +76,7 @@ HEADED = {
 @pytest.mark.parametrize("heading, rows", HEADED.values(), ids=HEADED)
 def test_the_label_is_the_column_that_is_called_so_or_holds_classes(heading, rows, tmp_path):
     path = write(tmp_path / "labels", rows, ",", heading)
-    assert read_labels(path, tmp_path, NAMES, CLASSES) == RIGHT
+    assert read_labels(path, tmp_path, NAMES, CLASSES).indices == RIGHT
 
 
 def test_a_list_with_several_columns_of_numbers_is_refused_unless_one_is_called_label(tmp_path):
@@ -117,7 +117,7 @@ def test_a_label_file_of_no_text_is_refused(tmp_path):
 def test_a_name_that_could_be_two_files_needs_its_folder(tmp_path):
     names = ["a/1.jpg", "b/1.jpg"]
     path = write(tmp_path / "labels", [("a/1.jpg", "n01"), ("b/1.jpg", "n02")])
-    assert read_labels(path, tmp_path, names, CLASSES) == [0, 1]
+    assert read_labels(path, tmp_path, names, CLASSES).indices == [0, 1]
     path = write(tmp_path / "labels", [("1.jpg", "n01"), ("b/1.jpg", "n02")])
     with pytest.raises(DatasetError, match=r"1\.jpg could be several files"):
         read_labels(path, tmp_path, names, CLASSES)
@@ -132,7 +132,7 @@ def test_the_kit_of_2010_gives_labels_and_names(tmp_path):
     (data / "ILSVRC2010_validation_ground_truth.txt").write_text("2\n2\n3\n3\n1\n1\n")
     names = [f"ILSVRC2010_val_{number:08d}.JPEG" for number in range(1, 7)]
     kit = tmp_path / "devkit-1.0"
-    assert read_labels(kit, tmp_path, names, CLASSES) == RIGHT
+    assert read_labels(kit, tmp_path, names, CLASSES).indices == RIGHT
     assert find_names(tmp_path, kit, CLASSES) == ["tench", "goldfish", "shark"]
 
 
