@@ -1,7 +1,7 @@
 """The prepared folder, which tools/prep_imagenet.py writes and training reads.
 
-train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too; the label
-                      is -1 where targets are not classes
+train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too; label -1
+                      where targets are not classes
 sizes.npz             by list: sizes, labels, targets, and spans of images inside archives or
                       lengths of files (ImageList)
 classes.txt           classes (folders); line k is label k. Names of numbers where those are targets
@@ -9,8 +9,8 @@ names.txt             what people call them, in the same order
 stats.npz             see PixelStats
 rejected.txt          files that could not be used: path, tab, reason
 converted.txt         files that were converted for the store: path, tab, what was odd
-dataset.yaml          format, targets (see TARGETS), roots (relative ones are in this folder), counts,
-                      fingerprint, origin
+dataset.yaml          format, targets (see TARGETS), roots (relative ones are in this folder),
+                      counts, fingerprint, origin
 """
 
 import hashlib
@@ -198,7 +198,9 @@ class Dataset:
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
-            _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes), kind)
+            _read_list(
+                folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes), kind
+            )
             for name in ("train", "val")
         )
         names = _read_lines(folder / "names.txt")

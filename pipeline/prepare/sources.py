@@ -33,6 +33,7 @@ class Source:
 
     Names are sorted within each class. The files are in `root`, or in archives there: then they
     have `places`, and `inside` is the folder of the archives that the names are relative to.
+    `targets` are those of dataset.ImageList.
     """
 
     root: Path
@@ -40,6 +41,7 @@ class Source:
     labels: NDArray[np.int64]
     places: Places | None = None
     inside: str = ""
+    targets: NDArray[np.bool_ | np.float32] | None = None
 
     @classmethod
     def of(
@@ -86,6 +88,7 @@ class Source:
             names=self.names.take(indices),
             labels=self.labels[np.asarray(indices, np.int64)],
             places=None if self.places is None else self.places.take(indices),
+            targets=None if self.targets is None else self.targets[np.asarray(indices, np.int64)],
         )
 
     def reading_order(self) -> NDArray[np.int64]:
@@ -105,6 +108,8 @@ class Source:
         yield from (*self.names.parts(), self.labels)
         if self.places is not None:
             yield from (self.places.archives, self.places.rows)
+        if self.targets is not None:
+            yield self.targets
 
 
 class Found(NamedTuple):

@@ -1,6 +1,6 @@
 """A table of which one column names files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alexnet_dali.pipeline.prepare.labels.classes import Classes, number

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from itertools import chain, zip_longest
+from itertools import zip_longest
 
 Columns = list[tuple[str, ...]]
 _MARKS = "\t;,|"
