@@ -1,6 +1,6 @@
 """Which region of an image to show: what recipes of other networks draw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -42,7 +42,8 @@ class RandomResizedCrop:
     """A random share of the image, of a random shape: torchvision's RandomResizedCrop and flip.
 
     The share of the area is uniform in `scale`, the logarithm of width / height is uniform in that
-    of `ratio`. After ten shapes that don't fit, the central crop of the nearest allowed shape.
+    of `ratio`. After ten shapes that don't fit, the central crop of the nearest allowed shape. Each
+    of `views` has a crop and a flip of its own.
     """
 
     size: int = 224
@@ -53,7 +54,7 @@ class RandomResizedCrop:
 
     def __post_init__(self) -> None:
         """ValueError where the options do not go together."""
-        _check(self.size, self.size, self.flip)
+        _check(self.size, self.size, self.flip, self.views)
         for name in ("scale", "ratio"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) or len(value) != 2 or not 0 < value[0] <= value[1]:
@@ -69,6 +70,7 @@ class RandomResizedCrop:
         self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
+        draws, sizes = draws.of_views(self.views), np.repeat(sizes, self.views, axis=0)
         shape = self._nearest_shape(sizes)
         start = (sizes - shape) // 2
         missing = np.arange(len(sizes))
@@ -110,11 +112,11 @@ class CentreCrop:
 
     size: int = 224
     resize: int = 256
-    views: int = 1
+    views: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
         """ValueError where the options do not go together."""
-        _check(self.size, self.resize, 0.0)
+        _check(self.size, self.resize)
 
     def draw(
         self, draws: Draws, sizes: NDArray[np.int32]
@@ -126,7 +128,10 @@ class CentreCrop:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A random square of `size` pixels of the central square of `resize`; a flip (section 4.1)."""
+    """A random square of `size` pixels of the central square of `resize`; a flip (section 4.1).
+
+    Each of `views` has its own.
+    """
 
     size: int = 224
     resize: int = 256
@@ -135,12 +140,13 @@ class RandomCrop:
 
     def __post_init__(self) -> None:
         """ValueError where the options do not go together."""
-        _check(self.size, self.resize, self.flip)
+        _check(self.size, self.resize, self.flip, self.views)
 
     def draw(
         self, draws: Draws, sizes: NDArray[np.int32]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """See Crops."""
+        draws, sizes = draws.of_views(self.views), np.repeat(sizes, self.views, axis=0)
         positions = self.resize - self.size + 1
         corners = np.floor(draws.uniform("crop", 2) * positions)
         return squares(sizes, corners, self.resize, self.size), _flips(draws, self.flip)
@@ -152,11 +158,11 @@ class TenCrops:
 
     size: int = 224
     resize: int = 256
-    views: int = 10
+    views: int = field(default=10, init=False)
 
     def __post_init__(self) -> None:
         """ValueError where the options do not go together."""
-        _check(self.size, self.resize, 0.0)
+        _check(self.size, self.resize)
 
     def draw(
         self, draws: Draws, sizes: NDArray[np.int32]
@@ -189,7 +195,7 @@ def _flips(draws: Draws, share: float) -> NDArray[np.bool_]:
     return draws.uniform("flip", 1)[:, 0] < share
 
 
-def _check(size: int, resize: int, flip: float) -> None:
+def _check(size: int, resize: int, flip: float = 0.0, views: int = 1) -> None:
     if not isinstance(size, int) or not isinstance(resize, int) or not 1 <= size <= resize:
         raise ValueError(
             f"size is {size!r} and resize {resize!r}; expected whole pixels, and a crop that is no "
@@ -197,3 +203,5 @@ def _check(size: int, resize: int, flip: float) -> None:
         )
     if not 0 <= flip <= 1:
         raise ValueError(f"flip is {flip}; expected a share from 0 to 1, such as 0.5")
+    if not isinstance(views, int) or views < 1:
+        raise ValueError(f"views is {views!r}; expected 1 or more")

@@ -32,6 +32,11 @@ class Draws:
         """The draws of some of the rows."""
         return Draws(self._seed, self.epoch, self._places[rows], self._scope)
 
+    def of_views(self, count: int) -> "Draws":
+        """The draws of `count` views of each row, one after the other."""
+        places = (self._places[:, None] * count + np.arange(count)).ravel()
+        return Draws(self._seed, self.epoch, places, self._scope)
+
     def within(self, scope: str) -> "Draws":
         """Draws whose purposes are those of `scope`: no other's numbers are among them."""
         return Draws(self._seed, self.epoch, self._places, f"{scope}: ")

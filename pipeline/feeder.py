@@ -37,6 +37,14 @@ class Batch(NamedTuple):
     labels: Tensor  # [n] int64 class index, or IGNORE_INDEX
 
 
+class IndexedBatch(NamedTuple):
+    """A batch that knows its images."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor  # [n] int64 places in the list, or IGNORE_INDEX
+
+
 class Feeder:
     """The batches of a plan from `first_step` on; the next ones are made while one is used.
 
@@ -57,7 +65,8 @@ class Feeder:
         first_step: int = 0,
         on_bad_image: OnBadImage = stop,
         count_replaced: bool = True,
-        pad: bool = True,
+        pad: bool | str = True,
+        with_index: bool = False,
         augmentations: Sequence[Augmentation] = (),
         seed: int = 0,
     ) -> None:
@@ -65,7 +74,8 @@ class Feeder:
 
         `on_bad_image` is called when a batch is handed out that shows another image in the place of
         a bad one, which is drawn from `seed`. Without `count_replaced`, that row does not count.
-        Rows that do not count are left out; with `pad`, they have the label IGNORE_INDEX.
+        Rows that do not count are left out; with `pad`, they have the label IGNORE_INDEX, and with
+        "evenly" those that were replaced have it.
         """
         self._images, self._plan, self._transform = images, plan, transform
         self._num_threads, self._batch_size = num_threads, plan.batch_size // num_shards
@@ -73,6 +83,7 @@ class Feeder:
         """The step of the next batch."""
         self._on_bad_image = on_bad_image
         self._count_replaced, self._pad = count_replaced, pad
+        self._with_index = with_index
         self._device, self._process = device, os.getpid()
         self._pipeline: graph.Pipeline | None = None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -93,12 +104,12 @@ class Feeder:
         )
         self._begin()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | IndexedBatch]:
         """Batches in order; ResourceError or OSError where a failure is no file's."""
         while self.step < self._plan.num_steps:
             yield self.next()
 
-    def next(self) -> Batch:
+    def next(self) -> Batch | IndexedBatch:
         """The next batch, if the plan has one."""
         check_process(self._process)
         output, step = self._run()
@@ -107,14 +118,17 @@ class Feeder:
             self._on_bad_image(bad)
         samples = step.samples
         counts = samples.valid if self._count_replaced else samples.valid & ~step.replaced
-        labels = torch.from_numpy(
-            np.where(counts, self._images.labels[samples.indices], IGNORE_INDEX)
-        )
+        columns = [self._images.labels[samples.indices]]
+        if self._with_index:
+            columns.append(samples.indices)
+        parts = [torch.from_numpy(np.where(counts, column, IGNORE_INDEX)) for column in columns]
         images = self._take(output)
-        if not self._pad and not counts.all():
-            rows = torch.from_numpy(np.flatnonzero(counts))
-            images, labels = images[self._to_device(rows)], labels[rows]
-        return Batch(images, self._to_device(labels))
+        kept = samples.valid if self._pad == "evenly" else counts
+        if self._pad is not True and not kept.all():
+            rows = torch.from_numpy(np.flatnonzero(kept))
+            images, parts = images[self._to_device(rows)], [part[rows] for part in parts]
+        kind = IndexedBatch if self._with_index else Batch
+        return kind(images, *map(self._to_device, parts))
 
     def close(self) -> None:
         """Free threads and memory; no batch comes any more."""

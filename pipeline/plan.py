@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -125,11 +125,13 @@ class EpochPlan:
         lighting_epochs: int | None = None,
         augmentations: Sequence[Augmentation] = (),
         drop_last: bool = True,
+        evenly: bool = False,
     ) -> None:
         """`batch_size` counts the images of all ranks, not their views.
 
         After `lighting_epochs` all lighting is 0; None means never. Without `drop_last`, an epoch's
-        last batch is filled up with rows that are not valid. ValueError where arguments do not fit.
+        last batch is filled up with rows that are not valid. `evenly`, all shards of it have as
+        many that are, the first images once more among them. ValueError where arguments do not fit.
         """
         if isinstance(crops, type) or not isinstance(crops, Crops):
             raise ValueError(f"crops is {crops!r}; expected one such as RandomResizedCrop(224)")
@@ -138,9 +140,9 @@ class EpochPlan:
         self._sizes, self._crops, self._seed = images.sizes, crops, seed
         self._orders = _Orders(images.labels, order, seed)
         self._lighting_epochs, self._augmentations = lighting_epochs, augmentations
-        self._num_images = batch_size
+        self._num_images, self._evenly = batch_size, evenly
         self.batch_size = batch_size * crops.views
-        self._length = len(self._orders.of(0))
+        self._length = self._orders.length
         steps = self._length // batch_size if drop_last else -(-self._length // batch_size)
         if not steps:
             raise ValueError(
@@ -161,16 +163,20 @@ class EpochPlan:
         """See Plan."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         share = self._num_images // num_shards
-        firsts = np.arange(step_in_epoch, step_in_epoch + count) * self._num_images + shard * share
-        places = (firsts[:, None] + np.arange(share)).ravel()
-        valid = places < self._length
-        indices = self._orders.of(epoch)[np.where(valid, places, 0)]
+        firsts = np.arange(step_in_epoch, step_in_epoch + count) * self._num_images
+        own, rows = np.full(count, share), np.arange(share)
+        if self._evenly:
+            own = np.minimum(share, -((firsts - self._length) // num_shards))
+        places = ((firsts + shard * own)[:, None] + rows).ravel()
+        valid = (rows < own[:, None]).ravel() if self._evenly else places < self._length
+        indices = self._orders.of(epoch)[np.where(valid, places % self._length, 0)]
         if replaced is not None:
             indices = replaced(indices)
         views, sizes = self._crops.views, self._sizes[indices]
-        boxes, mirrored = self._crops.draw(Draws(self._seed, epoch, places), sizes)
+        draws = Draws(self._seed, epoch, places)
+        boxes, mirrored = self._crops.draw(draws, sizes)
         _check_boxes(self._crops, boxes, mirrored, np.repeat(sizes, views, axis=0))
-        draws = Draws(self._seed, epoch, (places[:, None] * views + np.arange(views)).ravel())
+        draws = draws.of_views(views)
         return Samples(
             np.repeat(indices, views),
             boxes,
@@ -224,15 +230,24 @@ class _Orders:
     def __init__(self, labels: NDArray[np.int64], order: Order, seed: int) -> None:
         self._labels, self._order, self._seed = labels.view(), order, seed
         self._labels.flags.writeable = False
-        self._thread = ThreadPoolExecutor(1, "order")
-        self._process = os.getpid()
-        self._lock, self._drawn = Lock(), dict[int, Future[NDArray[np.int64]]]()
-        self._length: int | None = None
+        self._thread: ThreadPoolExecutor | None = None  # processes may be forked before it starts
+        self._lock, self._process = Lock(), os.getpid()
+        self.length = 0
+        """Images in an epoch."""
+        first: Future[NDArray[np.int64]] = Future()
+        first.set_result(self._draw(0))
+        self.length, self._drawn = len(first.result()), {0: first}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Orders, (self._labels, self._order, self._seed)
 
     def of(self, epoch: int) -> NDArray[np.int64]:
         """The indices that an epoch shows; ValueError where the order gives no such."""
-        check_process(self._process)
+        if self._thread is not None:
+            check_process(self._process)
         with self._lock:  # loops that share a plan may be in different epochs
+            if self._thread is None:
+                self._process, self._thread = os.getpid(), ThreadPoolExecutor(1, "order")
             for wanted in (epoch, epoch + 1):
                 if wanted not in self._drawn:
                     self._drawn[wanted] = self._thread.submit(self._draw, wanted)
@@ -260,11 +275,9 @@ class _Orders:
                 f"the order gives numbers from {chosen.min()} to {chosen.max()} in epoch {epoch}; "
                 f"expected indices of images, 0 to {count - 1}"
             )
-        if self._length is None:
-            self._length = len(chosen)
-        if len(chosen) != self._length:
+        if self.length not in (0, len(chosen)):
             raise ValueError(
-                f"the order gives {len(chosen)} images in epoch {epoch} and {self._length} in "
+                f"the order gives {len(chosen)} images in epoch {epoch} and {self.length} in "
                 "another; expected the same number in every epoch"
             )
         return chosen.astype(np.int64, copy=False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomCrop
 from alexnet_dali.pipeline.dataset import ImageList
-from alexnet_dali.pipeline.feeder import Batch, Feeder
+from alexnet_dali.pipeline.feeder import Batch, Feeder, IndexedBatch
 from alexnet_dali.pipeline.plan import EpochPlan, Plan, in_order, shuffled
 from alexnet_dali.pipeline.transform import Transform
 
@@ -39,7 +39,9 @@ def evaluation_plan(images: ImageList, side: int, batch_size: int) -> EpochPlan:
     return plan
 
 
-def shown(images: ImageList, plan: Plan, transform: Transform, **options: Any) -> list[Batch]:
+def shown(
+    images: ImageList, plan: Plan, transform: Transform, **options: Any
+) -> list[Batch | IndexedBatch]:
     """All batches of a plan."""
     with closing(Feeder(images, plan, transform, **{"num_threads": 2, **options})) as feeder:
         return list(feeder)

@@ -64,7 +64,7 @@ def test_dali_graphs_torchruns_environment_and_tensorboard_have_one_file_each():
         "tools/bench/host_driver.py",
     ]
     assert [str(path) for path, text in sources.items() if "WORLD_SIZE" in text] == [
-        "pipeline/data_loader.py",
+        "pipeline/ranks.py",
         "train/parallel/ranks.py",
     ]
     assert [str(path) for path, text in sources.items() if "SummaryWriter" in text] == [

@@ -31,6 +31,7 @@ if not __package__:  # run by its path
 import nvidia.dali
 
 from alexnet_dali.pipeline.dataset import TARGETS, DatasetError
+from alexnet_dali.pipeline.prepare import other_readers
 from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files, validation_files
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> None:
             "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "decoder": f"nvidia-dali {nvidia.dali.__version__}",
         }
+        other_readers.write(folder, files)
         files.write(folder, about)
     of = f"of {len(files.classes)} classes" if args.targets == "classes" else f"({args.targets})"
     print(

@@ -88,7 +88,7 @@ def training_loader(
         seed=train.seed,
         **options,
     )
-    loader.load_state_dict(loader.state_dict() | {"step": step})
+    loader.step = step
     return loader
 
 
@@ -114,7 +114,7 @@ def samples(images: ImageList, count: int, data: DataConfig, ranks: Ranks) -> Ba
     count = min(count, len(images))
     some = images.take(np.arange(count) * len(images) // count)
     options = _options(data, ranks) | {"rank": 0, "world_size": 1}
-    return next(iter(_evaluation_loader(some, data, count, **options)))
+    return Batch(*next(iter(_evaluation_loader(some, data, count, **options))))
 
 
 def crop_mean(stats: PixelStats, data: DataConfig, device: torch.device) -> Tensor:
@@ -161,7 +161,7 @@ def _batches(loader: DataLoader, num_steps: int) -> Iterator[Batch]:
     try:
         while loader.step < num_steps:
             for batch in loader:
-                yield batch
+                yield Batch(*batch)
                 if loader.step == num_steps:
                     break
     finally:

@@ -9,7 +9,9 @@ from runpy import run_path
 
 import numpy as np
 import pytest
+import torch
 
+from alexnet_dali.pipeline import CentreCrop, DataLoader
 from alexnet_dali.pipeline.draws import Draws
 from tests.images import prepare
 from tests.processes import command
@@ -87,3 +89,47 @@ def test_its_crops_grow_stay_inside_and_are_drawn_anew():
         np.testing.assert_allclose(sides, share * sizes.min(axis=1)[:, None] * [[1, 1]])
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= sizes).all()
         assert 30 < mirrored.sum() < 70 and len(np.unique(boxes[::2], axis=0)) > 10
+
+
+def noisy(images, labels):
+    """A transform that draws from torch's generator, and shows each image its neighbour."""
+    share = torch.rand(1)
+    return share * images + (1 - share) * images.roll(1, 0) + torch.randn(images.shape), labels
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_augmentations_are_the_same_on_any_number_of_ranks_and_after_a_resume(prepared, together):
+    augment = run_path(str(ROOT / "examples/augment.py"))["augment"]
+
+    def batches(rank, world_size, first):
+        loader = DataLoader(
+            prepared,
+            global_batch_size=8,
+            crops=CentreCrop(32, 40),
+            rank=rank,
+            world_size=world_size,
+        )
+        loader.step = first
+        for images, labels in loader:
+            row, step = loader.rank * len(images), loader.step - 1
+            state = torch.get_rng_state()
+            options = {"step": step, "first_row": row, "together": together}
+            yield augment(noisy, images, labels, seed=3, **options)
+            assert torch.get_rng_state().equal(state)
+
+    whole = list(batches(0, 1, 0))
+    for world_size, first in ((2, 0), (4, 2), (1, 3)):
+        ranks = [batches(rank, world_size, first) for rank in range(world_size)]
+        for parts, expected in zip(zip(*ranks), whole[first:], strict=True):
+            for own, one in zip(zip(*parts), expected, strict=True):
+                assert torch.cat(own).equal(one)
+    images = torch.zeros(4, 1, 2, 2)
+    for other in ({"step": 1}, {"step": 0, "first_row": 4}, {"step": 0, "seed": 4}):
+        first, second = (
+            augment(noisy, images, torch.zeros(4), **{"seed": 3, "together": together, **options})
+            for options in ({"step": 0}, other)
+        )
+        assert (first[0] != second[0]).all()
+    assert len(first[0].unique()) == 16
+    with pytest.raises(ValueError, match="found 3 rows; expected a multiple of 2"):
+        augment(noisy, images[:3], torch.zeros(3), seed=0, step=0, together=2)

@@ -2,8 +2,10 @@
 
 import errno
 import io
+import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import tarfile
@@ -134,6 +136,54 @@ def test_other_readers_can_read_the_shards(prepared):
     np.testing.assert_array_equal(
         np.stack([np.asarray(shape)[:2] for shape in shapes]), train.sizes
     )
+
+
+@pytest.mark.parametrize("form", ["originals", "loose"])
+def test_other_readers_can_read_the_lists_of_files(prepared, form):
+    """As README.md in the folder says it: the root of a list, and the list."""
+    folder, train = prepared[form].folder, prepared[form].train
+    said = re.search(r'readers\.file\(file_root="(.+)", file_list="(.+)"\)', read_me(folder))
+    assert said and said[1] in re.findall(r"`(.+?)`", read_me(folder))
+    pipeline = Pipeline(batch_size=len(train), num_threads=1, device_id=None)
+    with pipeline:
+        files, label = fn.readers.file(
+            file_root=str(folder / said[1]), file_list=str(folder / said[2])
+        )
+        pipeline.set_outputs(fn.peek_image_shape(files), label)
+    shapes, labels = pipeline.run()
+    assert np.asarray(labels.as_tensor()).ravel().tolist() == train.labels.tolist()
+    np.testing.assert_array_equal(np.asarray(shapes.as_tensor())[:, :2], train.sizes)
+
+
+def read_me(folder):
+    return (folder / "README.md").read_text()
+
+
+def test_shards_are_described_for_timm(prepared, originals, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 20_000)
+    small = ["--resize", SIDE, "--shards"]
+    prep(originals, tmp_path / "many", *small)
+    folder = tmp_path / "many/shards"
+    info = json.loads((folder / "_info.json").read_text())
+    for split in ("train", "val"):
+        about = info["splits"][split]
+        paths = sorted(folder.glob(f"{split}-*.tar"))
+        assert [path.name for path in paths] == about["filenames"]
+        counts = []
+        for path in paths:
+            with tarfile.open(path) as shard:
+                counts.append(sum(name.endswith(".jpg") for name in shard.getnames()))
+        assert counts == about["shard_lengths"] and sum(counts) == about["num_samples"]
+    assert len(info["splits"]["train"]["filenames"]) > 1
+    assert "readers.file" not in read_me(tmp_path / "many")
+
+
+def test_a_folder_says_what_is_in_it(prepared):
+    for dataset in prepared.values():
+        named = set(re.findall(r"`([\w.]+\.(?:txt|npz|yaml|json))`", read_me(dataset.folder)))
+        there = {path.name for path in dataset.folder.rglob("*") if path.suffix != ".jpg"}
+        there = {name for name in there if not name.endswith(".tar")}
+        assert named == there - {"README.md", "images", "shards", "train", "val", "cat", "dog"}
 
 
 def test_a_moved_store_still_opens(prepared, tmp_path):

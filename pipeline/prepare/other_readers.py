@@ -1,0 +1,57 @@
+"""What lies in a prepared folder for people, and for others' readers of its images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_dali.pipeline.dataset import ImageList, PreparedFiles
+
+_README = """\
+# A prepared folder
+
+Made by `alexnet prep` of alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
+
+- `train.txt`, `val.txt`: a line for each image: path, space, label. Paths begin in
+  `{train_root}` and `{val_root}`.
+- `classes.txt`: line 1 is label 0; `names.txt`: what people call the classes.
+- `sizes.npz`: height and width of each image, its place in an archive or its length.
+- `stats.npz`: mean image, mean colour and principal components of colour of the training images.
+- `rejected.txt`, `converted.txt`: files that were left out or stored in another form, and why.
+
+{how}
+"""
+_FILES = """\
+Others read the lists with the folder that paths begin in, such as DALI:
+`fn.readers.file(file_root="{train_root}", file_list="train.txt")`."""
+_SHARDS = """\
+Images lie in `shards/`, as WebDataset with the keys `jpg` and `cls`; `_info.json` there is timm's.
+Readers of files can't use the lists: their paths lead into archives."""
+_ARCHIVES = """\
+Images lie in archives, into which the paths of the lists lead: readers of files can't use them."""
+
+
+def write(folder: Path, files: PreparedFiles) -> None:
+    """Write README.md, and timm's _info.json beside shards."""
+    roots = {"train_root": files.train.root, "val_root": files.val.root}
+    if (folder / "shards").is_dir():
+        how = _SHARDS
+        splits = {name: _shards(name, getattr(files, name)) for name in ("train", "val")}
+        (folder / "shards/_info.json").write_text(json.dumps({"splits": splits}, indent=1))
+    else:
+        how = _FILES if files.train.spans is None else _ARCHIVES
+    text = _README.format(**roots, how=how.format(**roots))
+    (folder / "README.md").write_text(text, "utf-8", "surrogateescape")
+
+
+def _shards(split: str, images: ImageList) -> dict[str, object]:
+    assert images.spans is not None
+    lengths = images.spans[:, :1]
+    table = images.name_table(np.arange(len(images)), lengths[:, 0])
+    names, counts = np.unique(table, axis=0, return_counts=True)
+    return {
+        "name": split,
+        "num_samples": len(images),
+        "filenames": [Path(name.tobytes().rstrip(b"\0").decode()).name for name in names],
+        "shard_lengths": counts.tolist(),
+    }
