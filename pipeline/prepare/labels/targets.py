@@ -201,10 +201,14 @@ def _targets(
     first = np.delete(order, again + 1)
     shown = ", ".join(named.title(column) for column in columns[:3])
     row = table[first[0]]
-    example = [names[c] for c in np.flatnonzero(row)] if row.dtype == bool else [f"{value:g}" for value in row]
+    example = (
+        [names[c] for c in np.flatnonzero(row)]
+        if row.dtype == bool
+        else [f"{value:g}" for value in row]
+    )
     remark = (
         f"targets: {shown}{', ...' if len(columns) > 3 else ''} of {one_line(path.name)}; "
-        f"{one_line(files[indices[first[0]]])} is {', '.join(map(str, example[:5])) or 'nothing'}"
+        f"{one_line(files[indices[first[0]]])} is {', '.join(example[:5]) or 'nothing'}"
     )
     skipped = [named.title(c) for c in named.others() if c not in columns]
     if skipped:
