@@ -11,7 +11,7 @@ from torch import Tensor
 from alexnet_dali.pipeline import ranks
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomResizedCrop
-from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.dataset import TARGETS, Dataset, ImageList
 from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.graph import check_names
 from alexnet_dali.pipeline.identity import identity
@@ -71,8 +71,12 @@ class DataLoader:
         has as many rows on each rank; the first images fill it up, with their labels. With
         `with_index`, batches have a third part, the place of each image in `dataset`, or
         IGNORE_INDEX. ValueError where arguments do not fit.
+
+        Labels [n] are int64 classes. In a folder with other targets, they are [n, classes] bool or
+        [n, numbers] float32, and in rows that do not count False or nan; without targets,
+        IGNORE_INDEX.
         """
-        dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
+        dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder), TARGETS)
         if split not in ("train", "val"):
             raise ValueError(f'split is {split!r}; expected "train" or "val"')
         training = split == "train"

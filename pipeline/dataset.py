@@ -1,15 +1,16 @@
 """The prepared folder, which tools/prep_imagenet.py writes and training reads.
 
-train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too
-sizes.npz             by list: sizes, labels, and spans of images inside archives or lengths of
-                      files (ImageList)
-classes.txt           classes (folders); line k is label k
+train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too; label -1
+                      where targets are not classes
+sizes.npz             by list: sizes, labels, targets, and spans of images inside archives or
+                      lengths of files (ImageList)
+classes.txt           classes (folders); line k is label k. Names of numbers where those are targets
 names.txt             what people call them, in the same order
 stats.npz             see PixelStats
 rejected.txt          files that could not be used: path, tab, reason
 converted.txt         files that were converted for the store: path, tab, what was odd
-dataset.yaml          format, targets (classes), roots (relative ones are in this folder), counts,
-                      fingerprint, origin
+dataset.yaml          format, targets (see TARGETS), roots (relative ones are in this folder),
+                      counts, fingerprint, origin
 """
 
 import hashlib
@@ -30,8 +31,10 @@ from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.pipeline.system import addresses
 
 FORMAT = 2
-_TARGETS = "classes"
-"""What the lists give for each image; later versions may have others."""
+TARGETS = ("classes", "multilabel", "numbers", "none")
+"""What is known of each image: its class, which of several classes it has, numbers, or nothing."""
+NO_CLASS = -1
+"""The label of images whose targets are not classes; loss functions refuse it."""
 
 _LOOKED_AT = 8
 """Images of a list: where none of them is there, all have moved."""
@@ -58,7 +61,9 @@ class ImageList:
     `text` is the list file; path i is `text[starts[i]:ends[i]]`, relative to `root`. `labels` [n]
     int64; `sizes` [n, 2] int32 height and width. Images inside archives have `spans` [n, 3] int64:
     how many bytes of the path name the archive, and offset and size of the image in it. Files may
-    have `lengths` [n] int64 in bytes. `root_is_in` says where a user can change the root.
+    have `lengths` [n] int64 in bytes. Targets that are not classes are `targets`, [n, classes] bool
+    or [n, numbers] float32; `labels` are then NO_CLASS. `root_is_in` says where a user can change
+    the root.
     """
 
     root: str
@@ -69,6 +74,7 @@ class ImageList:
     sizes: NDArray[np.int32]
     spans: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
+    targets: NDArray[np.bool_ | np.float32] | None = None
     root_is_in: str = ""
 
     @classmethod
@@ -80,6 +86,7 @@ class ImageList:
         sizes: Sequence[tuple[int, int]] | NDArray[np.int32],
         spans: Sequence[tuple[int, int, int]] | NDArray[np.int64] | None = None,
         lengths: Sequence[int] | NDArray[np.int64] | None = None,
+        targets: NDArray[np.bool_ | np.float32] | None = None,
     ) -> "ImageList":
         """A list from an entry for each image; `spans` and `lengths` are for all or for none."""
         all_labels, lines = np.asarray(labels, np.int64), bytearray()
@@ -89,7 +96,9 @@ class ImageList:
         all_spans = None if spans is None else np.asarray(spans, np.int64)
         all_lengths = None if lengths is None else np.asarray(lengths, np.int64)
         all_sizes = np.asarray(sizes, np.int32)
-        return cls(root, text, *_places(text), all_labels, all_sizes, all_spans, all_lengths)
+        return cls(
+            root, text, *_places(text), all_labels, all_sizes, all_spans, all_lengths, targets
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -153,6 +162,7 @@ class ImageList:
             sizes=self.sizes[indices],
             spans=None if self.spans is None else self.spans[indices],
             lengths=None if self.lengths is None else self.lengths[indices],
+            targets=None if self.targets is None else self.targets[indices],
         )
 
     def check_is_there(self) -> None:
@@ -182,17 +192,24 @@ class Dataset:
     names: list[str]  # what people call the classes: "tench" for n01440764
     stats: PixelStats
     fingerprint: str
+    targets: str  # one of TARGETS
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Dataset":
-        """Open `folder`.
+    def open(cls, folder: str | Path, targets: Sequence[str] = ("classes",)) -> "Dataset":
+        """Open `folder`, whose targets may be those given.
 
-        DatasetError where it is missing, half-written, changed, or of another format.
+        DatasetError where it is missing, half-written, changed, of another format or with others.
         """
         folder = Path(folder)
         if address := addresses.what_to_do(folder):
             raise DatasetError(address)
         about = _read_about(folder)
+        kind = about["targets"]
+        if kind not in targets:
+            raise DatasetError(
+                f"{folder} was prepared with --targets {kind}, and this needs "
+                f"{' or '.join(targets)}; read it with alexnet_dali.pipeline.DataLoader"
+            )
         expected = (*_FINGERPRINTED, "names.txt")
         missing = [name for name in expected if not (folder / name).is_file()]
         if missing:
@@ -204,7 +221,9 @@ class Dataset:
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
-            _read_list(folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes))
+            _read_list(
+                folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes), kind
+            )
             for name in ("train", "val")
         )
         names = _read_lines(folder / "names.txt")
@@ -214,7 +233,7 @@ class Dataset:
                 f"found {len(names)}"
             )
         stats = PixelStats.load(folder / "stats.npz")
-        return cls(folder, train, val, classes, names, stats, about["fingerprint"])
+        return cls(folder, train, val, classes, names, stats, about["fingerprint"], kind)
 
 
 def short(names: Sequence[str]) -> list[str]:
@@ -244,6 +263,7 @@ class PreparedFiles:
     stats: PixelStats
     rejected: list[tuple[str, str]]
     converted: list[tuple[str, str]]
+    targets: str = "classes"
 
     def write(self, folder: Path, about: dict[str, Any]) -> None:
         """Write every file of the format into `folder`, dataset.yaml, with `about`, last."""
@@ -256,6 +276,8 @@ class PreparedFiles:
                 arrays[f"{name}_spans"] = images.spans
             if images.lengths is not None:
                 arrays[f"{name}_lengths"] = images.lengths
+            if images.targets is not None:
+                arrays[f"{name}_targets"] = images.targets
             roots[f"{name}_root"] = images.root
         np.savez(folder / "sizes.npz", **arrays)
         _write_lines(folder / "classes.txt", self.classes)
@@ -266,7 +288,7 @@ class PreparedFiles:
             _write_lines(folder / file_name, lines)
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
-        header = {"format": FORMAT, "targets": _TARGETS, "fingerprint": fingerprint(folder)}
+        header = {"format": FORMAT, "targets": self.targets, "fingerprint": fingerprint(folder)}
         about = {**header, **roots, **about}
         (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
 
@@ -311,17 +333,17 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if type(number) is int and number == 1:
         raise DatasetError(f"{path}: made by version 0.2; {_AGAIN}")
     if type(number) is int and number in range(FORMAT, 100) and isinstance(targets, str):
-        if (number, targets) == (FORMAT, _TARGETS):
+        if number == FORMAT and targets in TARGETS:
             return about
         raise DatasetError(
             f"{path}: made by a later version (format {number}, targets: {targets}); expected "
-            f"format {FORMAT}, targets: {_TARGETS}; use that version, or {_AGAIN}"
+            f"format {FORMAT}, targets: {', '.join(TARGETS)}; use that version, or {_AGAIN}"
         )
-    raise DatasetError(f"{path}: expected format: {FORMAT} and targets: {_TARGETS}; {_AGAIN}")
+    raise DatasetError(f"{path}: expected format: {FORMAT} and targets: {TARGETS[0]}; {_AGAIN}")
 
 
 def _read_list(
-    folder: Path, name: str, root: str, arrays: Mapping[str, NDArray], num_classes: int
+    folder: Path, name: str, root: str, arrays: Mapping[str, NDArray], num_classes: int, kind: str
 ) -> ImageList:
     """The list `name`, train or val, without a Python object for each line."""
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
@@ -334,19 +356,28 @@ def _read_list(
         )
     labels = arrays.get(f"{name}_labels", np.empty(0))
     spans, lengths = arrays.get(f"{name}_spans"), arrays.get(f"{name}_lengths")
+    targets = arrays.get(f"{name}_targets")
     line = f"the line {name}_root of {folder / 'dataset.yaml'}"
-    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths, line)
-    wrong = _what_is_wrong(images, num_classes)
+    images = ImageList(root, text, starts, ends, labels, sizes, spans, lengths, targets, line)
+    wrong = _what_is_wrong(images, num_classes, kind)
     if wrong:
         raise DatasetError(f"{folder / 'sizes.npz'}: expected {wrong} in {name}; {_AGAIN}")
     return images
 
 
-def _what_is_wrong(images: ImageList, num_classes: int) -> str:
+def _what_is_wrong(images: ImageList, num_classes: int, kind: str) -> str:
     """What the arrays should be and are not, in words; empty where all is well."""
     count, labels, sizes, spans = len(images.starts), images.labels, images.sizes, images.spans
-    if not _is_table(labels, (count,)) or labels.min() < 0 or labels.max() >= num_classes:
-        return f"{count} labels from 0 to {num_classes - 1}"
+    lowest, highest = (0, num_classes - 1) if kind == "classes" else (NO_CLASS, NO_CLASS)
+    if not _is_table(labels, (count,)) or labels.min() < lowest or labels.max() > highest:
+        return f"{count} labels from {lowest} to {highest}"
+    wanted = {"multilabel": "b", "numbers": "f"}.get(kind)
+    if wanted and not (
+        images.targets is not None
+        and images.targets.shape == (count, num_classes)
+        and images.targets.dtype.kind == wanted
+    ):
+        return f"{count} rows of {num_classes} targets"
     if not _is_table(sizes, (count, 2)) or sizes.min() < 1:
         return f"{count} heights and widths above 0"
     lengths = images.ends - images.starts

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_dali.pipeline import graph
@@ -24,7 +25,7 @@ from alexnet_dali.pipeline.transform import Transform
 _CPU = torch.device("cpu")
 IGNORE_INDEX = -1
 """The label of rows that only fill up a batch of an evaluation."""
-
+_UNCOUNTED = {"i": IGNORE_INDEX, "f": np.nan, "b": False}
 
 _LEFT_ALONE: list[object] = []
 """Feeders of a process that this one was forked from. DALI crashes where it frees their threads."""
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     """A rank's rows of a global batch, on its device."""
 
     images: Tensor  # [n, 3, size, size] float32 by default, mean-subtracted RGB
-    labels: Tensor  # [n] int64 class index, or IGNORE_INDEX
+    labels: Tensor  # [n] int64 class index, or IGNORE_INDEX; other targets: see DataLoader
 
 
 class IndexedBatch(NamedTuple):
@@ -78,6 +79,7 @@ class Feeder:
         "evenly" those that were replaced have it.
         """
         self._images, self._plan, self._transform = images, plan, transform
+        self._targets = images.labels if images.targets is None else images.targets
         self._num_threads, self._batch_size = num_threads, plan.batch_size // num_shards
         self.step = first_step
         """The step of the next batch."""
@@ -118,10 +120,10 @@ class Feeder:
             self._on_bad_image(bad)
         samples = step.samples
         counts = samples.valid if self._count_replaced else samples.valid & ~step.replaced
-        columns = [self._images.labels[samples.indices]]
+        columns = [self._targets[samples.indices]]
         if self._with_index:
-            columns.append(samples.indices)
-        parts = [torch.from_numpy(np.where(counts, column, IGNORE_INDEX)) for column in columns]
+            columns.append(samples.indices.copy())
+        parts = [torch.from_numpy(_but_uncounted(column, counts)) for column in columns]
         images = self._take(output)
         kept = samples.valid if self._pad == "evenly" else counts
         if self._pad is not True and not kept.all():
@@ -268,3 +270,9 @@ def _tensors(steps: Iterator[Step], asked: "deque[Any]") -> Iterator[tuple[graph
             yield step.tensors
     except Exception as error:
         asked.append(error)
+
+
+def _but_uncounted(column: NDArray, counts: NDArray[np.bool_]) -> NDArray:
+    """A copy of rows gathered from a table, in which those that do not count say so."""
+    column[~counts] = _UNCOUNTED[column.dtype.kind]
+    return column

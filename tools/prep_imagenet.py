@@ -12,7 +12,7 @@ images.zip/train), a folder of an archive for each class, WebDataset shards, or 
 Hugging Face hub serves them ('data/train-*.parquet'). Images that an archive compresses, and those
 of parquet files, need --resize.
 
-Class folders are numbered in sorted order. A flat validation folder takes its labels from
+Class folders are numbered in sorted order. A flat folder takes its labels from --train-labels or
 --val-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text or CSV (name and
 class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
 
@@ -30,12 +30,13 @@ if not __package__:  # run by its path
 
 import nvidia.dali
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.dataset import TARGETS, DatasetError
 from alexnet_dali.pipeline.prepare import other_readers
 from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source, hold_out, training_files, validation_files
 from alexnet_dali.pipeline.prepare.store import StoreFormat
+from alexnet_dali.pipeline.prepare.targeted import classes_of, files_with_targets
 from alexnet_dali.pipeline.system import addresses
 from alexnet_dali.pipeline.system.files import resumable_folder
 from alexnet_dali.tools.cli import command_line, run
@@ -66,9 +67,10 @@ def main(argv: list[str]) -> None:
         }
         other_readers.write(folder, files)
         files.write(folder, about)
+    of = f"of {len(files.classes)} classes" if args.targets == "classes" else f"({args.targets})"
     print(
-        f"{out}: {len(files.train)} training and {len(files.val)} validation images "
-        f"of {len(preparation.classes)} classes in {time.monotonic() - begun:.0f} s; "
+        f"{out}: {len(files.train)} training and {len(files.val)} validation images {of} "
+        f"in {time.monotonic() - begun:.0f} s; "
         f"{_told(files.rejected, 'rejected', out)}"
         + (f"; {_told(files.converted, 'converted', out)}" if preparation.store else "")
     )
@@ -96,7 +98,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="which images are held out (0)"
     )
+    parser.add_argument("--train-labels", metavar="FILE", help="labels of a flat --train folder")
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
+    parser.add_argument(
+        "--targets",
+        choices=TARGETS,
+        default=TARGETS[0],
+        help="what label files say of each image: its class, several classes, numbers; or nothing",
+    )
     parser.add_argument(
         "--names",
         metavar="FILE",
@@ -121,7 +130,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     """DatasetError where the arguments do not go together."""
-    for option in ("train", "val", "val_labels", "names", "out"):
+    for option in ("train", "val", "train_labels", "val_labels", "names", "out"):
         if getattr(args, option) == "":
             raise DatasetError(f"--{option.replace('_', '-')} is empty; expected a path")
     if addresses.what_to_do(Path(args.out)):
@@ -134,6 +143,10 @@ def _check(args: argparse.Namespace) -> None:
         raise DatasetError(
             "--val-labels goes with --val; images that are held out keep their class folder's label"
         )
+    if args.targets == "none" and (args.train_labels or args.val_labels):
+        raise DatasetError("--targets none reads no labels; leave out --train-labels, --val-labels")
+    if args.targets != "classes" and args.names:
+        raise DatasetError("--names are of classes; leave them out, or --targets")
     if args.shards and not args.resize:
         raise DatasetError(
             "--shards goes with --resize; archives of originals are read in place without either"
@@ -146,8 +159,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def _preparation(args: argparse.Namespace) -> Preparation:
     """What to prepare; prints what a user should know of how files were found."""
+    if args.targets != "classes":
+        return _with_targets(args)
     path, label_file = Path(args.train).absolute(), _path(args.val_labels)
-    source, classes, names, remarks = training_files(path)
+    if args.train_labels:
+        names, classes = None, classes_of(path, Path(args.train_labels).absolute())
+        source, remarks = validation_files(path, Path(args.train_labels).absolute(), classes)
+    else:
+        source, classes, names, remarks = training_files(path)
     if args.val:
         train = source
         val, more = validation_files(Path(args.val).absolute(), label_file, classes, names)
@@ -160,8 +179,28 @@ def _preparation(args: argparse.Namespace) -> Preparation:
         names = find_names(path, label_file, classes)
     for remark in remarks:
         print(remark)
-    store = StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
-    return Preparation(train, val, classes, names or classes, store)
+    return Preparation(train, val, classes, names or classes, _store(args))
+
+
+def _with_targets(args: argparse.Namespace) -> Preparation:
+    """Targets that are not classes."""
+    kind = args.targets
+    train, names, remarks = files_with_targets(
+        Path(args.train).absolute(), _path(args.train_labels), kind
+    )
+    if args.val:
+        path, label_file = Path(args.val).absolute(), _path(args.val_labels)
+        val, _, more = files_with_targets(path, label_file, kind, names)
+        remarks += more
+    else:
+        train, val = _held_out(args, train)
+    for remark in remarks:
+        print(remark)
+    return Preparation(train, val, names, names, _store(args), kind)
+
+
+def _store(args: argparse.Namespace) -> StoreFormat | None:
+    return StoreFormat(args.resize, args.quality, args.shards) if args.resize else None
 
 
 def _held_out(args: argparse.Namespace, source: Source) -> tuple[Source, Source]:

@@ -131,7 +131,7 @@ def _evaluation_loader(
     images: ImageList, data: DataConfig, batch_size: int, **options: Any
 ) -> DataLoader:
     plain = PixelStats(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.zeros(3), np.eye(3))
-    dataset = Dataset(Path(images.root), images, images, [], [], plain, "")
+    dataset = Dataset(Path(images.root), images, images, [], [], plain, "", "classes")
     return DataLoader(
         dataset,
         "val",

@@ -32,10 +32,11 @@ class Preparation(NamedTuple):
     classes: list[str]
     names: list[str]
     store: StoreFormat | None
+    targets: str = "classes"
 
     def identity(self) -> str:
         """Equal for the same files, labels, options and format."""
-        digest = hashlib.sha256(repr((FORMAT, self.classes, self.store)).encode())
+        digest = hashlib.sha256(repr((FORMAT, self.classes, self.store, self.targets)).encode())
         for source in (self.train, self.val):
             for archive in sorted(source.places.archives) if source.places else ():
                 about = os.stat(source.root / archive)
@@ -60,7 +61,9 @@ class Preparation(NamedTuple):
             val, _ = self._examine(pool, "val", self.val, folder, notes)
             _check_any(self.val, val)
             train, sums = self._examine(pool, "train", self.train, folder, notes)
-            _check_classes(self.train, self.classes, train)
+            if self.targets == "classes":
+                _check_classes(self.train, self.classes, train)
+            _check_any(self.train, train)
         return PreparedFiles(
             self._usable("train", self.train, train),
             self._usable("val", self.val, val),
@@ -69,6 +72,7 @@ class Preparation(NamedTuple):
             sums.stats(),
             _paths(self.train, train.reasons()) + _paths(self.val, val.reasons()),
             _paths(self.train, train.oddities()) + _paths(self.val, val.oddities()),
+            self.targets,
         )
 
     def _examine(
@@ -114,16 +118,19 @@ class Preparation(NamedTuple):
         usable = np.flatnonzero(found.usable())
         files, rows = source.take(usable), found.rows[usable]
         about = files.labels, rows["size"]
+        targets = files.targets
         if self.store is None:
             listed, root = map(files.listed_name, range(len(files))), str(source.root)
             if files.places is not None:
-                return ImageList.of(root, listed, *about, spans=files.places.spans())
-            return ImageList.of(root, listed, *about, lengths=rows["length"])
-        stored = map(files.stored_name, range(len(files)))
+                spans = files.places.spans()
+                return ImageList.of(root, listed, *about, spans=spans, targets=targets)
+            return ImageList.of(root, listed, *about, lengths=rows["length"], targets=targets)
+        stored, lengths = map(files.stored_name, range(len(files))), rows["length"]
         if not self.store.shards:
-            return ImageList.of(f"images/{part}", stored, *about, lengths=rows["length"])
+            return ImageList.of(f"images/{part}", stored, *about, lengths=lengths, targets=targets)
         shards = (f"{shard_name(part, shard)}/" for shard in rows["shard"])
-        return ImageList.of("shards", map(add, shards, stored), *about, _spans(part, rows))
+        listed = map(add, shards, stored)
+        return ImageList.of("shards", listed, *about, _spans(part, rows), targets=targets)
 
 
 def _check_headers(source: Source, classes: list[str], store: StoreFormat | None) -> None:

@@ -44,6 +44,7 @@ class Source:
     Names are sorted within each class. The files are in `root`, or in archives there: then they
     have `places`, and `inside` is the folder of the archives that the names are relative to.
     `marked` [n] are those that others would be stored as, too: see distinct.
+    `targets` are those of dataset.ImageList.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Source:
     places: Places | None = None
     inside: str = ""
     marked: NDArray[np.bool_] | None = None
+    targets: NDArray[np.bool_ | np.float32] | None = None
 
     @classmethod
     def of(
@@ -130,6 +132,7 @@ class Source:
             labels=self.labels[np.asarray(indices, np.int64)],
             places=None if self.places is None else self.places.take(indices),
             marked=None if self.marked is None else self.marked[np.asarray(indices, np.int64)],
+            targets=None if self.targets is None else self.targets[np.asarray(indices, np.int64)],
         )
 
     def reading_order(self) -> NDArray[np.int64]:
@@ -149,6 +152,8 @@ class Source:
         yield from (*self.names.parts(), self.labels)
         if self.places is not None:
             yield from (self.places.archives, self.places.rows)
+        if self.targets is not None:
+            yield self.targets
 
 
 class Found(NamedTuple):
@@ -367,14 +372,14 @@ def _label_by_file(tree: Tree, path: Path, classes: list[str]) -> tuple[Source, 
         raise DatasetError(f"{tree.path}: expected images, found no file")
     found = source.take(taken)
     labels, remarks = read_labels(
-        path, tree.path, list(found.names), classes, lambda index: _is_image(found, index)
+        path, tree.path, list(found.names), classes, lambda index: is_image(found, index)
     )
     indices = np.array(labels)
     labelled = np.flatnonzero(indices != UNLABELLED)
     return replace(found.take(labelled), labels=indices[labelled]), tree.remarks() + remarks
 
 
-def _is_image(source: Source, index: int) -> bool:
+def is_image(source: Source, index: int) -> bool:
     """By its name's end, or else by its header."""
     if is_image_name(source.names[index]):
         return True

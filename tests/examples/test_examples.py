@@ -10,9 +10,11 @@ from runpy import run_path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alexnet_dali.pipeline import CentreCrop, DataLoader
 from alexnet_dali.pipeline.draws import Draws
+from alexnet_dali.tools import prep_imagenet
 from tests.images import prepare
 from tests.processes import command
 from tests.ranks import launch
@@ -133,3 +135,39 @@ def test_augmentations_are_the_same_on_any_number_of_ranks_and_after_a_resume(pr
     assert len(first[0].unique()) == 16
     with pytest.raises(ValueError, match="found 3 rows; expected a multiple of 2"):
         augment(noisy, images[:3], torch.zeros(3), seed=0, step=0, together=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multilabel", "numbers"])
+def test_other_targets_resume_on_another_number_of_ranks(tmp_path, environment, kind):
+    """In float64: after a kill, one rank goes on with what two have begun."""
+    for split, count in (("train", 70), ("val", 4)):
+        (tmp_path / split).mkdir()
+        lines = ["file,red,blue"]
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 256, (72, 72, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
+            lines.append(f"{number}.png,{number % 2},{number % 3 // 2}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    words = [word for split in ("train", "val") for word in (f"--{split}", tmp_path / split)]
+    words += ["--train-labels", tmp_path / "train.csv", "--val-labels", tmp_path / "val.csv"]
+    words += ["--targets", kind, "--out", tmp_path / "out"]
+    prep_imagenet.main([str(word) for word in words])
+
+    def run(ranks, name, kill_at=None):
+        words = [tmp_path / "out", tmp_path / name, "2"]
+        launched = launch(ranks, "examples/targets.py", *words, environment=environment)
+        found = {}
+        for line in launched.ranks[0].stdout:
+            _, step, _, loss = line.split()
+            found[int(step)] = float(loss)
+            if int(step) == kill_at:
+                for rank in launched.ranks:
+                    rank.kill()
+        launched.wait()
+        return found
+
+    whole = run(2, "whole.pt")
+    resumed = run(2, "killed.pt", kill_at=2) | run(1, "killed.pt")
+    assert sorted(whole) == sorted(resumed) == [1, 2, 3, 4]
+    np.testing.assert_allclose([*resumed.values()], [*whole.values()], rtol=1e-12)

@@ -7,19 +7,20 @@ different labels, that is an error: nothing is guessed.
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dali.pipeline.dataset import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.labels import devkit
-from alexnet_dali.pipeline.prepare.labels.classes import Classes
+from alexnet_dali.pipeline.prepare.labels.classes import Classes, numbers
 from alexnet_dali.pipeline.prepare.labels.files import Files, is_image_name
 from alexnet_dali.pipeline.prepare.labels.headings import names_files
 from alexnet_dali.pipeline.prepare.labels.label_column import (
     NoLabels,
     Reading,
     check_agreement,
+    headed_as_labels,
     readings,
 )
 from alexnet_dali.pipeline.prepare.labels.named import Named, by_names
@@ -50,23 +51,67 @@ def read_labels(
     `is_image(i)` is whether file i, which has no label, is an image; None: by its name's end.
     DatasetError unless all images have one label each, in whichever way the file can be read.
     """
-    known, files = Classes(classes), Files(folder, names)
+    known = Classes(classes)
+    reasons = []
+    for named in file_tables(path, folder, names, is_image, known):
+        try:
+            chosen = _choose(path, named, known, names)
+        except NoLabels as error:
+            reasons.append(error)
+            continue
+        labels = _by_file(path, chosen, known)
+        remarks = _remarks(path, folder, chosen, labels, names, classes)
+        return Labels([labels.get(i, UNLABELLED) for i in range(len(names))], remarks)
+    raise reasons[0]
+
+
+def file_tables(
+    path: Path,
+    folder: Path,
+    names: list[str],
+    is_image: Callable[[int], bool] | None = None,
+    classes: Classes = Classes([]),
+) -> Iterator[list[Named]]:
+    """The ways to read a file as a table of which one column names all images of `folder`.
+
+    Those of a list are as likely; lists that come later are less so. The arguments are those of
+    `read_labels`. DatasetError where there is no way.
+    """
+    files, tried, fits = Files(folder, names), [], False
     needed = _Needed(names, is_image or (lambda index: is_image_name(names[index])))
-    tried: list[Named] = []
-    reason: NoLabels | None = None
     for together in _tables(path):
-        named = [n for columns in together for n in by_names(columns, files, known)]
+        named = [n for columns in together for n in by_names(columns, files, classes)]
         tried += named
         whole = [n for n in named if n.pairs and not needed.missing(n)]
-        try:
-            if whole:
-                chosen = _choose(path, _best_named(whole), known, names)
-                labels = _by_file(path, chosen, known)
-                remarks = _remarks(path, folder, chosen, labels, names, classes)
-                return Labels([labels.get(i, UNLABELLED) for i in range(len(names))], remarks)
-        except NoLabels as error:
-            reason = reason or error
-    raise reason or _not_named(path, folder, names, tried, needed)
+        if whole:
+            fits = True
+            yield _best_named(whole)
+    if not fits:
+        raise _not_named(path, folder, names, tried, needed)
+
+
+def class_column(
+    path: Path, folder: Path, names: list[str], is_image: Callable[[int], bool]
+) -> list[str]:
+    """The classes that a label file gives to the files `names`: sorted, and numbers by their value.
+
+    They are the column headed as a label, or the only one. DatasetError where there are several.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    for named in next(file_tables(path, folder, names, is_image)):
+        columns = headed_as_labels(named) or named.others()
+        if len(columns) != 1:
+            raise DatasetError(
+                f"{path}: expected one column of classes beside {named.title(named.column)}, found "
+                f"{', '.join(map(named.title, columns)) or 'none'}; call one of them label"
+            )
+        texts = set(named.texts(columns[0]))
+        classes = sorted(texts, key=int) if numbers(texts) is not None else sorted(texts)
+        found.setdefault(tuple(classes), named.title(columns[0]))
+    if len(found) > 1:
+        shown = " or ".join(f"{title} ({some([*names])})" for names, title in found.items())
+        raise DatasetError(f"{path}: the classes may be those of {shown}; keep one of the columns")
+    return list(next(iter(found)))
 
 
 class _Needed:
@@ -198,12 +243,20 @@ def _remarks(
         f"labels: {one_line(named.title(chosen.column))} of {one_line(path.name)}{meaning}; "
         f"{one_line(names[index])} is {one_line(classes[labels[index]])}"
     ]
+    return [*lines, *left_out(path, folder, named, labels, names)]
+
+
+def left_out(
+    path: Path, folder: Path, named: Named, labelled: Collection[int], names: list[str]
+) -> list[str]:
+    """Remarks on lines about files that are not there, and on files that have no line."""
+    lines = []
     if named.elsewhere:
         lines.append(
             f"{path}: skipped {len(named.elsewhere)} lines about files that are not in {folder}: "
             f"{some(named.elsewhere)}"
         )
-    skipped = [name for i, name in enumerate(names) if i not in labels]
+    skipped = [name for i, name in enumerate(names) if i not in labelled]
     if skipped:
         lines.append(
             f"{folder}: skipped {len(skipped)} files that are no images and have no label: "
