@@ -4,6 +4,7 @@ torchrun --nproc_per_node=2 examples/targets.py prepared/tags checkpoint.pt 3"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ layers = [nn.Conv2d(3, 16, 7, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten
 network = nn.Sequential(*layers, nn.Linear(256, len(loader.classes))).double()
 model = nn.parallel.DistributedDataParallel(network)
 optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
-parts = [network, optimizer, loader]
+parts: list[Any] = [network, optimizer, loader]
 if checkpoint.exists():
     for part, state in zip(parts, torch.load(checkpoint)):
         part.load_state_dict(state)
