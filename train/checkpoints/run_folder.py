@@ -91,6 +91,11 @@ class RunFolder:
         started = ", ".join(fresh) or "no layer"
         self._ranks.say(f"took {', '.join(taken)} from {path}; {started} starts afresh")
 
+    @staticmethod
+    def num_bytes(gathered: dict[str, Any]) -> int:
+        """What a checkpoint of it takes."""
+        return checkpoint.num_bytes(gathered)
+
     def has(self, step: int) -> bool:
         """Whether the newest checkpoint is of this step."""
         return self._saved_step == step

@@ -104,7 +104,8 @@ class Watch:
 
         A run is reported once it has stalled for `seconds`, or longer; 0 means never.
         """
-        self._rank, self._how_to_resume = ranks.rank, how_to_resume
+        self._rank, self._launcher = ranks.rank, ranks.launcher
+        self._how_to_resume = how_to_resume
         self._on_gpu = ranks.device.type == "cuda"
         self._progress, self._seconds = progress, seconds
         self._heartbeats, self._pause = None, 1.0
@@ -140,9 +141,8 @@ class Watch:
         return self._heartbeats is None or self._heartbeats.is_leader
 
     def _run(self) -> None:
-        launcher = os.getppid() if dist.is_torchelastic_launched() else None
         while not self._end.wait(self._pause):
-            if launcher not in (None, os.getppid()):  # torchrun was killed: save, and end as well
+            if self._launcher not in (None, os.getppid()):  # torchrun was killed: save, and end
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             try:
