@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn
@@ -27,6 +27,7 @@ from alexnet_dali.pipeline.system.cores import threads_of_a_rank
 from alexnet_dali.pipeline.system.faults import advice, resource_error
 from alexnet_dali.pipeline.system.memory import keep_freed_memory
 from alexnet_dali.pipeline.system.parent import starter
+from alexnet_dali.pipeline.system.streams import silence_stdout
 from alexnet_dali.train.parallel import collectives, devices
 from alexnet_dali.train.parallel.rendezvous import Place, meet
 
@@ -83,9 +84,22 @@ class Ranks:
         return batch_size // self.world_size
 
     def say(self, text: str) -> None:
-        """Print on the main rank alone, and at once: torchrun's pipes would hold it back."""
-        if self.is_main:
+        """Print on the main rank alone, and at once: torchrun's pipes would hold it back.
+
+        Where the reader is gone, it is as if a terminal was closed: SIGHUP. No other fault of the
+        output is worth a run.
+        """
+        if not self.is_main:
+            return
+        try:
             print(text, flush=True)
+        except OSError as error:
+            silence_stdout()
+            if isinstance(error, BrokenPipeError):
+                signal.raise_signal(signal.SIGHUP)
+            else:
+                with suppress(OSError):
+                    print(f"warning: no more is printed ({error})", file=sys.stderr, flush=True)
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' shards of each batch, from own shards; see collectives.exchange."""
@@ -244,8 +258,8 @@ def _connect(store: dist.Store, world: _World, where: torch.device) -> None:
     found = [name for _, name in socket.if_nameindex()]
     if lacking := set(filter(None, names.split(","))) - set(found):
         raise ValueError(
-            f"GLOO_SOCKET_IFNAME is {names}, and this machine has no {', '.join(lacking)}; expected "
-            f"some of {', '.join(found)}, or none"
+            f"GLOO_SOCKET_IFNAME is {names}, and this machine has no {', '.join(lacking)}; "
+            f"expected some of {', '.join(found)}, or none"
         )
     on_gpu = where.type == "cuda"
     if on_gpu:

@@ -69,10 +69,10 @@ class _Meeting:
         if self.store is None:
             try:
                 found = self._open()
-            except OSError as error:
+            except (OSError, dist.DistNetworkError) as error:
                 self.is_lost = place.is_torchruns and isinstance(error, ConnectionRefusedError)
                 keeper = "torchrun's store" if place.is_torchruns else "rank 0"
-                return f"{keeper} ({error.strerror or error})"
+                return f"{keeper} ({gist(error)})"
             self.store = dist.PrefixStore(f"attempt {place.attempt} of {world_size}", found)
             self.store.append("here", f"{self._rank} ")
         missing = set(range(world_size)) - set(map(int, self.store.get("here").split()))

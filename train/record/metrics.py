@@ -22,7 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.layers import Conv, shapes
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.system.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write, writing_to
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",
@@ -113,7 +113,8 @@ class Monitor:
 
         def after() -> None:
             before.result()
-            work()
+            with writing_to(self._path):
+                work()
 
         self._last = self._thread.submit(after)
 
