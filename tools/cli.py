@@ -9,11 +9,18 @@ from typing import Any, TextIO, cast
 
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.system.faults import advice
-from alexnet_dali.pipeline.system.streams import nobody_reads, open_streams, silence_stdout
+from alexnet_dali.pipeline.system.surroundings import (
+    check_working_folder,
+    nobody_reads,
+    open_streams,
+    read_names_as_utf8,
+    silence_stdout,
+)
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run a command; a user's error is a message and exit status 2, without a traceback."""
+    read_names_as_utf8()
     open_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,6 +32,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be bytes of any kind
     sys.stdout = cast(TextIO, _Printable(sys.stdout))
     try:
+        check_working_folder()
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except (ValueError, OSError) as error:

@@ -27,7 +27,7 @@ from alexnet_dali.pipeline.system.cores import threads_of_a_rank
 from alexnet_dali.pipeline.system.faults import advice, resource_error
 from alexnet_dali.pipeline.system.memory import keep_freed_memory
 from alexnet_dali.pipeline.system.parent import starter
-from alexnet_dali.pipeline.system.streams import silence_stdout
+from alexnet_dali.pipeline.system.surroundings import silence_stdout
 from alexnet_dali.train.parallel import collectives, devices
 from alexnet_dali.train.parallel.rendezvous import Place, meet
 
