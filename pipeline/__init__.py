@@ -4,16 +4,12 @@
 imported when they are asked for: commands that need no DALI start without it.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if sys.flags.optimize > 1:
-    print(
-        "error: Python runs with -OO (PYTHONOPTIMIZE=2), and DALI can't be imported then; unset it",
-        file=sys.stderr,
-    )
-    sys.exit(2)
+from alexnet_dali.pipeline.system.surroundings import check_process
+
+check_process()
 
 if TYPE_CHECKING:
     from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops

@@ -10,7 +10,6 @@ from typing import Any, TextIO, cast
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.system.faults import advice
 from alexnet_dali.pipeline.system.surroundings import (
-    check_working_folder,
     nobody_reads,
     open_streams,
     read_names_as_utf8,
@@ -32,7 +31,6 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
         sys.stdout.reconfigure(errors="backslashreplace")  # names may be bytes of any kind
     sys.stdout = cast(TextIO, _Printable(sys.stdout))
     try:
-        check_working_folder()
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except (ValueError, OSError) as error:

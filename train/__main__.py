@@ -6,11 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from alexnet_dali.pipeline.system.surroundings import (
-    check_working_folder,
-    open_streams,
-    read_names_as_utf8,
-)
+from alexnet_dali.pipeline.system.surroundings import open_streams, read_names_as_utf8
 from alexnet_dali.train import dry_run
 from alexnet_dali.train.checkpoints.checkpoint import how_to_resume
 from alexnet_dali.train.config import Config, load
@@ -29,7 +25,6 @@ def main(argv: list[str]) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        check_working_folder()
         config = load(argv)
         folder = Path(str(config.run.dir))
         resume = partial(how_to_resume, folder / "checkpoints")

@@ -15,12 +15,18 @@ def read_names_as_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def check_working_folder() -> None:
-    """OSError where the working folder, in which processes are started, can't be entered."""
+def check_process() -> None:
+    """End a process in which DALI or torch can't be imported, with what to do about it."""
+    found = ""
+    if sys.flags.optimize > 1:
+        found = "Python runs with -OO (PYTHONOPTIMIZE=2), and DALI can't be imported then; unset it"
     try:
-        os.chdir(os.getcwd())
+        os.chdir(os.getcwd())  # processes are started in it, too
     except OSError as error:
-        raise OSError(f"the working folder can't be entered ({error}); cd to another") from error
+        found = f"the working folder can't be entered ({error}); cd to another"
+    if found:
+        print(f"error: {found}", file=sys.stderr)
+        sys.exit(2)
 
 
 def open_streams() -> None:

@@ -261,6 +261,13 @@ def _connect(store: dist.Store, world: _World, where: torch.device) -> None:
             f"GLOO_SOCKET_IFNAME is {names}, and this machine has no {', '.join(lacking)}; "
             f"expected some of {', '.join(found)}, or none"
         )
+    if not names and world.local_rank == 0 and _is_seen_as_loopback(world):
+        print(
+            f"warning: this machine's name, {socket.gethostname()}, leads to itself (127.*), where "
+            f"other machines can't connect; set GLOO_SOCKET_IFNAME to one of {', '.join(found)}",
+            file=sys.stderr,
+            flush=True,
+        )
     on_gpu = where.type == "cuda"
     if on_gpu:
         # Each group is a communicator, and kernels of several run at once: a batch travels under a
@@ -275,6 +282,24 @@ def _connect(store: dist.Store, world: _World, where: torch.device) -> None:
         timeout=_TIMEOUT,
         device_id=where if on_gpu else None,
     )
+
+
+def _is_seen_as_loopback(world: _World) -> bool:
+    """Whether gloo, which looks this machine's name up, gives others an address of no use."""
+    has_others = world.world_size > world.local_world_size
+    return (
+        has_others
+        and _is_loopback(socket.gethostname())
+        and not _is_loopback(os.environ["MASTER_ADDR"])
+    )
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether a name leads to the machine that asks, which gloo takes for unknown names."""
+    try:
+        return socket.gethostbyname(name).startswith("127.")
+    except OSError:
+        return True
 
 
 @contextmanager
