@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from alexnet_dali.pipeline.dataset import printable
-from alexnet_dali.pipeline.system.faults import advice
+from alexnet_dali.pipeline.system.faults import advice, resource_error
 from alexnet_dali.pipeline.system.surroundings import (
     nobody_reads,
     open_streams,
@@ -33,11 +33,14 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             silence_stdout()
             sys.exit(128 + signal.SIGPIPE)
-        print(f"error: {printable(str(error))}{advice(error)}", file=sys.stderr)
+        found = resource_error(error) if isinstance(error, RuntimeError) else error
+        if found is None:
+            raise
+        print(f"error: {printable(str(found))}{advice(found)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

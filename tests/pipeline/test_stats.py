@@ -57,7 +57,7 @@ import numpy as np
 from alexnet_dali.pipeline.stats import PixelSums
 sums, rng = PixelSums(), np.random.default_rng(0)
 for _ in range(4):
-    sums.add(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) // [1, 2, 3])
+    sums.add(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) // np.array([1, 2, 3], np.uint8))
 print(*(value.tobytes().hex() for value in vars(sums.stats()).values()))
 """
 

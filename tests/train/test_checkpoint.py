@@ -234,3 +234,18 @@ def test_a_full_disk_says_how_much_is_needed_and_what_stands(tmp_path, monkeypat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.pt"]
+
+
+def test_a_limit_of_file_sizes_is_no_full_disk(tmp_path):
+    """torch hides the system's error behind one of its own."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"File too large; it takes 4 MB.*raise the limit"
+        ) as caught:
+            checkpoint.save(tmp_path, {"step": 1, "model": {"w": torch.zeros(10**6)}}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "free" not in str(caught.value) and "disk" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
