@@ -151,7 +151,7 @@ def test_ranks_end_where_torchrun_is_killed_in_its_first_seconds(seconds, train)
     launch = ["-m", "torch.distributed.run", "--local-addr=127.0.0.1", "--standalone"]
     command = [sys.executable, *launch, "--nproc_per_node=2", "-m", "alexnet_dali.train"]
     process = subprocess.Popen(
-        [*command, *map(str, train), "--train.epochs", "100000"],
+        [*command, *map(str, train), "--train.epochs", "100000", "--optim.schedule", "multistep"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

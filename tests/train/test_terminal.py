@@ -23,7 +23,7 @@ from tests.images import write_class_folders
 from tests.processes import Started, command, python
 from tests.recipes import TINY
 
-LONG = ("--train.epochs", "100000")
+LONG = ("--train.epochs", "100000", "--optim.schedule", "multistep")
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def ignoring_hang_ups(words):
 
 @pytest.mark.slow
 def test_under_nohup_neither_a_hang_up_nor_a_lost_reader_stops_it(words, tmp_path):
-    process = Started(ignoring_hang_ups, [*words, "--train.epochs", "40"])
+    process = Started(ignoring_hang_ups, [*words, *LONG, "--run.max_steps", "60"])
     while "step 4/" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGHUP)
     process.stdout.close()
-    assert process.wait() == 0 and saved_step(tmp_path) == 120
+    assert process.wait() == 0 and saved_step(tmp_path) == 60
 
 
 def test_a_run_without_stdout_or_with_a_full_one_goes_on(words, tmp_path, monkeypatch, capfd):
@@ -127,23 +127,20 @@ def step_for(seconds):
             stopwatch.got_batch()
             time.sleep(0.1)
             stopwatch.end_step()
-            print("step", flush=True)
-        time.sleep(2.5)  # the watchdog looks, and Progress knows no long wait
-        print(stopwatch.metrics(1)["throughput/step_ms"], progress.patience(1.0), flush=True)
+            print(stopwatch.metrics(1).get("throughput/step_ms"), flush=True)
 
 
 @pytest.mark.slow
 def test_time_in_which_the_process_was_stopped_counts_nowhere():
-    """Ctrl-Z for eight seconds: more than the three times one second that end a run."""
-    process = Started(step_for, 4)
+    """Ctrl-Z for twelve seconds, four times as long as what ends a run that stalls."""
+    process = Started(step_for, 15)
     process.stdout.readline()
     process.send_signal(signal.SIGSTOP)
-    time.sleep(8)
+    time.sleep(12)
     process.send_signal(signal.SIGCONT)
     output, errors = process.communicate()
-    assert process.returncode == 0 and "error" not in errors
-    step_ms, patience = map(float, output.splitlines()[-1].split())
-    assert step_ms < 400 and patience < 30
+    assert process.returncode == 0 and not errors
+    assert float(output.splitlines()[-1]) < 250  # without the twelve seconds, a little over 100
 
 
 @pytest.mark.slow

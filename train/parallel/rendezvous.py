@@ -74,7 +74,7 @@ class _Meeting:
                 keeper = "torchrun's store" if place.is_torchruns else "rank 0"
                 return f"{keeper} ({gist(error)})"
             self.store = dist.PrefixStore(f"attempt {place.attempt} of {world_size}", found)
-            self.store.append("here", f"{self._rank} ")
+            self.store.append("here", f"{self._rank} ")  # type: ignore[attr-defined]
         missing = set(range(world_size)) - set(map(int, self.store.get("here").split()))
         listed = ", ".join(map(str, sorted(missing)[:8])) + ", ..." * (len(missing) > 8)
         return f"{len(missing)} of {world_size} ranks ({listed})" if missing else ""
