@@ -24,7 +24,7 @@ from alexnet_dali.model.columns import NUM_COLUMNS, Columns
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
-from alexnet_dali.pipeline.system.faults import advice, resource_error
+from alexnet_dali.pipeline.system.faults import ResourceError, advice, gist, resource_error
 from alexnet_dali.pipeline.system.memory import keep_freed_memory
 from alexnet_dali.pipeline.system.parent import starter
 from alexnet_dali.pipeline.system.surroundings import silence_stdout
@@ -242,7 +242,8 @@ def _place() -> Place:
 @contextmanager
 def _signals_end_at_once() -> Iterator[None]:
     """Let the system end this rank: handlers in Python do not run while C++ waits for others."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
         signal.signal(number, signal.SIG_DFL)
@@ -273,14 +274,20 @@ def _connect(store: dist.Store, world: _World, where: torch.device) -> None:
         # step. If GPUs took them in different orders, each would wait for the other for ever. From
         # 2.26 on, NCCL can keep to the order of the host's calls, which all ranks share.
         os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=store,
-        rank=world.rank,
-        world_size=world.world_size,
-        timeout=_TIMEOUT,
-        device_id=where if on_gpu else None,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=_TIMEOUT,
+            device_id=where if on_gpu else None,
+        )
+    except RuntimeError as error:
+        raise resource_error(error) or ResourceError(
+            f"ranks have met, but can't connect to each other ({gist(error)}); if none was killed, "
+            "look at firewalls, or choose a network: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME"
+        ) from error
 
 
 def _is_seen_as_loopback(world: _World) -> bool:
