@@ -47,7 +47,7 @@ def compiled_local_response_norm(device: torch.device) -> Norm:
 
     If nothing can be compiled for `device`, it is `local_response_norm` itself, with a warning.
     """
-    kernels = _Kernels(_compiled(_forward, probes=True), _compiled(_backward))
+    kernels = _Kernels(_compiled(_forward), _compiled(_backward))
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
     except Exception as error:  # training can do without the compiler, whatever it finds wrong
@@ -60,13 +60,13 @@ def compiled_local_response_norm(device: torch.device) -> Norm:
     return compiled
 
 
-def _compiled(function: Callable[..., Tensor], probes: bool = False) -> Callable[..., Tensor]:
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`function`, compiled for each form of its tensors by itself.
 
     The compiler counts the forms that a piece of code has met. From the ninth on it runs the code
     uncompiled, which only its log says. So each form here has a piece of code of its own. One that
-    can't be compiled, as where the cache is full, runs uncompiled, with a warning; or, where it
-    `probes`, the first one's error is raised.
+    can't be compiled, as where the cache is full, runs uncompiled, with a warning; the error of the
+    very first one is raised: there may be no compiler.
     """
     pieces: dict[Any, Callable[..., Tensor]] = {}
     code, namespace = function.__code__, function.__globals__
@@ -82,7 +82,7 @@ def _compiled(function: Callable[..., Tensor], probes: bool = False) -> Callable
         try:
             return piece(*arguments)
         except Exception as error:
-            if probes and len(pieces) == 1:
+            if function is _forward and len(pieces) == 1:
                 raise
             _warn(error)
             pieces[form] = function
