@@ -51,11 +51,7 @@ def compiled_local_response_norm(device: torch.device) -> Norm:
     try:
         kernels.forward(torch.ones(1, SIZE, 1, 1, device=device), ALPHA)
     except Exception as error:  # training can do without the compiler, whatever it finds wrong
-        warnings.warn(
-            f"response norm runs uncompiled, several times slower ({type(error).__name__}); "
-            "torch.compile needs a C++ compiler such as g++, and Triton for GPUs",
-            stacklevel=2,
-        )
+        _warn(error)
         return local_response_norm
 
     def compiled(x: Tensor, alpha: float = ALPHA) -> Tensor:
@@ -68,8 +64,9 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`function`, compiled for each form of its tensors by itself.
 
     The compiler counts the forms that a piece of code has met. From the ninth on it runs the code
-    uncompiled, which only its log says. So each form here has a piece of code of its own, and one
-    that can't be compiled is an error.
+    uncompiled, which only its log says. So each form here has a piece of code of its own. One that
+    can't be compiled, as where the cache is full, runs uncompiled, with a warning; the error of the
+    very first one is raised: there may be no compiler.
     """
     pieces: dict[Any, Callable[..., Tensor]] = {}
     code, namespace = function.__code__, function.__globals__
@@ -77,13 +74,31 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(*arguments: Any) -> Tensor:
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         form = tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
-        if form not in pieces:
-            copy = FunctionType(code.replace(), namespace)
-            # Two threads may come here at once: both are to take the same piece.
-            pieces.setdefault(form, torch.compile(copy, dynamic=False, fullgraph=True))
-        return pieces[form](*arguments)
+        if form in pieces:
+            return pieces[form](*arguments)
+        copy = FunctionType(code.replace(), namespace)
+        # Two threads may come here at once: both are to take the same piece.
+        piece = pieces.setdefault(form, torch.compile(copy, dynamic=False, fullgraph=True))
+        try:
+            return piece(*arguments)
+        except Exception as error:
+            if function is _forward and len(pieces) == 1:
+                raise
+            _warn(error)
+            pieces[form] = function
+            return function(*arguments)
 
     return run
+
+
+def _warn(error: Exception) -> None:
+    said = next(filter(None, map(str.strip, str(error).splitlines())), "")[:200]
+    warnings.warn(
+        f"response norm runs uncompiled, several times slower ({type(error).__name__}: {said}); "
+        "torch.compile needs a C++ compiler such as g++, Triton for GPUs, and a sound cache that "
+        "it can write (TORCHINDUCTOR_CACHE_DIR)",
+        stacklevel=3,
+    )
 
 
 class _Kernels(NamedTuple):

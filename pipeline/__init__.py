@@ -7,6 +7,10 @@ imported when they are asked for: commands that need no DALI start without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alexnet_dali.pipeline.system.surroundings import check_process
+
+check_process()
+
 if TYPE_CHECKING:
     from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
     from alexnet_dali.pipeline.data_loader import DataLoader

@@ -39,6 +39,9 @@ NO_CLASS = -1
 _LOOKED_AT = 8
 """Images of a list: where none of them is there, all have moved."""
 
+_NAMES = ("utf-8", "surrogateescape")
+"""How names of classes are written, whatever the locale. Those of files are the disk's bytes."""
+
 _AGAIN = "prepare it again with alexnet prep"
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz")
@@ -222,7 +225,12 @@ class Dataset:
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
         train, val = (
             _read_list(
-                folder, name, str(folder / about[f"{name}_root"]), arrays, len(classes), kind
+                folder,
+                name,
+                str(folder / _on_disk(about[f"{name}_root"])),
+                arrays,
+                len(classes),
+                kind,
             )
             for name in ("train", "val")
         )
@@ -308,11 +316,16 @@ def printable(text: str) -> str:
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_bytes(os.fsencode("".join(line + "\n" for line in lines)))
+    path.write_bytes("".join(line + "\n" for line in lines).encode(*_NAMES))
 
 
 def _read_lines(path: Path) -> list[str]:
-    return os.fsdecode(path.read_bytes()).split("\n")[:-1]
+    return path.read_bytes().decode(*_NAMES).split("\n")[:-1]
+
+
+def _on_disk(root: str) -> str:
+    """A root as dataset.yaml has it, as a path of its bytes, whatever the locale."""
+    return os.fsdecode(root.encode(*_NAMES))
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

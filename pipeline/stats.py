@@ -1,5 +1,6 @@
 """Statistics of the training pixels: the mean image, and the colours of lighting noise."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ _SHAPES = {
     "eigenvalues": (3,),
     "eigenvectors": (3, 3),
 }
+
+_SWEEPS = 8
+"""Rotations of each pair: each sweep squares what is left off the diagonal; five do."""
 
 _OFFSET = 128.0  # moments about mid-grey lose fewer digits than moments about black
 
@@ -111,8 +115,9 @@ class PixelSums:
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Count one image [256, 256, 3]."""
-        planes = np.empty((3, STATS_SIZE**2), np.float32)
-        np.subtract(image.reshape(-1, 3).T, np.float32(_OFFSET), out=planes)
+        # Sums of whole numbers are exact in float64, whatever order a CPU's kind adds them up in.
+        planes = np.empty((3, STATS_SIZE**2))
+        np.subtract(image.reshape(-1, 3).T, _OFFSET, out=planes)
         self.count += 1
         self.total += image
         # Nine dot products are three times as fast as one product of matrices.
@@ -126,17 +131,41 @@ class PixelSums:
 
     def stats(self) -> PixelStats:
         """The statistics of everything added so far."""
-        mean_image = self.total / self.count
-        channel_mean = mean_image.mean(axis=(0, 1))
+        pixels = self.count * STATS_SIZE**2
+        mean_image = (self.total / self.count).astype(np.float32)
+        channel_mean = self.total.sum(axis=(0, 1), dtype=np.uint64) / pixels
         centre = channel_mean - _OFFSET
-        covariance = self.moments / (self.count * STATS_SIZE**2) - np.outer(centre, centre)
-        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        # Grey images have one direction only; rounding may leave the other variances a hair below
-        # zero.
-        eigenvalues = np.maximum(eigenvalues[::-1], 0.0)
-        return PixelStats(
-            mean_image.astype(np.float32), channel_mean, eigenvalues, eigenvectors[:, ::-1]
+        covariance = self.moments / pixels - np.outer(centre, centre)
+        return PixelStats(mean_image, channel_mean, *_eigen(covariance))
+
+
+def _eigen(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvalues [3] of a covariance, largest first, and eigenvectors [3, 3], one a column.
+
+    Jacobi's rotations, in Python's numbers: LAPACK's last bits, and the signs of its vectors, are
+    not the same on every kind of CPU. Here the last part is below 0 in the first vector alone, as
+    LAPACK mostly has it.
+    """
+    a, vectors = symmetric.tolist(), np.eye(3).tolist()
+    for p, q in _SWEEPS * [(0, 1), (0, 2), (1, 2)]:
+        if a[p][q] == 0.0:
+            continue
+        half = (a[q][q] - a[p][p]) / (2 * a[p][q])
+        tangent = math.copysign(1.0, half) / (abs(half) + math.sqrt(half * half + 1))
+        cosine = 1 / math.sqrt(tangent * tangent + 1)
+        sine = tangent * cosine
+        for row in (*a, *vectors):  # from the right
+            row[p], row[q] = cosine * row[p] - sine * row[q], sine * row[p] + cosine * row[q]
+        a[p], a[q] = (  # and from the left
+            [cosine * x - sine * y for x, y in zip(a[p], a[q], strict=True)],
+            [sine * x + cosine * y for x, y in zip(a[p], a[q], strict=True)],
         )
+    columns = sorted(zip((a[i][i] for i in range(3)), zip(*vectors, strict=True)), reverse=True)
+    # Grey images have one direction only; rounding may leave the other variances a hair below 0.
+    values = np.array([max(value, 0.0) for value, _ in columns])
+    signs = [sign * math.copysign(1, v[2]) for sign, (_, v) in zip((-1, 1, 1), columns)]
+    signed = [[sign * x for x in vector] for sign, (_, vector) in zip(signs, columns)]
+    return values, np.array(signed).T
 
 
 def _area_weights(old: int, new: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ import signal
 import sys
 from importlib import import_module
 
+from alexnet_dali.pipeline.system.surroundings import read_names_as_utf8
 from alexnet_dali.tools.extras import needed
 
 COMMANDS = {
@@ -29,6 +30,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run `alexnet COMMAND ...`."""
+    read_names_as_utf8()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_usage())

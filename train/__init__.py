@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import alexnet_dali.pipeline.system.parent  # noqa: F401 - it notes at once who started this process
+
 if __name__ == "train":  # python -m train, in a checkout
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools/checkout.py"))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from alexnet_dali.pipeline.system.surroundings import open_streams, read_names_as_utf8
 from alexnet_dali.train import dry_run
 from alexnet_dali.train.checkpoints.checkpoint import how_to_resume
 from alexnet_dali.train.config import Config, load
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     0: finished. 2: a user's error. 128 + n: stopped by signal n. torchrun turns any status but 0
     into 1, and adds a report of its own below the message.
     """
+    open_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -48,4 +50,5 @@ def _in(folder: str, config: Config) -> Config:
 
 
 if __name__ == "__main__":
+    read_names_as_utf8()
     sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.trainer import Trainer
 
 _TIMED = 10  # steps
@@ -29,7 +28,8 @@ def check(trainer_in: Callable[[str], Trainer], folder: Path) -> int:
         step_seconds = _time_steps(trainer)
         validation_seconds = _time_validation(trainer)
         memory = _memory(trainer)
-        num_bytes = checkpoint.num_bytes(trainer.state.gather(trainer.ranks.all_gather_over_pairs))
+        gathered = trainer.state.gather(trainer.ranks.all_gather_over_pairs)
+        num_bytes = trainer.run_folder.num_bytes(gathered)
     plan = trainer.plan
     seconds = plan.num_steps * step_seconds
     seconds += plan.num_steps // plan.steps_per_epoch * validation_seconds

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
 from alexnet_dali.pipeline.prepare.examine import tasks, why_not_decoded
+from alexnet_dali.pipeline.prepare.forecast import Forecast
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source
@@ -50,17 +51,21 @@ class Preparation(NamedTuple):
 
         DatasetError where no image is left.
         """
+        forecast = None
         if self.store is not None:
             self = self._replace(train=self.train.distinct(), val=self.val.distinct())
+            total = len(self.val) + len(self.train)
+            forecast = Forecast(folder, total, self.store.shards)
         else:
             _check_readable(self.train)
             _check_readable(self.val)
-        _check_headers(self.train, self.classes, self.store)
+        if self.targets == "classes":
+            _check_headers(self.train, self.classes, self.store)
         with Workers() as pool:
             # The smaller part first: what is wrong with it is known before hours go into the other.
-            val, _ = self._examine(pool, "val", self.val, folder, notes)
+            val, _ = self._examine(pool, "val", self.val, folder, notes, forecast)
             _check_any(self.val, val)
-            train, sums = self._examine(pool, "train", self.train, folder, notes)
+            train, sums = self._examine(pool, "train", self.train, folder, notes, forecast)
             if self.targets == "classes":
                 _check_classes(self.train, self.classes, train)
             _check_any(self.train, train)
@@ -76,7 +81,13 @@ class Preparation(NamedTuple):
         )
 
     def _examine(
-        self, pool: Workers, part: str, source: Source, folder: Path, notes: Path
+        self,
+        pool: Workers,
+        part: str,
+        source: Source,
+        folder: Path,
+        notes: Path,
+        forecast: Forecast | None,
     ) -> tuple[Findings, PixelSums]:
         """Every file of a part, train or val; what `notes` tell of is not done again.
 
@@ -85,6 +96,8 @@ class Preparation(NamedTuple):
         journal = Journal(notes / part)
         order = source.reading_order()
         _check_unchanged(source, order, journal.findings())
+        if forecast is not None:
+            forecast.skip(journal.done)
         shards = None
         if self.store is not None and self.store.shards:
             shards = Shards(folder / "shards", part, journal.position)
@@ -94,6 +107,8 @@ class Preparation(NamedTuple):
         with progress(len(order), part, "images", done=journal.done) as advance:
             for found, stored, sums in pool.results(remaining):
                 with writing_to(folder):
+                    if forecast is not None:
+                        forecast.add(len(found.rows), list(map(len, stored)) or _lengths(found))
                     if shards is not None:
                         _place(found, shards.add(stored))
                     journal.add(found, sums)
@@ -179,6 +194,11 @@ def _place(found: Findings, places: NDArray[np.int64]) -> None:
     usable = found.usable()
     found.rows["shard"][usable] = places[:, 0]
     found.rows["span"][usable, 0] += places[:, 1]
+
+
+def _lengths(found: Findings) -> list[int]:
+    """Bytes of the files that were written."""
+    return found.rows["length"][found.usable()].tolist()
 
 
 def _spans(part: str, rows: NDArray[np.void]) -> NDArray[np.int64]:

@@ -87,6 +87,11 @@ class Workers:
             broken: Future[Examined] = Future()
             broken.set_exception(error)
             return broken
+        except (EOFError, ConnectionError) as error:
+            raise ResourceError(
+                "the process that forks the others has ended: out of memory (free -h), or at the "
+                "limit of processes (ulimit -u, or a container's pids); rerun the command to resume"
+            ) from error
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._count, _CONTEXT, _start)

@@ -10,6 +10,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|NVJPEG_STATUS_ALLOCATOR_FAILURE|nvJPEG error \(5\)",
     re.IGNORECASE,
 )
+_NO_THREADS = re.compile("can't start new thread|Resource temporarily unavailable")
 _DEVICE = re.compile(r"CUDA (error|runtime API error|driver API error)|CUDNN_STATUS|NVML")
 """What CUDA and its driver say of themselves. nvJPEG's errors are not among these: most of them
 speak of a file."""
@@ -36,6 +37,12 @@ def resource_error(error: BaseException) -> ResourceError | None:
         return ResourceError(
             f"out of memory ({said}); rerun the command to resume. See what else "
             "runs here (free -h, nvidia-smi); a smaller batch takes less"
+        )
+    if _NO_THREADS.search(str(error)):
+        return ResourceError(
+            f"no more threads or processes can be started ({said}): the limit is reached (ulimit "
+            "-u, or a container's pids). Raise it, or lower --data.num_threads and "
+            "OMP_NUM_THREADS, and rerun the command to resume"
         )
     if (
         isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
@@ -85,6 +92,9 @@ def the_disks_own(error: BaseException) -> bool:
 _ADVICE = {
     errno.ENOSPC: "make room and rerun the same command",
     errno.EDQUOT: "make room in your quota and rerun the same command",
+    errno.EFBIG: "files may not be as large here (ulimit -f, or FAT's 4 GB): raise the limit, or "
+    "choose a folder on another file system, and rerun the same command",
+    errno.EAGAIN: "the limit of processes is reached (ulimit -u, or a container's pids)",
     errno.EROFS: "the file system is read-only: choose a folder on another",
     errno.EACCES: "the rights do not allow it: choose another folder, or change them",
 }

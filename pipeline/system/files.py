@@ -6,13 +6,21 @@ import os
 import shlex
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+_CANT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that can't flush folders: CIFS, FUSE, VirtualBox, drives in WSL."""
+
+_CANT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that have no locks: often the same."""
 
 
 @contextmanager
@@ -36,11 +44,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Let the system's error say where the disk is full, or the quota used up: it does not."""
+    """Let the system's error say where a write failed: it does not."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        if error.errno and error.filename is None:
             error.filename = str(path)
         raise
 
@@ -65,27 +73,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def locked(path: Path, in_use: str) -> FileLock:
+def locked(path: Path, in_use: str) -> BaseFileLock:
     """Hold a lock on `path`, until it is released or this process ends.
 
-    ValueError, with the words `in_use`, where another process holds it; OSError where `path` can't
-    be written.
+    A file system without locks gets a file that only one process can make; where it was killed, the
+    next one on the same machine takes it. ValueError, with the words `in_use`, where another
+    process holds the lock; OSError where `path` can't be written.
     """
-    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     owner = path.with_name(f"{path.name}-owner")
     try:
-        lock.acquire()
+        lock = _acquired(path)
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-    except Timeout:
+    except Timeout as error:
         who = owner.read_text() if owner.exists() else "another process"
-        raise ValueError(f"{in_use} ({who}), or choose another folder") from None
+        held = error.lock_file
+        gone = "" if held == str(path) else f"; if that is gone, rm {shlex.quote(held)}"
+        raise ValueError(f"{in_use} ({who}), or choose another folder{gone}") from None
+    return lock
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if isinstance(error, Timeout) or error.errno not in _CANT_LOCK:
             raise
-        raise ValueError(
-            f"{path} can't be locked against other processes ({error.strerror}); mount its file "
-            "system with locks, or choose another folder"
-        ) from None
+        lock = SoftFileLock(path.with_name(f"{path.name}-held"), timeout=0)
+        lock.acquire()
     return lock
 
 
@@ -129,6 +144,9 @@ def sync_file_system(path: Path) -> None:
     try:
         if syncfs(descriptor):
             number = ctypes.get_errno()
+            if number in _CANT_SYNC:
+                os.sync()
+                return
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
@@ -159,9 +177,27 @@ def _discard(work: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make the bytes of a file, or the names in a folder, survive a crash of the machine."""
+    """Make the bytes of a file, or the names in a folder, survive a crash of the machine.
+
+    OSError, which names `path`, where that fails. A file system that can't is warned of once: there
+    a crash of the machine, but not of a process, may lose names.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EBADF, *_CANT_SYNC):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        _warn_of_crashes()
     finally:
         os.close(descriptor)
+
+
+@cache
+def _warn_of_crashes() -> None:
+    print(
+        "warning: this file system can't flush folders: if the machine crashes (power, kernel), "
+        "the newest files may be lost",
+        file=sys.stderr,
+        flush=True,
+    )

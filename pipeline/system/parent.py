@@ -3,6 +3,16 @@
 import os
 from multiprocessing import parent_process
 
+_STARTED = os.getpid(), os.getppid()
+
+
+def starter() -> int:
+    """The process that started this one: known before imports that take seconds.
+
+    It may be gone; os.getppid() is then another one.
+    """
+    return _STARTED[1] if _STARTED[0] == os.getpid() else os.getppid()
+
 
 def check_process(made_in: int) -> None:
     """ValueError in another process than the one that made a loader: it has none of its threads."""

@@ -3,11 +3,18 @@
 import ctypes
 import errno
 import os
+import stat
 from types import SimpleNamespace
 
 import pytest
 
-from alexnet_dali.pipeline.system.files import resumable_folder, sync_file_system
+from alexnet_dali.pipeline.system import files
+from alexnet_dali.pipeline.system.files import (
+    atomic_folder,
+    atomic_write,
+    resumable_folder,
+    sync_file_system,
+)
 
 
 def plant(monkeypatch, syncfs):
@@ -59,3 +66,47 @@ def test_without_syncfs_everything_is_flushed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sync", lambda: called.append(True))
     sync_file_system(tmp_path)
     assert called
+
+
+@pytest.fixture
+def fail_fsync(monkeypatch):
+    """Have fsync of folders, or of files, fail."""
+    fsync = os.fsync
+    files._warn_of_crashes.cache_clear()
+
+    def fail(number, of_folders):
+        def failing(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+                raise OSError(number, os.strerror(number))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", failing)
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders_is_warned_of_once(
+    number, fail_fsync, tmp_path, capsys
+):
+    fail_fsync(number, of_folders=True)
+    for content in (b"one", b"two"):
+        with atomic_write(tmp_path / "file") as file:
+            file.write(content)
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "x").write_bytes(b"x")
+    with resumable_folder(tmp_path / "out", "same") as (folder, _):
+        (folder / "y").write_bytes(b"y")
+    assert (tmp_path / "file").read_bytes() == b"two" and (tmp_path / "folder/x").exists()
+    assert (tmp_path / "out/y").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: this file system can't flush folders")
+
+
+@pytest.mark.parametrize("of_folders, named", [(True, "{folder}"), (False, "{folder}/file")])
+def test_any_other_error_of_a_flush_names_its_path(of_folders, named, fail_fsync, tmp_path):
+    fail_fsync(errno.EIO, of_folders)
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == named.format(folder=tmp_path)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,3 +50,51 @@ def test_the_mean_at_another_size_is_an_area_average(dataset, size):
     np.testing.assert_allclose(
         dataset.stats.mean_at(size), np.stack(expected, axis=2), atol=tolerance
     )
+
+
+STATS = """
+import numpy as np
+from alexnet_dali.pipeline.stats import PixelSums
+sums, rng = PixelSums(), np.random.default_rng(0)
+for _ in range(4):
+    sums.add(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) // np.array([1, 2, 3], np.uint8))
+print(*(value.tobytes().hex() for value in vars(sums.stats()).values()))
+"""
+
+
+@pytest.mark.slow
+def test_statistics_have_the_same_bits_on_every_kind_of_cpu():
+    """OpenBLAS computes as on an older one, and numpy without its newer instructions."""
+    kinds: list[dict[str, str]] = [
+        {},
+        {
+            "OPENBLAS_CORETYPE": "Nehalem",
+            "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX AVX2 FMA3",
+        },
+        {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX"},
+    ]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", STATS], env=os.environ | kind, capture_output=True, check=True
+        ).stdout
+        for kind in kinds
+    }
+    assert len(found) == 1 and len(found.pop()) > 2 * 4 * 3 * 256**2
+
+
+def test_eigenvectors_point_the_same_way_and_are_numpys():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        sums = PixelSums()
+        base = rng.integers(0, 200, (256, 256, 1))
+        sums.add((base + rng.integers(0, 50, (256, 256, 3))).astype(np.uint8))
+        stats = sums.stats()
+        assert (np.sign(stats.eigenvectors[2]) == [-1, 1, 1]).all()
+        covariance = (stats.eigenvectors * stats.eigenvalues) @ stats.eigenvectors.T
+        values, vectors = np.linalg.eigh(covariance)
+        np.testing.assert_allclose(stats.eigenvalues, values[::-1], rtol=1e-12)
+        overlap = np.abs((stats.eigenvectors * vectors[:, ::-1]).sum(0))
+        np.testing.assert_allclose(overlap, 1, atol=1e-12)
+    grey = PixelSums()
+    grey.add(np.broadcast_to(base, (256, 256, 3)).astype(np.uint8))
+    assert (grey.stats().eigenvalues[1:] < 1e-9).all() and grey.stats().eigenvalues[0] > 100

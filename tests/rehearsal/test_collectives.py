@@ -21,6 +21,7 @@ from alexnet_dali.train.config import load
 from alexnet_dali.train.parallel import ranks as distributed
 from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.trainer import Trainer
+from tests.ranks import environment_of
 from tests.recipes import TINY
 
 
@@ -167,12 +168,11 @@ def test_nccl_takes_the_order_of_the_host(device, own, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     else:
         monkeypatch.setenv(name, own)
-    monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    monkeypatch.setattr(os, "environ", os.environ | environment_of(0, 2, 29500))
     where = torch.device(device)
     monkeypatch.setattr(distributed, "_device", lambda *arguments: where)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    met = iter([(HashStore(), 0, 2)])
-    monkeypatch.setattr(dist, "rendezvous", lambda *arguments, **options: met)
+    monkeypatch.setattr(distributed, "meet", lambda *arguments: HashStore())
     monkeypatch.setattr(
         dist, "init_process_group", lambda *arguments, **options: found.append(os.environ.get(name))
     )

@@ -39,6 +39,10 @@ FAULTS = {
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
         "out of memory",
     ),
+    "threads": (
+        RuntimeError("can't start new thread"),
+        r"no more threads or processes can be started .*ulimit -u, or a container's pids",
+    ),
     "GPU memory": (torch.OutOfMemoryError(OUT_OF_MEMORY), "out of memory.*79.11 GiB"),
     "DALI's GPU memory": (
         RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nno"),

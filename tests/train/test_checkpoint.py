@@ -6,6 +6,7 @@ import resource
 import signal
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.columns import Columns
 from alexnet_dali.model.config import ModelConfig
+from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.checkpoints import checkpoint, checksum
 from alexnet_dali.train.checkpoints.checkpoint import CheckpointError, VersionError
 from alexnet_dali.train.checkpoints.run_folder import Claim, RunFolder, claim, read_config
@@ -324,17 +326,51 @@ def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(tmp_path):
         checkpoint.load(tmp_path / "bomb.pt")
 
 
+class Full:
+    """A file on a disk that is full after a million bytes."""
+
+    def __init__(self, file):
+        self._file, self._free = file, 1_000_000
+
+    def write(self, data):
+        self._free -= len(memoryview(data).cast("B"))
+        if self._free < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)
+
+    def flush(self):
+        self._file.flush()
+
+
 def test_a_full_disk_says_how_much_is_needed_and_what_stands(tmp_path, monkeypatch):
     """torch reports it as an error of its own, in the middle of the file."""
+    checkpoint.save(tmp_path, state(1), keep=2)
+    large = state(2) | {"model": {"w": torch.zeros(1_000_000)}}
+
+    @contextmanager
+    def full(path):
+        with atomic_write(path) as file:
+            yield Full(file)
+
+    monkeypatch.setattr(checkpoint, "atomic_write", full)
+    said = r"No space left on device; it takes 4 MB, .*step-0000000001\.pt; make room and"
+    with pytest.raises(OSError, match=said):
+        checkpoint.save(tmp_path, large, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.pt"]
+
+
+def test_a_limit_of_file_sizes_is_no_full_disk(tmp_path):
     checkpoint.save(tmp_path, state(1), keep=2)
     large = state(2) | {"model": {"w": torch.zeros(1_000_000)}}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    said = r"File too large; it takes 4 MB\); .*step-0000000001\.pt; raise the limit \(ulimit -f,"
     try:
-        with pytest.raises(OSError, match=r"takes 4 MB, .*step-0000000001\.pt; make room and"):
+        with pytest.raises(OSError, match=said) as caught:
             checkpoint.save(tmp_path, large, keep=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+    assert "free" not in str(caught.value) and "make room" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.pt"]

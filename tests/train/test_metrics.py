@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.run_folder import check_kept, claim
@@ -53,7 +54,8 @@ def test_what_goes_wrong_in_the_thread_is_raised_and_nothing_is_written_after_it
     monitor = Monitor(folder, 0, partial(check_kept, folder))
     monitor.write(1, 0, {"train/loss": 1.0})
     monitor.flush()
-    good, monitor._file = monitor._file, open("/dev/full", "a")  # noqa: SIM115
+    full = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    good, monitor._file = monitor._file, full
     monitor.write(2, 0, {"train/loss": 2.0})
     monitor._thread.submit(int).result()  # it has come to the end of its queue
     monitor._file = good
@@ -62,7 +64,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_and_nothing_is_written_after_it
         "flush": monitor.flush,
         "close": monitor.close,
     }
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
         calls[last]()
     with pytest.raises(OSError, match="No space left on device"):
         monitor.flush()
@@ -78,6 +80,22 @@ def test_a_line_that_waits_behind_one_that_fails_is_not_written(folder, monkeypa
     with pytest.raises(TypeError, match="not JSON serializable"):
         monitor.flush()
     assert read_metrics(folder, "train/loss") == {1: 1.0}
+
+
+@pytest.mark.parametrize("back", [-1000.0, 0.0, 1000.0])
+def test_tensorboard_shows_all_steps_where_the_clock_was_set_back_between(
+    back, folder, monkeypatch
+):
+    """It orders a run's files by the time in their names; then come older steps after newer."""
+    now = 2e9
+    for step in range(3):
+        monkeypatch.setattr(time, "time", lambda: now)  # noqa: B023
+        monitor = Monitor(folder, step, partial(check_kept, folder))
+        monitor.write(step + 1, 0, {"train/loss": 1.0})
+        monitor.close()
+        now += back
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("learning/loss")] == [1, 2, 3]
 
 
 def test_a_folder_that_is_gone_is_told_by_the_next_call(folder):

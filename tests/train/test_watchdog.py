@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dali.model.columns import Columns
+from alexnet_dali.pipeline.system import pauses
 from alexnet_dali.train.checkpoints.checkpoint import how_to_resume
 from alexnet_dali.train.parallel import ranks as distributed
 from alexnet_dali.train.parallel import watchdog
@@ -261,6 +262,28 @@ def test_where_the_leader_is_gone_another_rank_takes_over_and_names_who_is_gone(
     assert not watches[0].is_leader()
     take_rounds(3, living[1:])  # and the second leader, too
     assert [rank for rank in living[1:] if watches[rank].is_leader()] == [4]
+
+
+def test_a_process_that_was_stopped_has_not_stalled(monkeypatch, capsys):
+    """Three minutes of Ctrl-Z, then three in which it could have gone on."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pauses, "_seconds", 0.0)
+    ranks = Ranks(0, 1, torch.device("cpu"), 1, Columns.whole(1))
+    watch = Watch(ranks, lambda: "rerun", Progress(), 60)
+    watch._progress.at("forward", 7)
+    watch._round()
+
+    def sleep(seconds):
+        monkeypatch.setattr(watch._end, "wait", lambda pause: now.__setitem__(0, now[0] + seconds))
+        assert not watch._sleep()
+        watch._round()
+
+    sleep(181.0)
+    assert not capsys.readouterr().err and watch._progress.patience(60) == 60
+    for _ in range(181):
+        sleep(1.0)
+    assert watch._ends and "no progress for 181 s" in capsys.readouterr().err
 
 
 def test_a_killed_partner_is_one_line_with_its_rank_and_where_to_go_on(prepared, tmp_path):

@@ -132,11 +132,13 @@ def keep_best(path: Path) -> None:
 
 def _unwritten(path: Path, needed: int, error: OSError | RuntimeError) -> str:
     """Why a checkpoint can't be written, which is the newest, and what to do."""
-    why, then, last = str(error), f"once {path.parent} can be written,", newest(path.parent)
-    if isinstance(error, OSError):
-        why = error.strerror or why
-    if isinstance(error, RuntimeError):  # torch hides the system's error in one of its own
-        why = "the disk may be full"
+    then, last = f"once {path.parent} can be written,", newest(path.parent)
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        error = error.__context__  # torch hides the system's error behind one of its own
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        why += f"; it takes {needed / 1e6:.0f} MB"
+        then = "raise the limit (ulimit -f, or FAT's 4 GB) and"
     if isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
         why += f"; it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"

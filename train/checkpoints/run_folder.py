@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from filelock import FileLock
+from filelock import BaseFileLock
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.dataset import Dataset
@@ -42,7 +42,7 @@ class RunFolder:
         """`dataset` is what the run trains on."""
         self._path, self._checkpoints = path, path / "checkpoints"
         self._dataset, self._steps_per_epoch, self._ranks = dataset, steps_per_epoch, ranks
-        self._lock: FileLock | None = None
+        self._lock: BaseFileLock | None = None
         self._saved: dict[str, Any] | None = None
         self.best = Best()
         self._saved_step, self._saved_at = -1, time.monotonic()
@@ -106,6 +106,11 @@ class RunFolder:
         taken, fresh = take_layers(model, path, self._dataset.classes)
         started = ", ".join(fresh) or "no layer"
         self._ranks.say(f"took {', '.join(taken)} from {path}; {started} starts afresh")
+
+    @staticmethod
+    def num_bytes(gathered: dict[str, Any]) -> int:
+        """What a checkpoint of it takes."""
+        return checkpoint.num_bytes(gathered)
 
     def has(self, step: int) -> bool:
         """Whether the newest checkpoint is of this step."""
@@ -262,7 +267,7 @@ MAY_CHANGE = {
 """All that may change in a run's folder; docs/train.md has the same table."""
 
 
-def claim(folder: Path, config: Config) -> FileLock:
+def claim(folder: Path, config: Config) -> BaseFileLock:
     """Make `folder` the run's, or resume it; the lock is held as long as the returned object lives.
 
     Options may differ from the run's as MAY_CHANGE has it: `changes.txt` keeps a record.

@@ -18,6 +18,9 @@ _PATIENCE = 1.0
 torchrun passes on signals that a rank may already have received itself.
 """
 
+_STOPPING = ("TERM", "INT", "HUP", "USR1", "USR2", "XCPU")
+"""Signals by which people, terminals and job managers end a run, or say that they will."""
+
 _MACHINES_OWN = ("data.root", "data.num_threads", "run.dir", "run.device")
 """Options that may differ from one machine to the next."""
 
@@ -77,16 +80,20 @@ class Agreement:
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT is only noted; a later one acts as usual."""
+    """While entered, the first signal that would end the run is only noted.
+
+    A later one acts as usual. A hang-up that is ignored, as under nohup, stays so.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._noted = 0.0
 
     def __enter__(self) -> Self:
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        numbers = [signal.Signals[f"SIG{name}"] for name in _STOPPING]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            numbers.remove(signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(

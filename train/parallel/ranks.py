@@ -6,6 +6,7 @@ Nothing else reads torchrun's environment.
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -25,9 +26,12 @@ from alexnet_dali.model.columns import NUM_COLUMNS, Columns
 from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.feeder import Batch
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
-from alexnet_dali.pipeline.system.faults import advice, resource_error
+from alexnet_dali.pipeline.system.faults import ResourceError, advice, gist, resource_error
 from alexnet_dali.pipeline.system.memory import keep_freed_memory
+from alexnet_dali.pipeline.system.parent import starter
+from alexnet_dali.pipeline.system.surroundings import silence_stdout
 from alexnet_dali.train.parallel import collectives, devices
+from alexnet_dali.train.parallel.rendezvous import Place, meet
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Ranks:
     exchange_group: dist.ProcessGroup | None = None
     control_group: dist.ProcessGroup | None = None  # everyone, over the CPU
     store: dist.Store | None = None  # what torchrun's ranks met by
+    launcher: int | None = None  # torchrun's process
 
     @property
     def is_main(self) -> bool:
@@ -80,9 +85,22 @@ class Ranks:
             )
 
     def say(self, text: str) -> None:
-        """Print on the main rank alone, and at once: torchrun's pipes would hold it back."""
-        if self.is_main:
+        """Print on the main rank alone, and at once: torchrun's pipes would hold it back.
+
+        Where the reader is gone, it is as if a terminal was closed: SIGHUP. No other fault of the
+        output is worth a run.
+        """
+        if not self.is_main:
+            return
+        try:
             print(text, flush=True)
+        except OSError as error:
+            silence_stdout()
+            if isinstance(error, BrokenPipeError):
+                signal.raise_signal(signal.SIGHUP)
+            else:
+                with suppress(OSError):
+                    print(f"warning: no more is printed ({error})", file=sys.stderr, flush=True)
 
     def exchange(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Both columns' shards of each batch, from own shards; see collectives.exchange."""
@@ -132,7 +150,7 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
     rank can't have a GPU of its own. ResourceError where memory or a GPU fails inside. With several
     ranks, one that fails inside prints its error and exits.
     """
-    world = _World(*(int(os.environ.get(name, alone)) for name, alone in _ALONE.items()))
+    world = _world()
     _check_pairs(world, num_columns)
     where = _device(device, world.local_rank, world.local_world_size)
     num_threads = threads_of_a_rank(False, world.local_world_size)
@@ -145,29 +163,26 @@ def join(device: str, num_columns: int = NUM_COLUMNS) -> Iterator[Ranks]:
         return
 
     torch.set_num_threads(num_threads)  # torchrun sets 1, whatever the machine
-    found, rank, world_size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    # torchrun keeps the store when it starts ranks again: addresses of dead ones are still in it.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", found)
-    if on_gpu:
-        # Each group is a communicator, and kernels of several run at once: a batch travels under a
-        # step. If GPUs took them in different orders, each would wait for the other for ever. From
-        # 2.26 on, NCCL can keep to the order of the host's calls, which all ranks share.
-        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=store,
-        rank=rank,
-        world_size=world_size,
-        timeout=_TIMEOUT,
-        device_id=where if on_gpu else None,
-    )
-    try:
-        form = _in_pairs if num_columns == NUM_COLUMNS else _each_whole
-        yield replace(form(rank, world_size, where, num_threads), store=store)
-    except BaseException as error:
-        _leave_at_once(error)
+    with _signals_end_at_once():
+        try:
+            place = _place()
+            store = meet(place, world.rank, world.world_size)
+            _connect(store, world, where)
+            form = _in_pairs if num_columns == NUM_COLUMNS else _each_whole
+            ranks = form(world.rank, world.world_size, where, num_threads)
+            yield replace(ranks, store=store, launcher=place.launcher)
+        except BaseException as error:
+            _leave_at_once(error)
     dist.destroy_process_group()
+
+
+_TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for each other in one exchange; the watchdog notices much sooner."""
+
+_ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+"""torchrun's environment, and what it would say to a single process."""
+
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 class _World(NamedTuple):
@@ -179,11 +194,24 @@ class _World(NamedTuple):
     local_world_size: int
 
 
-_TIMEOUT = timedelta(minutes=30)
-"""How long ranks wait for each other in one exchange; the watchdog notices much sooner."""
+def _world() -> _World:
+    """What the environment says, where an empty variable says nothing.
 
-_ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-"""torchrun's environment, and what it would say to a single process."""
+    ValueError where that can't be.
+    """
+    said = [os.environ.get(name) or str(alone) for name, alone in _ALONE.items()]
+    if all(number.isdecimal() for number in said):
+        world = _World(*map(int, said))
+        if world.rank < world.world_size and world.local_rank < world.local_world_size:
+            return world
+    raise ValueError(f"expected a rank below the number of ranks, found {_variables()}")
+
+
+def _variables() -> str:
+    """What torchrun's environment says, and how to run without it."""
+    names = list(filter(os.environ.get, (*_ALONE, *_ADDRESS)))
+    said = ", ".join(f"{name}={os.environ[name]}" for name in names)
+    return f"{said}; to run alone: unset {' '.join(names)}"
 
 
 def _check_pairs(world: _World, num_columns: int) -> None:
@@ -191,8 +219,95 @@ def _check_pairs(world: _World, num_columns: int) -> None:
     if together > 1 and (together % num_columns or here % num_columns):
         raise ValueError(
             f"found {together} ranks, {here} of them on this machine; expected one, or an even "
-            "number on each machine: two columns make a network (torchrun --nproc_per_node=2 ...)"
+            "number on each machine: two columns make a network (torchrun --nproc_per_node=2 ...). "
+            f"The environment says {_variables()}"
         )
+
+
+def _place() -> Place:
+    """Where ranks meet; ValueError where the environment does not say it."""
+    host, port = (os.environ.get(name, "") for name in _ADDRESS)
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise ValueError(
+            f"expected an address and a port in {' and '.join(_ADDRESS)}, found {_variables()}"
+        )
+    return Place(
+        host,
+        int(port),
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        starter() if dist.is_torchelastic_launched() else None,
+        _variables(),
+    )
+
+
+@contextmanager
+def _signals_end_at_once() -> Iterator[None]:
+    """Let the system end this rank: handlers in Python do not run while C++ waits for others."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _connect(store: dist.Store, world: _World, where: torch.device) -> None:
+    """Let ranks that have met exchange tensors; ValueError where they can't."""
+    names = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    found = [name for _, name in socket.if_nameindex()]
+    if lacking := set(filter(None, names.split(","))) - set(found):
+        raise ValueError(
+            f"GLOO_SOCKET_IFNAME is {names}, and this machine has no {', '.join(lacking)}; "
+            f"expected some of {', '.join(found)}, or none"
+        )
+    if not names and world.local_rank == 0 and _is_seen_as_loopback(world):
+        print(
+            f"warning: this machine's name, {socket.gethostname()}, leads to itself (127.*), where "
+            f"other machines can't connect; set GLOO_SOCKET_IFNAME to one of {', '.join(found)}",
+            file=sys.stderr,
+            flush=True,
+        )
+    on_gpu = where.type == "cuda"
+    if on_gpu:
+        # Each group is a communicator, and kernels of several run at once: a batch travels under a
+        # step. If GPUs took them in different orders, each would wait for the other for ever. From
+        # 2.26 on, NCCL can keep to the order of the host's calls, which all ranks share.
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=_TIMEOUT,
+            device_id=where if on_gpu else None,
+        )
+    except RuntimeError as error:
+        raise resource_error(error) or ResourceError(
+            f"ranks have met, but can't connect to each other ({gist(error)}); if none was killed, "
+            "look at firewalls, or choose a network: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME"
+        ) from error
+
+
+def _is_seen_as_loopback(world: _World) -> bool:
+    """Whether gloo, which looks this machine's name up, gives others an address of no use."""
+    has_others = world.world_size > world.local_world_size
+    return (
+        has_others
+        and _is_loopback(socket.gethostname())
+        and not _is_loopback(os.environ["MASTER_ADDR"])
+    )
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether a name leads to the machine that asks, which gloo takes for unknown names."""
+    try:
+        return socket.gethostbyname(name).startswith("127.")
+    except OSError:
+        return True
 
 
 @contextmanager
@@ -219,6 +334,8 @@ def _leave_at_once(error: BaseException) -> NoReturn:
             end_job()  # it would fail again
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
         status = error.code
+    elif isinstance(error, KeyboardInterrupt):
+        status = 128 + signal.SIGINT
     else:
         status = 1
         traceback.print_exception(error)
@@ -276,7 +393,7 @@ def report_error(error: Exception) -> int:
 
     If all ranks fail in the same way, only the first one prints.
     """
-    if int(os.environ.get("RANK", 0)) > 0:
+    if os.environ.get("RANK", "0") not in ("", "0"):
         time.sleep(3)  # torchrun ends this rank within that time if the first one has failed, too
     message = f"error: {printable(str(error))}{advice(error)}"
     print(message, file=sys.stderr, flush=True)

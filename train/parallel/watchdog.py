@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
+from alexnet_dali.pipeline.system import pauses
 from alexnet_dali.train.parallel.heartbeats import Finding, Heartbeat, Heartbeats
 from alexnet_dali.train.parallel.ranks import Ranks
 
@@ -47,11 +48,11 @@ class Progress:
 
     def __init__(self) -> None:
         self.doing, self.count, self.step = "starting", 0, 0
-        self._since, self._slowest = time.monotonic(), 0.0
+        self._since, self._slowest = pauses.clock(), 0.0
 
     def at(self, doing: str, step: int) -> None:
         """Note what begins now, in `step`."""
-        now = time.monotonic()
+        now = pauses.clock()
         if self.doing not in _SLOW:
             self._slowest = max(self._slowest, now - self._since)
         self.doing, self.step, self._since = doing, step, now
@@ -104,7 +105,8 @@ class Watch:
 
         A run is reported once it has stalled for `seconds`, or longer; 0 means never.
         """
-        self._rank, self._how_to_resume = ranks.rank, how_to_resume
+        self._rank, self._launcher = ranks.rank, ranks.launcher
+        self._how_to_resume = how_to_resume
         self._on_gpu = ranks.device.type == "cuda"
         self._progress, self._seconds = progress, seconds
         self._heartbeats, self._pause = None, 1.0
@@ -113,7 +115,7 @@ class Watch:
             store = ranks.store.clone()  # type: ignore[attr-defined]
             self._heartbeats = Heartbeats(store, ranks.rank, ranks.world_size)
         self._store_is_gone = False
-        self._heard_at = now = time.monotonic()
+        self._heard_at = now = pauses.clock()
         self._ranks = [_Rank(rank, beat_at=now, count_at=now) for rank in range(ranks.world_size)]
         self._gone: list[int] = []
         self._ends = False
@@ -140,9 +142,8 @@ class Watch:
         return self._heartbeats is None or self._heartbeats.is_leader
 
     def _run(self) -> None:
-        launcher = os.getppid() if dist.is_torchelastic_launched() else None
-        while not self._end.wait(self._pause):
-            if launcher not in (None, os.getppid()):  # torchrun was killed: save, and end as well
+        while not self._sleep():
+            if self._launcher not in (None, os.getppid()):  # torchrun was killed: save, and end
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             try:
@@ -154,24 +155,31 @@ class Watch:
             if self._ends:
                 os._exit(1)
 
+    def _sleep(self) -> bool:
+        """Whether the watch has ended. It wakes up late where the process was stopped."""
+        began = time.monotonic()
+        has_ended = self._end.wait(self._pause)
+        pauses.overslept(time.monotonic() - began - self._pause)
+        return has_ended
+
     def _round(self) -> None:
         """Send and receive, and judge where it is this rank's task."""
         own, heartbeats = self._own_heartbeat(), self._heartbeats
-        self._ranks[self._rank].update(own, time.monotonic())
+        self._ranks[self._rank].update(own, pauses.clock())
         if heartbeats is None:
             if not self._store_is_gone:  # there are no others
                 self._judge()
             return
         heartbeats.send(own)
         if heartbeats.is_leader and heartbeats.step_down():
-            self._heard_at = time.monotonic()
+            self._heard_at = pauses.clock()
         if not heartbeats.is_leader:
             self._follow(heartbeats)
             return
         for one, heartbeat in zip(self._ranks, heartbeats.receive(), strict=True):
             if heartbeat is not None:
-                one.update(heartbeat, time.monotonic())
-        self._heard_at = time.monotonic()
+                one.update(heartbeat, pauses.clock())
+        self._heard_at = pauses.clock()
         self._gone = [one.rank for one in self._ranks if self._silence(one) > self._pause + _SILENT]
         self._judge()
         found: Finding = {"leader": own | {"rank": self._rank}, "gone": self._gone}
@@ -191,7 +199,7 @@ class Watch:
 
     def _follow(self, heartbeats: Heartbeats) -> None:
         """Adopt the leader's finding; where no new one comes, take over."""
-        finding, now = heartbeats.finding(), time.monotonic()
+        finding, now = heartbeats.finding(), pauses.clock()
         if finding is not None:
             leader = finding["leader"]
             known = self._ranks[leader["rank"]]
@@ -209,7 +217,7 @@ class Watch:
 
     def _judge(self) -> None:
         """Warn where all ranks have stalled, and end the run where that goes on."""
-        stalled = time.monotonic() - max(one.count_at for one in self._ranks)
+        stalled = pauses.clock() - max(one.count_at for one in self._ranks)
         gone = self.gone()  # their last heartbeat says nothing of now
         patience = max((one.patience for one in self._ranks if one not in gone), default=0.0)
         if not self._seconds:
@@ -233,7 +241,7 @@ class Watch:
     def _judge_alone(self) -> None:
         """End this rank where it waits in NCCL, and can't hear why."""
         own = self._ranks[self._rank]
-        stalled = time.monotonic() - own.count_at
+        stalled = pauses.clock() - own.count_at
         if self._on_gpu and self._seconds and stalled > _lost_after(own.doing):
             self._give_up(
                 f"no progress for {stalled:.0f} s on {own}, and torchrun's store is gone: it has "

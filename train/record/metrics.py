@@ -1,5 +1,6 @@
 """What a run records and prints: TensorBoard, metrics.jsonl, its first lines and progress."""
 
+import errno
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from torch.utils.tensorboard.summary import hparams
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.layers import Conv, shapes
 from alexnet_dali.pipeline.dataset import Dataset
-from alexnet_dali.pipeline.system.files import atomic_write
+from alexnet_dali.pipeline.system.files import atomic_write, writing_to
 
 _TAGS = {
     "train/top1_error": "errors/top1_train",
@@ -69,8 +70,12 @@ class Monitor:
         """
         self._check_folder, self._path = check_folder, folder / "metrics.jsonl"
         self._forget_after(step)
-        self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
+        # Open as long as the run; without a buffer, what failed is not tried again at the end.
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        before = _event_files(folder)
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        if before:
+            _name_after(before[-1], self._events)
         self._thread = ThreadPoolExecutor(1, "monitor")
         self._last: Future[None] = self._thread.submit(lambda: None)
 
@@ -113,15 +118,17 @@ class Monitor:
 
         def after() -> None:
             before.result()
-            work()
+            with writing_to(self._path):
+                work()
 
         self._last = self._thread.submit(after)
 
     def _write(self, step: int, epoch: int, metrics: dict[str, float], now: float) -> None:
         self._check_folder()
         line = {"step": step, "epoch": epoch, "time": round(now, 3), **metrics}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        text = json.dumps(line).encode() + b"\n"
+        if self._file.write(text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         for tag, value in metrics.items():
             self._events.add_scalar(_TAGS.get(tag, tag), value, step, walltime=now)
         self._events.flush()
@@ -164,6 +171,24 @@ class Monitor:
         kept = [line + b"\n" for line in _lines(self._path) if _step_of(line) <= step]
         with atomic_write(self._path) as file:
             file.writelines(kept)
+
+
+def _event_files(folder: Path) -> list[Path]:
+    """TensorBoard's files, in the order in which it reads them: by the time in their names."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def _name_after(last: Path, events: SummaryWriter) -> None:
+    """Have TensorBoard read the new file after `last`, though a clock was set back since."""
+    events.flush()
+    writer = events._get_file_writer().event_writer
+    new = Path(writer._file_name)
+    if new.name > last.name:
+        return
+    moment = 1 + int(last.name.split(".")[3])
+    later = new.with_name(f"events.out.tfevents.{moment:010d}.{new.name.split('.', 4)[4]}")
+    new.rename(later)
+    writer._general_file_writer.filename = str(later)  # by which each piece is appended
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

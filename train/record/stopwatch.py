@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from alexnet_dali.pipeline.system.pauses import paused
+
 _HELD_AFTER = 100
 """Steps without one that the GPU is known to have computed in one go, before one is held back."""
 
@@ -18,7 +20,8 @@ class Stopwatch:
 
     A GPU works through what the host has issued, some steps behind it. Its marks are events in its
     own queue. It waits for data only if it has nothing left to do before the next batch is there.
-    Evaluations and checkpoints do not count; nor does the first step, which warms everything up.
+    Evaluations, checkpoints and time in which the process was stopped do not count; nor does the
+    first step, which warms everything up.
 
     Within a step, a GPU is idle where the host issues more slowly than it computes. Events do not
     show that; a step does that the GPU begins when the host has issued all of it: it takes what the
@@ -31,7 +34,7 @@ class Stopwatch:
         self._on_gpu = device.type == "cuda"
         self._now, self._seconds = _GPU_CLOCK if self._on_gpu else _HOST_CLOCK
         self._holds = holds and self._on_gpu
-        self._mark = self._now()
+        self.resume()
         self._warm = self._held = False
         self._unknown = 0  # steps since one in one go
         self._in_one_go = 0.0  # seconds that such a step takes
@@ -47,7 +50,7 @@ class Stopwatch:
 
     def resume(self) -> None:
         """Time up to here belongs to no step."""
-        self._mark = self._now()
+        self._mark = self._now(), paused()
 
     def got_batch(self) -> None:
         """The wait for a batch ends here."""
@@ -56,14 +59,14 @@ class Stopwatch:
         if self._held:
             seconds = 2 * self._issuing / len(self._steps)
             torch.cuda._sleep(int(_CYCLES * seconds))
-            self._mark = self._now()
+            self.resume()
         self._began = time.monotonic()
 
     def end_step(self) -> None:
         """The step's work has been issued."""
         issuing, lap = time.monotonic() - self._began, self._lap()
         self._unknown += 1
-        if self._on_gpu and not lap[0].query():  # all is issued, and the GPU has not begun
+        if self._on_gpu and not lap[0][0].query():  # all is issued, and the GPU has not begun
             self._gapless.append(lap)
             self._unknown = 0
         if self._held:
@@ -81,7 +84,8 @@ class Stopwatch:
         self._rests.append(self._lap())
 
     def _lap(self) -> "_Lap":
-        before, self._mark = self._mark, self._now()
+        before = self._mark
+        self.resume()
         return before, self._mark
 
     def metrics(self, batch_size: int) -> dict[str, float]:
@@ -107,7 +111,10 @@ class Stopwatch:
         return found
 
     def _total(self, laps: "list[_Lap]") -> float:
-        return sum(self._seconds(*lap) for lap in laps)
+        return sum(
+            self._seconds(before, after) - (paused_after - paused_before)
+            for (before, paused_before), (after, paused_after) in laps
+        )
 
 
 def _mark_on_gpu() -> torch.cuda.Event:
@@ -117,8 +124,10 @@ def _mark_on_gpu() -> torch.cuda.Event:
     return event
 
 
-_Lap = tuple[Any, Any]
-"""Two marks."""
+_Mark = tuple[Any, float]
+"""A moment on a clock, and for how long the process had been stopped by then."""
+
+_Lap = tuple[_Mark, _Mark]
 
 _Clock = tuple[Callable[[], Any], Callable[[Any, Any], float]]
 """How to mark a moment, and the seconds between two marks."""
