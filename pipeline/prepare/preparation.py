@@ -52,13 +52,12 @@ class Preparation(NamedTuple):
         DatasetError where no image is left.
         """
         forecast = None
-        if self.store is not None:
-            self = self._replace(train=self.train.distinct(), val=self.val.distinct())
-            total = len(self.val) + len(self.train)
-            forecast = Forecast(folder, total, self.store.shards)
-        else:
+        if self.store is None:
             _check_readable(self.train)
             _check_readable(self.val)
+        else:
+            forecast = Forecast(folder, len(self.val) + len(self.train), self.store.shards)
+            self = self._replace(train=self.train.distinct(), val=self.val.distinct())
         if self.targets == "classes":
             _check_headers(self.train, self.classes, self.store)
         with Workers() as pool:
