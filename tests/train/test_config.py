@@ -62,7 +62,7 @@ def test_the_command_line_overrides_the_file():
         (["--train.batch_size", "-1"], "train.batch_size"),
         (["--data.decoder", "tpu"], "data.decoder"),
         (["--data.crop", "300"], "at most data.resize"),
-        (["--model.init_std", "[0.01, 0.01]"], "numbers by layer"),
+        (["--model.init_std", "[0.01, 0.01]"], "by name, such as {default: 0.01}"),
     ],
 )
 def test_an_invalid_option_is_named(arguments, message):

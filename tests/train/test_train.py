@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_network_or_other_images_is_refused(
     assert train(tmp_path / "wide", "--run.max_steps", "1", "--model.fc_width", "32") == 0
     newest = checkpoint.newest(tmp_path / "wide/checkpoints")
     newest.rename(tmp_path / "run/checkpoints/step-0000000009.pt")
-    assert "another network: fc6.bias" in fails(capsys, train(tmp_path / "run"))
+    assert "model.fc_width: 32 -> 24" in fails(capsys, train(tmp_path / "run"))
     (tmp_path / "run/checkpoints/step-0000000009.pt").unlink()
     other = prepare(tmp_path, dict.fromkeys("abcd", 12))
     state = checkpoint.newest(tmp_path / "run/checkpoints")
