@@ -17,6 +17,7 @@ from alexnet_dali.pipeline.graph import check_names
 from alexnet_dali.pipeline.plan import EpochPlan, Order, in_order, shuffled
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop, warn
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
+from alexnet_dali.pipeline.torch_names import translated
 from alexnet_dali.pipeline.transform import Pixels
 
 
@@ -30,6 +31,7 @@ class DataLoader:
     soon as it is let go of.
     """
 
+    @translated
     def __init__(
         self,
         folder: str | Path | Dataset,

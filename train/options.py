@@ -5,12 +5,13 @@ import math
 import os
 import re
 import reprlib
-from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+import sys
+from argparse import ArgumentParser
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass, replace
 from difflib import get_close_matches
-from functools import reduce
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,6 +21,7 @@ import yaml
 from alexnet_dali.model.option_types import PathName
 
 T = TypeVar("T")
+_ON_LINE = "on the command line"
 
 _WORDS = {
     int: "a whole number",
@@ -107,57 +109,49 @@ def _parse(text: str) -> Any:
         raise ValueError(f"not YAML ({' '.join(str(error).split())})") from error
 
 
-class _Note(Action):
-    """Takes down options in the order in which they are given."""
-
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Note one."""
-        namespace.given.append((self.dest, values))
-
-
 def from_command_line(argv: list[str], defaults: Any, usage: str) -> list[tuple[str, Any]]:
     """Options and their values in plain terms, in order; `config` is a file.
 
     `defaults` is a config. ConfigError where an option is not known, or has no value; `--help`
     ends the process.
     """
-    of_options = kinds(type(defaults))
-    parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
-    group = parser.add_argument_group()
-    group.add_argument("--config", action=_Note, help="the recipe; the first may come without it")
-    about: dict[str, str] = {}
-    for name, kind in of_options.items():
-        if "." not in name:
-            text = inspect.getdoc(kind) or ""
-            group = parser.add_argument_group(name, text.partition("\n")[0])
-            entries = re.findall(r"^    (\w+): (.+(?:\n        .+)*)", text, re.MULTILINE)
-            about |= {f"{name}.{key}": entry for key, entry in entries}
-        default = reduce(getattr, name.split("."), defaults)
-        text = f"{about.get(name)} (default: {shown(default)})".replace("%", "%%")
-        help = text if name in about else SUPPRESS
-        flag: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
-        group.add_argument(f"--{name}", action=_Note, help=help, metavar="VALUE", **flag)
-    given = Namespace(given=[])
-    try:
-        _, unknown = parser.parse_known_args(argv, given)
-    except ArgumentError as error:
-        raise ConfigError(f"{error}; {usage}") from error
-    if unknown:
-        name = unknown[0].removeprefix("--").partition("=")[0]
-        raise ConfigError(_not_known(name, "on the command line", of_options))
-    try:
-        return [
-            (name, text if name == "config" else _plain(of_options[name], text))
-            for name, text in given.given
-        ]
-    except ValueError as error:
-        raise ConfigError(f"on the command line: {error}") from error
+    known = {"config": PathName, **kinds(type(defaults))}
+    found = []
+    words = deque(argv)
+    while words:
+        word = words.popleft()
+        if word in ("-h", "--help"):
+            _help(defaults, usage).print_help()
+            sys.exit()
+        name, equals, text = word.removeprefix("--").partition("=")
+        if name not in known or not word.startswith("--"):
+            raise ConfigError(_not_known(name, _ON_LINE, known))
+        kind = known[name]
+        if not equals and words and not words[0].startswith("--"):
+            text = words.popleft()
+        elif not equals and kind is bool:
+            text = "true"
+        elif not equals:
+            raise ConfigError(f"{name} {_ON_LINE} has no value; expected {_expected(kind)}")
+        try:
+            found.append((name, _plain(kind, text)))
+        except ValueError as error:
+            raise ConfigError(f"{name} {_ON_LINE}: {error}") from error
+    return found
+
+
+def _help(defaults: Any, usage: str) -> ArgumentParser:
+    """Every option with its sentence in the docstring of its section, and its default."""
+    parser = ArgumentParser(usage=usage)
+    parser.add_argument("--config", help="the recipe; the first one comes without --config")
+    for section, kind in get_type_hints(type(defaults)).items():
+        text = inspect.getdoc(kind) or ""
+        group = parser.add_argument_group(section, text.partition("\n")[0])
+        for name, about in re.findall(r"^    (\w+): (.+(?:\n        .+)*)", text, re.MULTILINE):
+            default = shown(getattr(getattr(defaults, section), name))
+            about = f"{about} (default: {default})".replace("%", "%%")
+            group.add_argument(f"--{section}.{name}", help=about, metavar="VALUE")
+    return parser
 
 
 def _plain(kind: Any, text: str) -> Any:
@@ -189,11 +183,10 @@ def updated(config: T, given: Any, where: str) -> T:
 
 def _updated(old: Any, given: Any, name: str, where: str, known: dict[str, Any]) -> Any:
     if not isinstance(given, dict):
-        some = [item for item in asdict(old).items() if item[1] is not None][:2]
-        example = ", ".join(f"{key}: {shown(value)}" for key, value in some)
+        key, example = next(item for item in asdict(old).items() if item[1] is not None)
         raise ConfigError(
             f"{name or 'the config'} {where} is {shown(given)}; expected options by name, such as "
-            f"{{{example}}}"
+            f"{{{key}: {shown(example)}}}"
         )
     changed = {}
     for key, value in given.items():
@@ -212,10 +205,9 @@ def _updated(old: Any, given: Any, name: str, where: str, known: dict[str, Any])
 def _converted(kind: Any, value: Any, option: str, where: str) -> Any:
     try:
         return _as(kind, value)
-    except _Mismatch:
-        raise ConfigError(
-            f"{option} {where} is {shown(value)}; expected {_expected(kind)}"
-        ) from None
+    except _Mismatch as error:
+        expected = str(error) or _expected(kind)
+        raise ConfigError(f"{option} {where} is {shown(value)}; expected {expected}") from None
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -241,8 +233,10 @@ def _as(kind: Any, value: Any) -> Any:
     if origin is dict:
         pairs = _if(isinstance(value, dict), value).items()
         return {_as(inner[0], key): _as(inner[1], own) for key, own in pairs}
+    if type(value) is int and abs(value) >= 2**63:
+        raise _Mismatch("a whole number below 2^63")
     if type(value) is int and kind in (float, str):
-        value = kind(_if(abs(value) < 1 << 1000, value))
+        value = kind(value)
     is_sound = type(value) is kind and value != "" and (kind is not float or math.isfinite(value))
     return _if(is_sound, value)
 
@@ -275,6 +269,8 @@ def shown(value: Any) -> str:
     """A value as one would write it, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {key: own for key, own in asdict(value).items() if own is not None}
     return reprlib.repr(list(value) if isinstance(value, tuple) else value)
 
 

@@ -39,6 +39,7 @@ class Curves(NamedTuple):
 
     name: str
     loss: dict[int, float]
+    val_loss: dict[int, float]
     train_error: dict[int, float]
     top1_error: dict[int, float]
     top5_error: dict[int, float]
@@ -48,22 +49,21 @@ class Curves(NamedTuple):
 
 def read(run: Path) -> Curves:
     """The curves of a run's folder; ValueError where it has logged no loss."""
-    tags = ("train/loss", "train/top1_error", "val/top1_error", "val/top5_error")
-    loss, train_error, top1_error, top5_error = (read_metrics(run, tag) for tag in tags)
+    tags = ("train/loss", "val/loss", "train/top1_error", "val/top1_error", "val/top5_error")
+    loss, val_loss, *errors = (read_metrics(run, tag) for tag in tags)
     if not loss:
         raise ValueError(
             f"{run}: no training loss in its metrics.jsonl; expected the folder of a "
             "run that has logged one"
         )
     epochs = read_metrics(run, "epoch")
-    lengths = [step / epochs[step] for step in top1_error if epochs.get(step)]
+    lengths = [step / epochs[step] for step in errors[1] if epochs.get(step)]
     return Curves(
         run.resolve().name,
         loss,
-        train_error,
-        top1_error,
-        top5_error,
-        drops(read_metrics(run, "train/lr"), list(top1_error)),
+        val_loss,
+        *errors,
+        drops(read_metrics(run, "train/lr"), list(errors[1])),
         lengths[0] if lengths else None,
     )
 
@@ -108,10 +108,14 @@ def draw(runs: list[Curves]) -> Figure:
 def draw_loss(
     axes: Axes, run: Curves, steps_per_epoch: float | None, color: str | None = None
 ) -> None:
-    """The training loss, by epochs of so many steps, or by steps."""
-    _plot(axes, run.loss, steps_per_epoch, color=color or BLUE, label=run.name)
+    """Training and validation loss, by epochs of so many steps, or by steps; styles are errors'."""
+    losses = {"training, top-1": run.loss, "validation, top-1": run.val_loss}
+    for name, values in losses.items():
+        label = {"label": run.name} if values is run.loss else {}
+        style = {**_STYLES[name], "color": color or _STYLES[name]["color"]}
+        _plot(axes, values, steps_per_epoch, **style, **label)
     _finish(axes, run.drops, steps_per_epoch, color)
-    axes.set_ylabel("training loss")
+    axes.set_ylabel("loss")
 
 
 def draw_errors(
