@@ -138,17 +138,17 @@ def load(argv: list[str]) -> Config:
     """
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    config, sources, on_line = Config(), [], "on the command line"
+    config, files, line = Config(), list[str](), list[str]()
     for name, value in from_command_line(argv, config, USAGE):
         if name == "config":
             file = _installed(value)
-            config, source = updated(config, from_file(file), f"in {file}"), file
+            config = updated(config, from_file(file), f"in {file}")
+            files.append(file)
         else:
             for key in reversed(name.split(".")):
                 value = {key: value}
-            config, source = updated(config, value, on_line), on_line
-        sources.append(source)
-    files = [source for source in sources if source != on_line]
+            config = updated(config, value, "on the command line")
+            line = ["the command line"]
     if not files:
         raise ConfigError(
             f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}"
@@ -156,7 +156,7 @@ def load(argv: list[str]) -> Config:
     try:
         _check(config)
     except ValueError as error:
-        raise ConfigError(f"{', '.join(dict.fromkeys(sources))}: {error}") from error
+        raise ConfigError(f"{' and '.join([*files, *line])}: {error}") from error
     if config.run.dir is None:
         name = "-".join(Path(file).stem for file in files)
         config = replace(config, run=replace(config.run, dir=f"runs/{name}"))

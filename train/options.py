@@ -61,7 +61,11 @@ class _Loader(yaml.SafeLoader):
 for _tag, _form, _first in (
     ("null", r"null|Null|NULL|", ["n", "N", ""]),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    (
+        "float",
+        r"(?=[-+.]*[0-9])[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?",
+        list("-+.0123456789"),
+    ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"({_form})$"), _first)
 
@@ -81,7 +85,7 @@ def _check_keys(node: yaml.Node | None, above: str = "") -> None:
 def from_file(path: str) -> Any:
     """What a recipe says, in plain terms; ConfigError, which names it, where it can't be read."""
     try:
-        found = _parse(Path(path).read_bytes().decode("utf-8-sig"))
+        found = _parse(Path(os.path.expanduser(path)).read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"{path} can't be read ({error.strerror}); expected a recipe such as "
@@ -104,19 +108,20 @@ def _parse(text: str) -> Any:
         raise
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"not YAML: {error.problem}{where}") from error
+        what = " ".join(filter(None, (error.context, error.problem)))
+        raise ValueError(f"not YAML ({what}{where})") from error
     except Exception as error:  # yaml raises many kinds for damaged texts
         raise ValueError(f"not YAML ({' '.join(str(error).split())})") from error
 
 
 def from_command_line(argv: list[str], defaults: Any, usage: str) -> list[tuple[str, Any]]:
-    """Options and their values in plain terms, in order; `config` is a file.
+    """Options and their values in plain terms, in order: the last is meant. `config` is a file.
 
     `defaults` is a config. ConfigError where an option is not known, or has no value; `--help`
     ends the process.
     """
     known = {"config": PathName, **kinds(type(defaults))}
-    found = []
+    found: list[tuple[str, Any]] = []
     words = deque(argv)
     while words:
         word = words.popleft()
@@ -134,7 +139,7 @@ def from_command_line(argv: list[str], defaults: Any, usage: str) -> list[tuple[
         elif not equals:
             raise ConfigError(f"{name} {_ON_LINE} has no value; expected {_expected(kind)}")
         try:
-            found.append((name, _plain(kind, text)))
+            found.append((name, text if name == "config" else _plain(kind, text)))
         except ValueError as error:
             raise ConfigError(f"{name} {_ON_LINE}: {error}") from error
     return found
@@ -214,7 +219,7 @@ def _as(kind: Any, value: Any) -> Any:
     """The value as the type has it: a list as a tuple, 1 as 1.0."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        is_path = kind is PathName and isinstance(value, str)
+        is_path = kind == PathName and isinstance(value, str)
         found = _as(inner[0], os.path.expanduser(value) if is_path else value)
         return _if(inner[1].fits(found), found)
     if origin in (Union, UnionType):

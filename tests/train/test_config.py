@@ -74,7 +74,7 @@ def test_unknown_keys_and_broken_or_missing_files_are_named(tmp_path):
     for text, message in [
         ("optim: {rate: 1}", "rate"),
         ("optimizer: {lr: 1}", "optimizer"),
-        ("data: [1", r"bad\.yaml: not YAML.* in line 1"),
+        ("data: [1", r"bad\.yaml: not YAML .* in line 1"),
     ]:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):

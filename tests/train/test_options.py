@@ -28,7 +28,7 @@ TYPES |= {
     for layer, hint in typing.get_type_hints(PerLayer).items()
 }
 PATHS = {"data.root", "run.dir", "train.init_from"}
-ODD = (
+ODD: tuple[typing.Any, ...] = (
     *(True, False, 0, 1, -1, 7, 2**70, 10**400, 0.5, -0.5, 2.0, 1e308, math.inf, -math.inf),
     *(math.nan, "text", "010", "1:30", "0x10", "1_000", "1e999", "null ", "no such", [], {}, [1]),
     *([[1]], [[1, 0.5]], [[1, 0.5, 2]], [None], [True], {"fc8": 1}, {"fc8": None}, {"conv3": "x"}),
@@ -95,7 +95,7 @@ def test_null_is_meant_or_refused(option, recipe):
         elif option != "run.dir":  # which then follows from the recipe's name
             assert read(config, option) is None
     recipe.write_text("data: {root: x}")
-    config = refused([str(recipe), f"--{option}", "null"], option, "on the command line")
+    config = refused([str(recipe), f"--{option}", "null"], option, "the command line")
     assert (config is not None) == (type(None) in kinds and option != "data.root")
 
 
@@ -103,9 +103,8 @@ def test_null_is_meant_or_refused(option, recipe):
 def test_what_occurs_twice_is_refused_with_both_lines(option, recipe):
     *above, key = option.split(".")
     lines = [f"{'  ' * depth}{group}:" for depth, group in enumerate(above)]
-    value = yaml.safe_dump(read(Config(), option), default_flow_style=True, width=999).split("\n")[
-        0
-    ]
+    value = yaml.safe_dump(read(Config(), option), default_flow_style=True, width=999)
+    value = value.splitlines()[0]
     twice = f"{'  ' * len(above)}{key}: {value}"
     recipe.write_text("\n".join([*lines, twice, "", twice]) + "\n")
     with pytest.raises(ConfigError) as error:
@@ -143,7 +142,7 @@ def test_values_of_every_kind_are_meant_or_refused(option, recipe):
         if not isinstance(value, str | list | dict):
             words = [f"--{option}", str(value).lower() if isinstance(value, bool) else str(value)]
             recipe.write_text("data: {root: x}")
-            config = refused([str(recipe), *words], option, "on the command line")
+            config = refused([str(recipe), *words], option, "the command line")
             found = None if config is None else read(config, option)
             meant = found == words[1] or is_meant(value, found, default)
             assert config is None or meant, (value, config)
@@ -215,12 +214,16 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_error(recipe):
     assert load([str(recipe), "--data.root", "x"]).train.epochs == 3
 
 
-def test_a_tilde_is_the_home_folder(recipe, monkeypatch):
+def test_a_folder_is_the_text_that_it_is_and_a_tilde_is_the_home_folder(recipe, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     recipe.write_text("data: {root: ~/prepared}\nrun: {dir: '~/runs/x'}")
     config = load([str(recipe), "--train.init_from=~/old"])
     found = config.data.root, config.run.dir, config.train.init_from
     assert found == tuple(f"/home/somebody/{name}" for name in ("prepared", "runs/x", "old"))
+    for folder in (".", "..", "-x", "+", ".e5", "1e", "2012-09-30", "2012"):
+        recipe.write_text(f"data: {{root: x}}\nrun:\n  dir: {folder}")
+        assert load([str(recipe)]).run.dir == folder
+        assert load([str(recipe), f"--run.dir={folder}"]).run.dir == folder
     assert refused([str(recipe), "--run.dir=~no-such-user/x"], "run.dir", "command line") is None
 
 
@@ -228,5 +231,8 @@ def test_a_flag_needs_no_value_and_anything_else_does(recipe):
     recipe.write_text("data: {root: x}")
     assert load([str(recipe), "--run.dry_run"]).run.dry_run
     assert load([str(recipe), "--run.dry_run", "--optim.lr", "1"]).optim.lr == 1
+    for words in (["--config", "null"], ["--config="]):
+        with pytest.raises(ConfigError, match="can't be read"):
+            load([str(recipe), *words])
     for words in (["--optim.lr"], ["--run.dir", "--run.dry_run"]):
         assert refused([str(recipe), *words], words[0][2:], "has no value; expected a ") is None

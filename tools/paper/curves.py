@@ -50,20 +50,22 @@ class Curves(NamedTuple):
 def read(run: Path) -> Curves:
     """The curves of a run's folder; ValueError where it has logged no loss."""
     tags = ("train/loss", "val/loss", "train/top1_error", "val/top1_error", "val/top5_error")
-    loss, val_loss, *errors = (read_metrics(run, tag) for tag in tags)
+    loss, val_loss, train_error, top1_error, top5_error = (read_metrics(run, tag) for tag in tags)
     if not loss:
         raise ValueError(
             f"{run}: no training loss in its metrics.jsonl; expected the folder of a "
             "run that has logged one"
         )
     epochs = read_metrics(run, "epoch")
-    lengths = [step / epochs[step] for step in errors[1] if epochs.get(step)]
+    lengths = [step / epochs[step] for step in top1_error if epochs.get(step)]
     return Curves(
         run.resolve().name,
         loss,
         val_loss,
-        *errors,
-        drops(read_metrics(run, "train/lr"), list(errors[1])),
+        train_error,
+        top1_error,
+        top5_error,
+        drops(read_metrics(run, "train/lr"), list(top1_error)),
         lengths[0] if lengths else None,
     )
 
