@@ -193,6 +193,17 @@ def test_a_class_without_usable_files_is_an_error(images):
         prep(images)
 
 
+def test_a_class_of_one_image_has_none_to_hold_out(images):
+    dog, *others = sorted((images / "train/dog").iterdir())
+    for path in others:
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"class of 'dog/.*' has this one image; .* --hold-out"):
+        prep(images, "--hold-out", "0.3", val=False)
+    (dog.parent / "bad.JPEG").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"no usable image .* class folder dog|--hold-out"):
+        prep(images, "--hold-out", "0.3", val=False)
+
+
 def test_missing_and_empty_folders_are_errors(images):
     shutil.rmtree(images / "val/cat")
     shutil.rmtree(images / "val/dog")
