@@ -62,7 +62,7 @@ def training_batches(
     on_bad_image: OnBadImage,
 ) -> Iterator[Batch]:
     """Augmented batches of some steps, for this rank; a pair of columns gets both its shards."""
-    ranks.local_batch_size(train.batch_size)
+    ranks.check_batch_size(train.batch_size)
     options = _options(data, ranks)
     loader = training_loader(
         dataset, data, train, steps.start, on_bad_image=on_bad_image, **options
@@ -103,7 +103,7 @@ def evaluation_batches(
 
     Each image is counted once over all ranks; a bad one, if `on_bad_image` goes on, is not.
     """
-    ranks.local_batch_size(batch_size)
+    ranks.check_batch_size(batch_size)
     options = _options(data, ranks)
     loader = _evaluation_loader(images, data, batch_size, on_bad_image=on_bad_image, **options)
     return ranks.exchange(_batches(loader, len(loader)))

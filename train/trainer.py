@@ -63,7 +63,7 @@ class Trainer:
         self.dataset = Dataset.open(Path(str(config.data.root)))
         self.plan = data.training_plan(config.train, self.dataset, config.run.max_steps)
         self.run_folder = RunFolder(self.folder, self.dataset, self.plan.steps_per_epoch, ranks)
-        ranks.local_batch_size(config.train.batch_size)
+        ranks.check_batch_size(config.train.batch_size)
         self._build()
         self._begin_records()
         try:
@@ -259,6 +259,8 @@ class Trainer:
         """The last line; `number` is that of the signal that has stopped the run, or 0."""
         if self.monitor:
             self.monitor.close()
+        if self.profile.is_on:
+            self.ranks.say(f"run.profile: no trace; it takes {self.profile.takes} steps of one run")
         step, results = self.state.step, f"{self.run_folder.report_best()}results are in"
         guess = ", but the network is at chance level: try larger initial weights "
         guess += "(--model.init_std) or another --optim.lr in another --run.dir"

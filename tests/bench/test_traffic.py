@@ -51,7 +51,7 @@ def step(folder, precision):
     with join("cpu") as ranks:
         model = AlexNet(TINY, CLASSES, CROP, ranks.columns)
         averaging = GradientAllReduce(model, ranks.data_group)
-        rows = ranks.local_batch_size(BATCH)
+        rows = BATCH // ranks.world_size
         own = Batch(torch.randn(rows, 3, CROP, CROP), torch.zeros(rows, dtype=torch.int64))
         received = {"gathered": 0, "reduced": 0}
         count(received)

@@ -177,7 +177,6 @@ NEEDED_EXTRAS = {
     "pipeline/decode.py": "heic",
     "pipeline/prepare/hubs/parquet.py": "parquet",
     "tools/bench/baselines.py": "bench",
-    "tools/bench/__main__.py": "bench",
     "tools/bench/feeding.py": "bench",
     "tools/bench/host_driver.py": "bench",
     "tools/bench/scale.py": "bench",
@@ -253,7 +252,7 @@ main()
         ("predict runs/x x.jpg --figure x.png", "matplotlib", "plots"),
         ("figures kernels runs/x --out x.png", "matplotlib", "plots"),
         ("ablate --data x", "matplotlib", "plots"),
-        ("bench step", "matplotlib", "bench"),
+        ("bench step", "psutil", "bench"),
         ("faults", "psutil", "bench"),
     ],
 )

@@ -218,6 +218,12 @@ def test_two_ranks_killed_at_random_resume_to_the_same_bits(train, recipe, prepa
     assert_same_run(tmp_path / "whole", tmp_path / "alone")
 
 
+def test_a_run_too_short_for_its_profile_says_so(train, tmp_path, capfd):
+    assert train(tmp_path / "run", "--run.max_steps", "6", "--run.profile", "4") == 0
+    assert "run.profile: no trace; it takes 9 steps of one run\n" in capfd.readouterr().out
+    assert not [*(tmp_path / "run").glob("trace*")]
+
+
 def test_metrics_after_the_checkpoint_are_removed_on_resuming(train, tmp_path):
     """A killed run has logged steps that the next run takes again.
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write
@@ -35,7 +34,6 @@ from alexnet_dali.tools.bench.machine import machine
 from alexnet_dali.tools.bench.steps import flops_per_image, step_baselines, train_baselines
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.launch import launcher
-from alexnet_dali.tools.paper.drawing import check_name, write_figure
 from alexnet_dali.tools.tables import records
 
 _BUSY = 0.7
@@ -43,7 +41,7 @@ _DEFAULT_STEPS = {"pipeline": 60, "scale": 100, "step": 5, "train": 5, "host": 0
 
 
 def main(argv: list[str]) -> None:
-    """Run a benchmark and print its table; JSON and a plot where asked for."""
+    """Run a benchmark and print its table; JSON where asked for."""
     args = _arguments(argv)
     if args.what == "host":
         args.device = "cpu"
@@ -73,8 +71,6 @@ def main(argv: list[str]) -> None:
     if args.json:
         with atomic_write(Path(args.json)) as file:
             file.write(json.dumps(report, indent=2).encode())
-    if args.plot:
-        _plot(report, Path(args.plot))
 
 
 def _run(commands: dict[str, Command], count: int, in_turns: bool) -> Rounds:
@@ -277,23 +273,6 @@ def _medians(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _plot(report: dict[str, Any], path: Path) -> None:
-    """Bars of images/s, one for each baseline."""
-    rows = report["rows"][::-1]
-    figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(
-        [row["name"] for row in rows], [row["images_per_second"] for row in rows], color="#4c72b0"
-    )
-    axes.bar_label(bars, fmt="%.0f", padding=3)
-    axes.set_xlabel("images per second")
-    axes.set_title(
-        f"{report['benchmark']}, batch {report['batch_size']}, {report['machine']['cores']} cores"
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    write_figure(figure, path, dpi=150)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("alexnet bench", __doc__)
     parser.add_argument("what", choices=list(_DEFAULT_STEPS))
@@ -340,21 +319,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", metavar="FILE", help="write the rows and the machine's description"
     )
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the rows")
     return parser
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     """The options, which fit together, with their defaults; ValueError where they do not."""
     args = _parser().parse_args(argv)
-    if args.plot:
-        check_name(Path(args.plot), "--plot")
     if args.what != "step" and not args.data:
         raise ValueError(
             f"{args.what} needs images: expected --data FOLDER, as made by alexnet prep"
         )
-    if args.what in ("scale", "host") and args.plot:
-        raise ValueError(f"--plot draws images per second of whole work, which {args.what} has not")
     if args.against and args.what not in ("pipeline", "train", "host"):
         raise ValueError(f"--against compares pipeline, train and host, not {args.what}")
     if args.what == "host" and args.steps:

@@ -68,15 +68,14 @@ class Ranks:
     def _ranks_per_pair(self) -> int:
         return self.columns.num_columns // len(self.columns.held)
 
-    def local_batch_size(self, batch_size: int) -> int:
-        """Images of a batch that this rank reads; ValueError where ranks can't share it evenly."""
+    def check_batch_size(self, batch_size: int) -> None:
+        """ValueError where ranks can't share a batch of so many images evenly."""
         if batch_size < 1 or batch_size % self.world_size:
             raise ValueError(
                 f"a batch of {batch_size} images can't be shared evenly by {self.world_size} "
                 f"ranks; expected a multiple of {self.world_size} (train.batch_size, or "
                 "--batch-size)"
             )
-        return batch_size // self.world_size
 
     def say(self, text: str) -> None:
         """Print on the main rank alone, and at once: torchrun's pipes would hold it back."""

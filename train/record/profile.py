@@ -31,7 +31,7 @@ class Profile:
         `warm_up` steps come before: compilation and first use of memory would fill the picture.
         """
         self._done, self._path = 0, path
-        self._first, self._last = warm_up, warm_up + num_steps
+        self._first, self.takes = warm_up, warm_up + num_steps
         self.is_on = num_steps > 0  # until the trace is written
         self._on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
@@ -44,7 +44,7 @@ class Profile:
             self._decoders = _DecoderThreads()
             self._profiler = profile(activities=[ProfilerActivity.CPU, *self._on_gpu])
             self._profiler.start()
-        elif self._done == self._last:
+        elif self._done == self.takes:
             self._profiler.stop()
             self.is_on = False
             self._write(self._decoders.stop())
