@@ -301,8 +301,11 @@ class Trainer:
         """
         step, run = self.state.step, self.config.run
         epoch_ends = step % self.plan.steps_per_epoch == 0
-        if log_now or epoch_ends or step == 1 or not run.log_seconds:
+        if log_now or epoch_ends or not run.log_seconds:
             self._log()
+        elif step == 1:
+            every = f"a line follows every {run.log_seconds:g} s and after each epoch"
+            self.ranks.say(f"step 1/{self.plan.num_steps} is done; {every}")
         if self._is_shown(step):
             self._show(batch)
         if epoch_ends:
