@@ -1,4 +1,4 @@
-"""Train a network of torchvision on a prepared folder; rerun the same command to resume.
+"""Train a network of torchvision (pip install torchvision) on a prepared folder; rerun to resume.
 
 torchrun --nproc_per_node=2 examples/resnet.py --data prepared/imagenet --checkpoint resnet50.pt"""
 
@@ -16,7 +16,7 @@ from alexnet_dali.pipeline import CentreCrop, DataLoader, RandomResizedCrop
 from alexnet_dali.pipeline.system.files import atomic_write
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", required=True, help="made by tools.prep_imagenet")
+parser.add_argument("--data", required=True, help="made by alexnet prep")
 parser.add_argument("--checkpoint", required=True, type=Path, help="is written and resumed")
 parser.add_argument("--model", default="resnet50", help="any of torchvision.models")
 for name, default in {"size": 224, "batch": 256, "epochs": 90, "save-every": 1000}.items():

@@ -98,6 +98,7 @@ class AlexNet(nn.Module):
     def last_hidden(self, images: Tensor, masks: DropoutMasks | None = None) -> Tensor:
         """[N, width]: both columns' activations in the last hidden layer (paper, section 6.1)."""
         first, *others = self.blocks
+        images = images.to(self.own_columns[0].fc8.weight.dtype)
         maps = self._first_block(first, images.contiguous(memory_format=torch.channels_last))
         for block in others:
             both = self.columns.cross_talk(maps)

@@ -196,10 +196,15 @@ def _flips(draws: Draws, share: float) -> NDArray[np.bool_]:
 
 
 def _check(size: int, resize: int, flip: float = 0.0, views: int = 1) -> None:
-    if not isinstance(size, int) or not isinstance(resize, int) or not 1 <= size <= resize:
+    if not isinstance(size, int) or not isinstance(resize, int):
         raise ValueError(
-            f"size is {size!r} and resize {resize!r}; expected whole pixels, and a crop that is no "
-            "larger than the resized image"
+            f"size is {size!r} and resize {resize!r}; expected whole pixels, one number each: "
+            "crops are square"
+        )
+    if not 1 <= size <= resize:
+        raise ValueError(
+            f"size is {size} and resize {resize}; expected 1 or more, and a crop that is no larger "
+            "than the resized image"
         )
     if not 0 <= flip <= 1:
         raise ValueError(f"flip is {flip}; expected a share from 0 to 1, such as 0.5")

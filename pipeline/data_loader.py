@@ -18,6 +18,7 @@ from alexnet_dali.pipeline.identity import identity
 from alexnet_dali.pipeline.plan import EpochPlan, Order, in_order, shuffled
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop, warn
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
+from alexnet_dali.pipeline.torch_names import translated
 from alexnet_dali.pipeline.transform import Pixels
 
 
@@ -34,6 +35,7 @@ class DataLoader:
     batch_sampler: None = None
     """Frameworks that find a `sampler` look for it, too."""
 
+    @translated
     def __init__(
         self,
         folder: str | Path | Dataset,

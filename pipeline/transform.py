@@ -61,6 +61,11 @@ class Pixels:
                 raise ValueError(f"{name} is {value!r}; expected {expected} or three numbers")
             if name == "std" and not (numbers > 0).all():
                 raise ValueError(f"std is {value!r}; expected three numbers above 0")
+            if numbers.any() and (numbers != 1).any() and np.abs(numbers).max() <= 1:
+                raise ValueError(
+                    f"{name} is {value!r}; expected grey levels of 0 to 255: torchvision's numbers "
+                    f"times 255, {tuple(np.round(255 * numbers, 3).tolist())}"
+                )
         if self.dtype not in ("float32", "float16", "uint8"):
             raise ValueError(f'dtype is {self.dtype!r}; expected "float32", "float16" or "uint8"')
         if (

@@ -90,8 +90,8 @@ IN_TRAIN = {
     "optim": set(),
     "capture": set(),
     "evaluation": set(),
-    "spelling": set(),
-    "config": {"optim", "spelling"},
+    "options": set(),
+    "config": {"optim", "options"},
     "parallel": {"parallel"},
     "record": {"record", "parallel"},
     "checkpoints": {"checkpoints", "parallel", "config", "optim"},
@@ -178,7 +178,7 @@ after = state()
 print(json.dumps({{key: [before[key], after[key]] for key in before if before[key] != after[key]}}))
 """
 THIRD_PARTY = """import faiss, jinja2, matplotlib.figure, nvidia.dali.fn, nvidia.dali.pipeline
-import jsonargparse, onnxruntime, onnxscript, scipy.optimize, torch.utils.tensorboard, tqdm
+import onnxruntime, onnxscript, scipy.optimize, torch.utils.tensorboard, tqdm
 """
 """They are imported first: what they change is not ours to answer for."""
 

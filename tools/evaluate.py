@@ -25,17 +25,17 @@ from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.tables import records
 from alexnet_dali.train.evaluation import ErrorRates, halves, mixture, rates, search_weights
-from alexnet_dali.train.networks import Trained, open_network, predict
+from alexnet_dali.train.networks import Trained, open_dataset, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
 
 def main(argv: list[str]) -> None:
     """Evaluate as the arguments say; ValueError where checkpoints and images do not go together."""
     args = _arguments(argv)
-    dataset = Dataset.open(Path(args.data))
     paths = [Path(name) for name in args.checkpoints]
     with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
+        dataset = open_dataset(args.data, networks[0])
         results = [
             predict(network, dataset, ranks, args.views, args.batch_size) for network in networks
         ]
@@ -142,7 +142,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one"
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the first run)")
     parser.add_argument(
         "--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)"
     )

@@ -2,28 +2,22 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.config import check as check_model
+from alexnet_dali.model.option_types import NonNegativeFloat, NonNegativeInt, PathName, PositiveInt
 from alexnet_dali.train.optim import OptimConfig
-from alexnet_dali.train.spelling import did_you_mean
+from alexnet_dali.train.optim import check as check_optim
+from alexnet_dali.train.options import ConfigError, from_command_line, from_file, updated
 
 _COMPARED = {"optim.lr", "optim.schedule", "train.batch_size", "train.seed"}
 _PLACES = {"data.root", "data.num_threads"}
 
 USAGE = "alexnet train CONFIG.yaml [--section.field value ...]"
-
-
-class ConfigError(ValueError):
-    """A configuration that can't be run, and what to change."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class DataConfig:
             first.
     """
 
-    root: str | None = None
+    root: PathName | None = None
     resize: PositiveInt = 256
     crop: PositiveInt = 224
     augment: bool = True
@@ -70,7 +64,8 @@ class TrainConfig:
     Args:
         batch_size: images in a step, over all ranks together.
         precision: numbers of the forward and backward pass: fp32, tf32 (on GPUs that have it) or
-            bf16.
+            bf16; or fp64 for all numbers, slowly: the losses then do not depend on how many ranks
+            there are, but for the last digits.
         compile: fuse the response norm with torch.compile; uses a C++ compiler, and half a minute
             the first time.
         cuda_graph: replay steps as a CUDA graph, which takes less of the host, and more of the
@@ -82,12 +77,12 @@ class TrainConfig:
     """
 
     batch_size: PositiveInt = 128
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
     compile: bool = True
     cuda_graph: bool = False
     epochs: PositiveInt = 90
     seed: NonNegativeInt = 0
-    init_from: str | None = None
+    init_from: PathName | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ class RunConfig:
         dry_run: print what the run takes, from ten timed steps, and end; nothing is written.
     """
 
-    dir: str | None = None
+    dir: PathName | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_steps: PositiveInt | None = None
     log_seconds: NonNegativeFloat = 5.0
@@ -141,31 +136,29 @@ def load(argv: list[str]) -> Config:
 
     ConfigError where it can't be understood or run.
     """
-    parser = _parser()
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    argv = [_installed(word) for word in argv]
-    argv = [
-        "--run.dry_run=true" if word == "--run.dry_run" and not following[:1].isalpha() else word
-        for word, following in pairwise([*argv, ""])
-    ]
-    try:
-        values = parser.parse_args(argv)
-        config = _config(values)
-    except Exception as error:  # jsonargparse and yaml raise many kinds for damaged texts
-        by_layer = "init_std" in str(error) or "init_bias" in str(error)
-        hint = "give numbers by layer, such as {default: 0.01, conv3: 0.03}\n" if by_layer else ""
-        hint += did_you_mean(str(error), _files(argv), to_dict(Config()))
-        raise ConfigError(
-            f"{error}\n{hint}usage: {USAGE}\nEvery section and field: alexnet train --help"
-        ) from error
-    if not values.config:
+    config, files, line = Config(), list[str](), list[str]()
+    for name, value in from_command_line(argv, config, USAGE):
+        if name == "config":
+            file = _installed(value)
+            config = updated(config, from_file(file), f"in {file}")
+            files.append(file)
+        else:
+            for key in reversed(name.split(".")):
+                value = {key: value}
+            config = updated(config, value, "on the command line")
+            line = ["the command line"]
+    if not files:
         raise ConfigError(
             f"no config file given; expected one such as configs/alexnet.yaml\nusage: {USAGE}"
         )
-    _check(config)
+    try:
+        _check(config)
+    except ValueError as error:
+        raise ConfigError(f"{' and '.join([*files, *line])}: {error}") from error
     if config.run.dir is None:
-        name = "-".join(Path(str(path)).stem for path in values.config)
+        name = "-".join(Path(file).stem for file in files)
         config = replace(config, run=replace(config.run, dir=f"runs/{name}"))
     return config
 
@@ -175,32 +168,6 @@ def _installed(word: str) -> str:
     ours = Path(__file__).resolve().parents[1] / word
     is_recipe = word.startswith("configs/") and not Path(word).exists() and ours.is_file()
     return str(ours) if is_recipe else word
-
-
-@lru_cache(maxsize=1)
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="alexnet train", usage=USAGE, exit_on_error=False)
-    parser.add_argument(
-        "--config", action="config", help="the recipe; the first argument does without the --config"
-    )
-    for section, kind in Config.__annotations__.items():
-        parser.add_argument(f"--{section}", type=kind, default=kind())
-    return parser
-
-
-def _config(values: Any) -> Config:
-    """The sections among parsed values; TypeError where one of them is none."""
-    found = _parser().instantiate(values)
-    for section, kind in Config.__annotations__.items():
-        if not isinstance(found[section], kind):
-            raise TypeError(f"{section} is {found[section]!r}; expected its fields")
-    return Config(**{section: found[section] for section in Config.__annotations__})
-
-
-def _files(argv: list[str]) -> list[str]:
-    """The config files that the arguments name."""
-    after = [name for option, name in pairwise(argv) if option == "--config"]
-    return after + [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -228,9 +195,9 @@ def from_dict(plain: dict[str, Any]) -> Config:
     ConfigError where it is none.
     """
     try:
-        config = _config(_parser().parse_object(plain))
+        config = updated(Config(), plain, "in it")
         check_model(config.model)
-    except Exception as error:  # jsonargparse raises many kinds for values of other kinds
+    except ValueError as error:
         raise ConfigError(f"not the config of a run ({error})") from error
     return config
 
@@ -248,7 +215,8 @@ def options(config: Config) -> dict[str, Any]:
 
 def _check(config: Config) -> None:
     check_model(config.model)
-    data, seed = config.data, config.train.seed
+    check_optim(config.optim)
+    data = config.data
     if data.root is None:
         raise ConfigError(
             "data.root is not set; expected --data.root FOLDER, as `alexnet prep` makes it"
@@ -258,5 +226,3 @@ def _check(config: Config) -> None:
             f"data.resize is {data.resize} and data.crop {data.crop}; expected at most 4096 "
             "pixels, and a crop of at most data.resize"
         )
-    if seed >= 2**63:
-        raise ConfigError(f"train.seed is {seed}; expected less than 2^63")

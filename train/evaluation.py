@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
@@ -19,17 +20,24 @@ from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 _EXPLODED = 100
 """Times the loss by guessing, beyond which training can't come back."""
 
+_LEAST = 1e-300
+"""A probability, in whose place 0 would have an infinite logarithm."""
+
 _ROUNDS = 2000
 """Of the search for weights: with these, they are as good as any to 1e-6 in the mean logarithm."""
 
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """Error rates in [0, 1]: the label is not the first guess, or not among the first five."""
+    """Error rates in [0, 1]: the label is not the first guess, or not among the first five.
+
+    `loss` is the mean cross-entropy of the images.
+    """
 
     top1_error: float
     top5_error: float
     num_images: int
+    loss: float
 
 
 def guesses(top1_error: float, num_images: int, num_classes: int) -> bool:
@@ -65,19 +73,23 @@ def error_rates(
 ) -> ErrorRates:
     """Error rates over batches of central squares [n, 3, resize, resize].
 
-    The central crop is shown, less its `mean`. `add_up` adds counts over all that share the
+    The central crop is shown, less its `mean`. `add_up` adds sums over all that share the
     evaluation. Labels IGNORE_INDEX are skipped.
     """
-    counts = torch.zeros(3, dtype=torch.int64, device=mean.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=mean.device)
     for batch in batches:
         logits = model(centre_view(batch.images, mean.shape[-1]) - mean)
         places = label_ranks(logits, batch.labels.clamp(min=0))
         counted = batch.labels != IGNORE_INDEX
-        counts += torch.stack(
-            [((places >= 1) & counted).sum(), ((places >= 5) & counted).sum(), counted.sum()]
+        loss = F.cross_entropy(
+            logits.double(), batch.labels, ignore_index=IGNORE_INDEX, reduction="sum"
         )
-    top1, top5, num_images = add_up(counts).tolist()
-    return ErrorRates(top1 / num_images, top5 / num_images, num_images)
+        wrong = [((places >= guesses) & counted).sum().double() for guesses in (1, 5)]
+        sums += torch.stack([*wrong, loss, counted.sum().double()])
+    top1, top5, loss_sum, num_images = add_up(sums).tolist()
+    return ErrorRates(
+        top1 / num_images, top5 / num_images, round(num_images), loss_sum / num_images
+    )
 
 
 @torch.no_grad()
@@ -128,7 +140,7 @@ def search_weights(
     maximisation (Dempster, Laird and Rubin, 1977) comes nearer with each of its rounds: a network's
     new weight is its mean share of the labels' probabilities.
     """
-    own = np.maximum(probabilities[:, np.arange(len(labels)), labels], 1e-300)
+    own = np.maximum(probabilities[:, np.arange(len(labels)), labels], _LEAST)
     weights = np.full(len(own), 1 / len(own))
     for _ in range(_ROUNDS):
         weights = (weights[:, None] * own / (weights @ own)).mean(1)
@@ -144,6 +156,12 @@ def halves(labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.boo
 
 
 def rates(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> ErrorRates:
-    """Error rates of scores [N, C]."""
+    """Error rates of probabilities [N, C]."""
     places = label_ranks(torch.from_numpy(scores), torch.from_numpy(labels)).numpy()
-    return ErrorRates(float((places >= 1).mean()), float((places >= 5).mean()), len(labels))
+    own = scores[np.arange(len(labels)), labels]
+    return ErrorRates(
+        float((places >= 1).mean()),
+        float((places >= 5).mean()),
+        len(labels),
+        float(-np.log(np.maximum(own, _LEAST)).mean()),
+    )

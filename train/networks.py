@@ -93,6 +93,18 @@ def _check_weights(
             raise ValueError(f"its config asks for {expected} weights in {line.name}")
 
 
+def open_dataset(folder: str | Path | None, network: Trained) -> Dataset:
+    """The prepared folder, or without one that of the network's run; DatasetError if it is gone."""
+    if folder is not None:
+        return Dataset.open(Path(folder))
+    try:
+        return Dataset.open(Path(str(network.data.root)))
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error} ({network.path} was trained on it; else give --data)"
+        ) from error
+
+
 def check_classes(network: Trained, dataset: Dataset) -> None:
     """DatasetError where the images are not of the classes that the network was trained on."""
     if dataset.classes == network.classes:

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from jsonargparse.typing import (
-    ClosedUnitInterval,
+from torch import nn
+
+from alexnet_dali.model.option_types import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    UnitFloat,
 )
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class OptimConfig:
     """
 
     lr: PositiveFloat = 0.01
-    momentum: ClosedUnitInterval = 0.9
+    momentum: UnitFloat = 0.9
     weight_decay: NonNegativeFloat = 0.0005
     decay_biases: bool = True
     bias_lr: NonNegativeFloat | None = None
@@ -53,6 +54,18 @@ class OptimConfig:
     milestones: tuple[PositiveInt, ...] = (25, 51, 79)
     decay: PositiveFloat = 250.0
     lr_at: list[tuple[PositiveInt, PositiveFloat]] = field(default_factory=list)
+
+
+def check(config: OptimConfig) -> None:
+    """ValueError where an epoch is listed twice: one of its values would be lost."""
+    lists = {"optim.milestones": list(config.milestones)}
+    by_epoch = {"optim.lr_at": config.lr_at}
+    by_epoch |= {f"optim.lr_factors: {key}": pairs for key, pairs in _by_epoch(config).items()}
+    lists |= {option: [epoch for epoch, _ in pairs] for option, pairs in by_epoch.items()}
+    for option, epochs in lists.items():
+        twice = [epoch for place, epoch in enumerate(epochs) if epoch in epochs[:place]]
+        if twice:
+            raise ValueError(f"{option} has epoch {twice[0]} twice; expected it once")
 
 
 class PaperSGD(torch.optim.SGD):

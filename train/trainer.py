@@ -23,7 +23,7 @@ from alexnet_dali.train.checkpoints.run_folder import RunFolder, check_kept
 from alexnet_dali.train.checkpoints.state import TrainingState
 from alexnet_dali.train.config import Config, hyperparameters, options, to_dict, to_yaml
 from alexnet_dali.train.parallel import agreement
-from alexnet_dali.train.parallel.devices import autocast, set_matmul_precision
+from alexnet_dali.train.parallel.devices import autocast, dtype, set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks
 from alexnet_dali.train.record import metrics
 from alexnet_dali.train.record.bad_images import BadImages
@@ -131,7 +131,7 @@ class Trainer:
         """
         state = self.state
         with self.autocast, self._at("forward"):
-            logits = state.model(batch.images, self.masks).float()
+            logits = state.model(batch.images, self.masks)
         loss = F.cross_entropy(logits, batch.labels)
 
         state.optimizer.zero_grad(set_to_none=True)
@@ -196,7 +196,7 @@ class Trainer:
         config, ranks = self.config, self.ranks
         set_matmul_precision(config.train.precision, ranks.device)
         self.autocast = autocast(config.train.precision, ranks.device)
-        model = self._new_model().to(ranks.device)
+        model = self._new_model().to(ranks.device, dtype(config.train.precision))
         self.state = TrainingState.initial(model, config.optim, config.train.epochs)
         self.all_reduce = ranks.gradient_all_reduce(model)
         self.masks = DropoutMasks(config.train.seed, self.state.step, ranks.device, ranks.pair)
@@ -262,7 +262,8 @@ class Trainer:
         if self.profile.is_on:
             self.ranks.say(f"run.profile: no trace; it takes {self.profile.takes} steps of one run")
         step, results = self.state.step, f"{self.run_folder.report_best()}results are in"
-        guess = ", but the network is at chance level: try another --optim.lr in another --run.dir"
+        guess = ", but the network is at chance level: try larger initial weights "
+        guess += "(--model.init_std) or another --optim.lr in another --run.dir"
         results = f"{guess if self._is_at_chance() else ''}; {results} {self.folder}"
         is_paused = step == self.config.run.max_steps
         self.ranks.say(metrics.last_line(step, number, is_paused, results))
@@ -302,6 +303,9 @@ class Trainer:
         epoch_ends = step % self.plan.steps_per_epoch == 0
         if log_now or epoch_ends or not run.log_seconds:
             self._log()
+        elif step == 1:
+            every = f"a line follows every {run.log_seconds:g} s and after each epoch"
+            self.ranks.say(f"step 1/{self.plan.num_steps} is done; {every}")
         if self._is_shown(step):
             self._show(batch)
         if epoch_ends:
@@ -354,7 +358,11 @@ class Trainer:
         self.bad_images.share(state.step, self.plan.steps_per_epoch)
         state.schedule.end_epoch(errors.top1_error)
         self.run_folder.best.note(errors.top1_error, epoch)
-        values = {"val/top1_error": errors.top1_error, "val/top5_error": errors.top5_error}
+        values = {
+            "val/top1_error": errors.top1_error,
+            "val/top5_error": errors.top5_error,
+            "val/loss": errors.loss,
+        }
         if self.monitor:
             self.monitor.write(state.step, epoch, values)
         self.ranks.say(metrics.epoch_line(epoch, values, errors.num_images))

@@ -215,7 +215,8 @@ def _check_classes(source: Source, classes: list[str], found: Findings) -> None:
     """Every training class needs an image that can be used."""
     lost = set(range(len(classes))) - set(np.unique(source.labels[found.usable()]).tolist())
     if lost:
-        _complain(source, f"no usable image in class folder {classes[min(lost)]}", found.reasons())
+        what = f"no usable image for training in class folder {classes[min(lost)]}"
+        _complain(source, f"{what}, but for what --hold-out may have taken", found.reasons())
 
 
 def _check_any(source: Source, found: Findings) -> None:

@@ -233,8 +233,8 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise DatasetError(
-                f"{source.root}: class folder of {source.names[members[0]]!r} holds a single file; "
-                "expected two or more, to hold one out for validation"
+                f"{source.root}: the class of {source.names[members[0]]!r} has this one image; "
+                "expected two or more, as --hold-out takes one for validation (or give --val)"
             )
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         held[rng.permutation(members)[:count]] = True

@@ -45,7 +45,7 @@ def test_figures_are_drawn_as_png_and_svg(figure, trained, prepared, tmp_path):
 
 
 def test_a_run_has_one_colour_in_both_panels_and_is_in_the_legend_from_the_start(tmp_path):
-    for name, more in (("young", {}), ("old", {"val/top1_error": 0.5})):
+    for name, more in (("young", {}), ("old", {"val/top1_error": 0.5, "val/loss": 1.2})):
         (tmp_path / name).mkdir()
         line = {"step": 3, "epoch": 1, "train/loss": 1.0, **more}
         (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
@@ -61,7 +61,7 @@ def test_a_run_has_one_colour_in_both_panels_and_is_in_the_legend_from_the_start
     left, right = (
         [line.get_color() for line in axes.lines if len(line.get_xdata())] for axes in figure.axes
     )
-    assert len(set(left)) == 2 and right == left[1:]
+    assert len(set(left)) == 2 and left[1:] == 2 * right
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["young", "old"]
 
 

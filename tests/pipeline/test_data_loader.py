@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import inspect
 import os
 import select
 import signal
@@ -171,19 +172,33 @@ def test_wrong_arguments_say_what_was_expected(folder):
         ({"dtype": "uint8", "lighting_std": 0.1}, "lighting goes with"),
         ({"std": (0, 1, 1)}, "std is .* expected three numbers above 0"),
         ({"mean": 123.0}, "mean is 123.0"),
+        (
+            {"mean": (0.485, 0.456, 0.406)},
+            r"mean is \(0.485, .*0 to 255: .* \(123.675, 116.28, 103.53\)",
+        ),
+        ({"std": (0.229, 0.224, 0.225)}, r"std is .* \(58.395, 57.12, 57.375\)"),
         ({"lighting_std": -1}, "lighting_std is -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             Pixels(**wrong)
     for crops, message in [
         (lambda: RandomResizedCrop(0), "size is 0"),
-        (lambda: RandomResizedCrop((224, 224)), r"size is \(224, 224\)"),
+        (lambda: RandomResizedCrop((224, 224)), r"size is \(224, 224\) .* crops are square"),
+        (lambda: RandomCrop(224, (256, 300)), r"resize \(256, 300\); .* crops are square"),
         (lambda: RandomResizedCrop(scale=(1, 0.1)), "scale is"),
         (lambda: CentreCrop(80, 64), "a crop that is no larger"),
         (lambda: RandomCrop(flip=2), "flip is 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             crops()
+    for name, message in [
+        ("batch_size", "batch_size is torch's; expected global_batch_size"),
+        ("num_workers", "num_workers is torch's; expected num_threads"),
+        ("shuffle", "shuffle is torch's; expected split"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            DataLoader(folder, **{name: 1})
+    assert "global_batch_size" in inspect.signature(DataLoader).parameters
     with pytest.raises(ValueError, match="not as the one that was saved: seed was 0, is 1"):
         loader(folder, seed=1).load_state_dict(loader(folder).state_dict())
 

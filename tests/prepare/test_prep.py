@@ -262,6 +262,17 @@ def test_an_address_is_no_folder(images):
     assert not Path("s3:").exists()
 
 
+def test_a_class_of_one_image_has_none_to_hold_out(images):
+    dog, *others = sorted((images / "train/dog").iterdir())
+    for path in others:
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"class of 'dog/.*' has this one image; .* --hold-out"):
+        prep(images, "--hold-out", "0.3", val=False)
+    (dog.parent / "bad.JPEG").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"no usable image .* class folder dog|--hold-out"):
+        prep(images, "--hold-out", "0.3", val=False)
+
+
 def test_missing_and_empty_folders_are_errors(images):
     shutil.rmtree(images / "val/cat")
     shutil.rmtree(images / "val/dog")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -22,6 +23,7 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.prepare.pictures import find
 from alexnet_dali.tools import evaluate, prep_imagenet
 from alexnet_dali.tools.cli import run
+from alexnet_dali.tools.paper.drawing import RED
 from alexnet_dali.tools.predict import __main__ as predict
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.tools.predict.drawing import draw
@@ -335,6 +337,10 @@ def test_in_figures_no_text_meets_a_bar_another_text_or_the_edge(count, trained)
         shown = [*axes.texts, *axes.get_yticklabels(), *axes.get_xticklabels(), axes._left_title]
         texts += [text.get_window_extent() for text in shown if text.get_text() and axes.axison]
         bars += [bar.get_window_extent() for bar in axes.patches if isinstance(bar, Rectangle)]
+    reds = [[bar.get_facecolor() == to_rgba(RED) for bar in axes.patches] for axes in figure.axes]
+    assert [row for row in reds if row] == [
+        [number == place % 3 for number in range(5)] for place in range(count)
+    ]
     assert len(bars) == 5 * count and len(texts) == (5 + 5 + 5 + 1) * count
     for place, box in enumerate(texts):
         assert whole.x0 <= box.x0 and box.x1 <= whole.x1

@@ -1,6 +1,7 @@
 """The page: what it holds against numpy and Pillow, and that it needs nothing beside itself."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -211,10 +212,16 @@ def test_it_says_how_to_train_it_again(page, trained, named):
     assert "stopped after 4 steps, as its options ask" in page.text
 
 
-def test_images_that_are_gone_leave_the_rest(copied, tmp_path, capsys):
-    config = (copied / "config.yaml").read_text()
-    root = str(read_config(copied).data.root)
-    (copied / "config.yaml").write_text(config.replace(root, str(tmp_path / "gone")))
+def moved(run, root):
+    """What read_config finds of a run whose data.root is another."""
+    config = read_config(run)
+    return lambda folder: dataclasses.replace(
+        config, data=dataclasses.replace(config.data, root=str(root))
+    )
+
+
+def test_images_that_are_gone_leave_the_rest(copied, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "read_config", moved(copied, tmp_path / "gone"))
     page = write(copied, tmp_path / "page.html")
     assert_needs_nothing(page)
     assert "give their prepared folder with --data" in page.text and "gone" in page.text
@@ -223,14 +230,14 @@ def test_images_that_are_gone_leave_the_rest(copied, tmp_path, capsys):
     assert tags["svg"] == 4 and tags["img"] == 3  # curves, speed, kernels
 
 
-def test_files_that_are_gone_from_a_sound_folder_leave_the_rest(copied, named, tmp_path):
+def test_files_that_are_gone_from_a_sound_folder_leave_the_rest(
+    copied, named, tmp_path, monkeypatch
+):
     """The prepared folder still stands, but not the images that it lists."""
     shutil.copytree(named, tmp_path / "prepared")
     about = tmp_path / "prepared/dataset.yaml"
     about.write_text(re.sub("_root: .*", f"_root: {tmp_path}/gone", about.read_text()))
-    config = (copied / "config.yaml").read_text()
-    root = str(read_config(copied).data.root)
-    (copied / "config.yaml").write_text(config.replace(root, str(tmp_path / "prepared")))
+    monkeypatch.setattr(record, "read_config", moved(copied, tmp_path / "prepared"))
     page = write(copied, tmp_path / "page.html")
     assert "Left out" in page.text and f"{tmp_path}/gone" in page.text
 
@@ -304,7 +311,7 @@ def test_time_spent_waiting_is_weighted_by_the_steps_duration(copied):
 
 
 def test_what_is_no_run_or_no_page_is_refused(tmp_path, trained):
-    with pytest.raises(ValueError, match="can't be read as the config of a run"):
+    with pytest.raises(ValueError, match="holds no run; expected a run's folder"):
         write(tmp_path, tmp_path / "page.html")
     with pytest.raises(ValueError, match=r"a name that ends in \.html"):
         write(trained, tmp_path / "page.pdf")

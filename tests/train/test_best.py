@@ -23,7 +23,7 @@ def train(prepared, tmp_path, monkeypatch):
     arguments = [str(tmp_path / "tiny.yaml"), "--data.root", str(prepared)]
     arguments += ["--optim.patience", "9", "--run.keep_checkpoints", "1", "--run.pictures", "false"]
     monkeypatch.setattr(
-        Trainer, "validate", lambda self: ErrorRates(ERRORS[self.epoch - 1], 0.5, 15)
+        Trainer, "validate", lambda self: ErrorRates(ERRORS[self.epoch - 1], 0.5, 15, 1.0)
     )
     return lambda folder, *more: main([*arguments, "--run.dir", str(folder), *more])
 
@@ -44,8 +44,8 @@ def test_the_checkpoint_of_the_lowest_error_is_kept(train, tmp_path, capsys, pre
     last = capsys.readouterr().out.splitlines()[-1]
     path = folder / "checkpoints/best.pt"
     assert last == (
-        "finished at step 12, but the network is at chance level: try another --optim.lr in "
-        "another --run.dir; "
+        "finished at step 12, but the network is at chance level: try larger initial "
+        "weights (--model.init_std) or another --optim.lr in another --run.dir; "
         f"best validation top-1 error 70.00% after epoch 2 ({path}), "
         f"last 70.00%; results are in {folder}"
     )

@@ -62,7 +62,7 @@ def test_the_command_line_overrides_the_file():
         (["--train.batch_size", "-1"], "train.batch_size"),
         (["--data.decoder", "tpu"], "data.decoder"),
         (["--data.crop", "300"], "at most data.resize"),
-        (["--model.init_std", "[0.01, 0.01]"], "numbers by layer"),
+        (["--model.init_std", "[0.01, 0.01]"], "by name, such as {default: 0.01}"),
     ],
 )
 def test_an_invalid_option_is_named(arguments, message):
@@ -74,7 +74,7 @@ def test_unknown_keys_and_broken_or_missing_files_are_named(tmp_path):
     for text, message in [
         ("optim: {rate: 1}", "rate"),
         ("optimizer: {lr: 1}", "optimizer"),
-        ("data: [1", "config"),
+        ("data: [1", r"bad\.yaml: not YAML .* in line 1"),
     ]:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
+from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
 from alexnet_dali.tools import evaluate
+from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.evaluation import (
     centre_view,
     error_rates,
@@ -13,9 +16,11 @@ from alexnet_dali.train.evaluation import (
     label_ranks,
     mixture,
     probabilities,
+    rates,
     search_weights,
     ten_views,
 )
+from alexnet_dali.train.networks import open_dataset, open_network
 from tests.ranks import launch
 
 
@@ -51,6 +56,11 @@ def test_error_rates_count_each_image_once():
     batches = [Batch(images[:3], labels[:3]), Batch(images[3:], labels[3:])]
     errors = error_rates(Oracle(), batches, torch.zeros(3, 8, 8), lambda counts: counts)
     assert (errors.top1_error, errors.top5_error, errors.num_images) == (3 / 4, 2 / 4, 4)
+    scores = np.exp(np.arange(8)[::-1])
+    chances = np.tile(scores / scores.sum(), (4, 1))
+    expected = -np.log(chances[range(4), labels[:4]]).mean()
+    assert errors.loss == pytest.approx(expected, rel=1e-14)
+    assert rates(chances, labels[:4].numpy()).loss == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("size, crop, edge", [(256, 224, 16), (64, 56, 4), (9, 4, 2)])
@@ -148,6 +158,18 @@ def test_any_number_of_ranks_counts_every_image_once_with_the_same_result(
         assert one["probabilities"].shape == (2, 15, 3)
         np.testing.assert_allclose(one["probabilities"].sum(-1), 1)
     assert sum(row["num_images"] for row in found[0]["per_class"]) == 15
+
+
+def test_the_runs_own_images_are_evaluated_unless_others_are_given(trained, prepared, capsys):
+    evaluate.main([str(trained), "--json", "--device", "cpu"])
+    own = json.loads(capsys.readouterr().out)
+    evaluate.main([str(trained), "--json", "--device", "cpu", "--data", str(prepared)])
+    assert json.loads(capsys.readouterr().out) == own and own["num_images"] == 15
+    path = checkpoint.newest(trained / "checkpoints")
+    network = open_network(path, torch.device("cpu"))
+    moved = network._replace(data=dataclasses.replace(network.data, root="/gone"))
+    with pytest.raises(DatasetError, match=r"/gone .*trained on it; else give --data"):
+        open_dataset(None, moved)
 
 
 def test_searching_weights_needs_two_networks(trained, prepared):

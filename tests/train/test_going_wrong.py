@@ -10,7 +10,7 @@ import pytest
 from alexnet_dali.pipeline.system.faults import advice
 from alexnet_dali.pipeline.system.files import writing_to
 from alexnet_dali.train import evaluation, trainer
-from alexnet_dali.train.checkpoints.run_folder import RunFolder, claim
+from alexnet_dali.train.checkpoints.run_folder import RunFolder, claim, read_config
 from alexnet_dali.train.config import load
 from alexnet_dali.train.evaluation import guesses
 from alexnet_dali.train.parallel.ranks import join
@@ -52,6 +52,19 @@ def test_a_lost_config_is_restored_from_the_newest_checkpoint(train, tmp_path, c
     assert train(tmp_path / "run", "--run.max_steps", "4") == 0
     assert "resuming from step 2" in capsys.readouterr().out
     assert (tmp_path / "run/config.yaml").is_file()
+
+
+def test_what_ran_is_in_the_checkpoint_whatever_config_yaml_has_become(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    path = tmp_path / "run/config.yaml"
+    sound = path.read_text()
+    edited = sound.replace("lr: 0.02", "lr: 0.5")
+    path.write_text(edited)
+    assert sound != edited and read_config(tmp_path / "run").optim.lr == 0.02
+    message = test_train.fails(capsys, train(tmp_path / "run", "--optim.lr", "0.5"))
+    assert "optim.lr: 0.02 -> 0.5" in message
+    assert train(tmp_path / "run", "--run.max_steps", "2") == 0
+    assert path.read_text() == sound and not (tmp_path / "run/changes.txt").exists()
 
 
 def test_who_uses_a_folder_is_named(train, tmp_path, capsys):

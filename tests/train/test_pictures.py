@@ -63,6 +63,17 @@ def test_texts_of_predictions_never_meet(count, num_classes, monkeypatch):
         assert left >= 0 and right <= picture.shape[1] and top >= 0 and bottom <= picture.shape[0]
 
 
+@pytest.mark.parametrize("label, place", [(2, 0), (0, 1), (6, None)])
+def test_the_bar_of_the_right_class_alone_is_red_as_in_figure_4(label, place):
+    scores = np.array([[0.3, 0.0, 0.7, 0.0, 0.0, 0.0, 0.0]])  # class 6 is not among the five
+    picture = pictures.predictions(
+        np.zeros((1, 8, 8, 3), np.uint8), [label], scores, list("abcdefg")
+    )
+    red = (picture == [0xEF, 0xB2, 0xB5]).all(-1).any(1).nonzero()[0]
+    rows = {(row - 8) // 20 - 1 for row in red.tolist()}
+    assert rows == (set() if place is None else {place})
+
+
 def test_a_network_that_has_diverged_is_drawn_all_the_same():
     nan = np.full((2, 4), np.nan)
     pictures.predictions(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], nan, list("abcd"))

@@ -38,6 +38,7 @@ class Curves(NamedTuple):
 
     name: str
     loss: dict[int, float]
+    val_loss: dict[int, float]
     train_error: dict[int, float]
     top1_error: dict[int, float]
     top5_error: dict[int, float]
@@ -47,8 +48,8 @@ class Curves(NamedTuple):
 
 def read(run: Path) -> Curves:
     """The curves of a run's folder; ValueError where it has logged no loss."""
-    tags = ("train/loss", "train/top1_error", "val/top1_error", "val/top5_error")
-    loss, train_error, top1_error, top5_error = (read_metrics(run, tag) for tag in tags)
+    tags = ("train/loss", "val/loss", "train/top1_error", "val/top1_error", "val/top5_error")
+    loss, val_loss, train_error, top1_error, top5_error = (read_metrics(run, tag) for tag in tags)
     if not loss:
         raise ValueError(
             f"{run}: no training loss in its metrics.jsonl; expected the folder of a "
@@ -59,6 +60,7 @@ def read(run: Path) -> Curves:
     return Curves(
         run.resolve().name,
         loss,
+        val_loss,
         train_error,
         top1_error,
         top5_error,
@@ -107,10 +109,14 @@ def draw(runs: list[Curves]) -> Figure:
 def draw_loss(
     axes: Axes, run: Curves, steps_per_epoch: float | None, color: str | None = None
 ) -> None:
-    """The training loss, by epochs of so many steps, or by steps."""
-    _plot(axes, run.loss, steps_per_epoch, color=color or BLUE, label=run.name)
+    """Training and validation loss, by epochs of so many steps, or by steps; styles are errors'."""
+    losses = {"training, top-1": run.loss, "validation, top-1": run.val_loss}
+    for name, values in losses.items():
+        label = {"label": run.name} if values is run.loss else {}
+        style = {**_STYLES[name], "color": color or _STYLES[name]["color"]}
+        _plot(axes, values, steps_per_epoch, **style, **label)
     _finish(axes, run.drops, steps_per_epoch, color)
-    axes.set_ylabel("training loss")
+    axes.set_ylabel("loss")
 
 
 def draw_errors(

@@ -1,9 +1,9 @@
 """Draw the paper's figures from networks trained here, as PNG and SVG, PDF or JPEG.
 
 alexnet figures kernels runs/alexnet --out kernels.png
-alexnet figures predictions runs/alexnet --data DATA --out predictions.png
-alexnet figures neighbors runs/alexnet --data DATA --out neighbors.png
-alexnet figures codes runs/alexnet --data DATA --out codes.png
+alexnet figures predictions runs/alexnet --out predictions.png
+alexnet figures neighbors runs/alexnet --out neighbors.png
+alexnet figures codes runs/alexnet --out codes.png
 alexnet figures curves runs/alexnet runs/other --out curves.png
 alexnet figures relu-vs-tanh --data prepared/cifar10 --out relu-vs-tanh.png
 """
@@ -20,13 +20,13 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import Dataset, short
+from alexnet_dali.pipeline.dataset import short
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
 from alexnet_dali.tools.paper import relu_vs_tanh as comparison
 from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure, check_name, save_figure
-from alexnet_dali.train.networks import check_classes, open_network, predict
+from alexnet_dali.train.networks import check_classes, open_dataset, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
 Draw = Callable[..., Figure]
@@ -52,17 +52,17 @@ def kernels_figure(run: Place) -> Figure:
 
 
 def predictions(
-    run: Place, data: Place, images: int = 8, seed: int = 0, device: str = "auto"
+    run: Place, data: Place | None = None, images: int = 8, seed: int = 0, device: str = "auto"
 ) -> Figure:
     """Figure 4, left: images, their label, and the five classes that seem most likely."""
-    dataset = Dataset.open(Path(data))
-    names = short(dataset.names)
-    chosen = np.random.default_rng(seed).permutation(len(dataset.val))[:images]
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
+        dataset = open_dataset(data, network)
+        chosen = np.random.default_rng(seed).permutation(len(dataset.val))[:images]
         scores, _ = predict(
             network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10
         )
+    names = short(dataset.names)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
     grid = figure.subplots(
         2 * -(-len(chosen) // 4), 4, squeeze=False, height_ratios=[3, 2] * -(-len(chosen) // 4)
@@ -105,29 +105,29 @@ def likeliest(scores: NDArray[np.float64], count: int = 5) -> NDArray[np.int64]:
 
 
 def neighbors_figure(
-    run: Place, data: Place, images: int = 5, seed: int = 0, device: str = "auto"
+    run: Place, data: Place | None = None, images: int = 5, seed: int = 0, device: str = "auto"
 ) -> Figure:
     """Figure 4, right: the training images nearest to some validation images."""
-    dataset = Dataset.open(Path(data))
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
+        dataset = open_dataset(data, network)
         check_classes(network, dataset)
         queries = neighbors.choose(dataset, images, seed)
         return neighbors.draw(network, dataset, ranks, queries, _NEAREST)
 
 
 def codes_figure(
-    run: Place, data: Place, bits: Sequence[int] = _BITS, device: str = "auto"
+    run: Place, data: Place | None = None, bits: Sequence[int] = _BITS, device: str = "auto"
 ) -> Figure:
     """Section 6.1: retrieval by short binary codes, which an autoencoder makes of the features.
 
     At most 1,000 validation images are the queries.
     """
     import_module("faiss")  # without it, this ends before features are computed
-    dataset = Dataset.open(Path(data))
-    queries = neighbors.some(dataset.val, _QUERIES)
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
+        dataset = open_dataset(data, network)
+        queries = neighbors.some(dataset.val, _QUERIES)
         train, val = (
             neighbors.describe(network, images, ranks)[0] for images in (dataset.train, queries)
         )
@@ -192,7 +192,7 @@ def _add(figures: Any, name: str, draw: Draw, runs: str) -> argparse.ArgumentPar
 
 
 def _add_data(figure: argparse.ArgumentParser) -> None:
-    figure.add_argument("--data", required=True, metavar="DIR", help="prepared folder")
+    figure.add_argument("--data", metavar="DIR", help="prepared folder (that of the run)")
     devices = ["auto", "cpu", "cuda"]
     figure.add_argument("--device", choices=devices, default="auto", help="to compute on (auto)")
 

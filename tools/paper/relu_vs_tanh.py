@@ -55,6 +55,7 @@ OWN_OPTIONS = (
 _FAN_IN = {"conv1": 75, "conv2": 800, "conv3": 432, "fc8": 512}
 _PIXEL_SCALE = 64.0
 _FIRST_LR = 0.001
+_NEVER = 1e9  # seconds
 _EPOCHS = 1000  # more than any cap: the comparison decides where a run ends, not its config
 _TITLES = {"2012": "weights of 2012", "modern": "weights by fan-in"}
 _COLOURS = {"relu": BLUE, "tanh": RED}
@@ -152,7 +153,7 @@ def train(curve: Curve, lr: float, seed: int, settings: Settings, epochs: int) -
         errors = training_errors(folder)
         if len(errors) >= epoch or min(errors, default=1) <= TARGET:
             continue
-        run = replace(config.run, max_steps=epoch * steps, log_seconds=math.inf)
+        run = replace(config.run, max_steps=epoch * steps, log_seconds=_NEVER)
         try:
             runs.train(replace(config, run=run))
         except TrainingError:

@@ -7,18 +7,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from alexnet_dali.pipeline.dataset import one_line
-from alexnet_dali.tools.paper.drawing import Figure
+from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.train.networks import Trained
 
-_RIGHT, _WRONG, _OTHER = "#2e8b57", "#c44e52", "#8da0c4"
 _LONGEST_CLASS, _LONGEST_PATH = 34, 44  # characters
 
 
 def draw(network: Trained, answers: Sequence[Answer]) -> Figure:
     """A row for each picture, or two in a row where there are many.
 
-    Where the folder's class is known, its bar is green; a likeliest class that is another is red.
+    Where the folder's class is known, its bar is red.
     """
     across = 1 if len(answers) <= 4 else 2
     down = -(-len(answers) // across)
@@ -34,18 +33,16 @@ def draw(network: Trained, answers: Sequence[Answer]) -> Figure:
         picture.axis("off")
         _bars(bars, answer, texts)
     if any(answer.label is not None for answer in answers):
-        keys = {"the class of the picture's folder": _RIGHT, "likeliest, but another": _WRONG}
-        handles = [Patch(color=colour, label=text) for text, colour in keys.items()]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False
-        )
+        key = Patch(color=RED, label="the class of the picture's folder")
+        figure.legend(handles=[key], loc="outside lower center", fontsize=8, frameon=False)
     return figure
 
 
 def _bars(axes: Axes, answer: Answer, texts: list[str]) -> None:
     """Names stand before the bars and percentages behind them, so that no bar ends in a text."""
     places = range(len(answer.classes))
-    axes.barh(places, answer.probabilities, color=_colours(answer), height=0.7)
+    colours = [RED if guess == answer.label else BLUE for guess in answer.classes]
+    axes.barh(places, answer.probabilities, color=colours, height=0.7)
     names = [texts[guess] for guess in answer.classes]
     axes.set_yticks(places, names, fontsize=8, parse_math=False)
     for place, probability in zip(places, answer.probabilities):
@@ -57,13 +54,6 @@ def _bars(axes: Axes, answer: Answer, texts: list[str]) -> None:
     axes.spines["bottom"].set_bounds(0, 1)
     path = one_line(answer.path).encode(errors="replace").decode()
     axes.set_title(_cut_left(path, _LONGEST_PATH), fontsize=8, loc="left", parse_math=False)
-
-
-def _colours(answer: Answer) -> list[str]:
-    colours = [_RIGHT if guess == answer.label else _OTHER for guess in answer.classes]
-    if answer.label is not None and not answer.is_right:
-        colours[0] = _WRONG
-    return colours
 
 
 def _cut(text: str, length: int) -> str:

@@ -53,7 +53,9 @@ def of_curves(run: Curves) -> list[str]:
     return [
         _chart("errors", "Training and validation error over the run", errors),
         _chart(
-            "loss", "Training loss over the run", lambda axes: curves.draw_loss(axes, run, length)
+            "loss",
+            "Training and validation loss over the run",
+            lambda axes: curves.draw_loss(axes, run, length),
         ),
     ]
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from alexnet_dali.tools.paper import curves
 from alexnet_dali.tools.paper.curves import Curves
 from alexnet_dali.train.checkpoints.run_folder import Change, changed_options, read_config
-from alexnet_dali.train.config import Config
+from alexnet_dali.train.config import Config, to_yaml
 from alexnet_dali.train.optim import schedule
 from alexnet_dali.train.record.metrics import read_metrics
 
@@ -39,7 +39,7 @@ class Record(NamedTuple):
     name: str
     folder: Path
     config: Config
-    recipe: str  # config.yaml, as it is
+    recipe: str  # in YAML
     deviations: list[Change]  # from the paper's recipe, whose values are the defaults
     changes: list[str]  # options that were changed on the way
     curves: Curves | None  # None where nothing has been logged
@@ -71,7 +71,7 @@ def read(folder: Path) -> Record:
         folder.resolve().name,
         folder,
         config,
-        (folder / "config.yaml").read_text(),
+        to_yaml(config),
         changed_options(Config(), config),
         changes.read_text().splitlines() if changes.is_file() else [],
         curves.read(folder) if read_metrics(folder, "train/loss") else None,

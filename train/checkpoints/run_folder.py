@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from filelock import BaseFileLock
 
 from alexnet_dali.model.alexnet import AlexNet
@@ -17,7 +16,7 @@ from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write, locked
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.checkpoint import Best, CheckpointError
-from alexnet_dali.train.config import Config, ConfigError, from_dict, options, to_yaml
+from alexnet_dali.train.config import Config, ConfigError, from_dict, from_file, options, to_yaml
 from alexnet_dali.train.optim import schedule
 from alexnet_dali.train.parallel.ranks import Ranks
 
@@ -306,20 +305,22 @@ def check_kept(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The config of the run in `folder`; where config.yaml is lost, of its newest checkpoint.
+    """The config of the run in `folder`: of its newest sound checkpoint, else of its config.yaml.
 
     ConfigError where none can be read, VersionError where another version has written it.
     """
-    path, checkpoints = folder / "config.yaml", folder / "checkpoints"
+    path = folder / "config.yaml"
     try:
-        sound = None if path.is_file() else checkpoint.newest_sound(checkpoints)
-        return from_dict(sound[1]["config"] if sound else yaml.safe_load(path.read_text()))
+        sound = checkpoint.newest_sound(folder / "checkpoints")
     except checkpoint.VersionError:
         raise
-    except Exception as error:  # yaml raises many kinds for a text that is damaged
-        newest = checkpoint.newest(checkpoints)
-        if newest is not None:
-            checkpoint.check_origin(newest)
+    except checkpoint.CheckpointError:
+        sound = None
+    if sound is None and not path.exists():
+        raise ConfigError(f"{folder} holds no run; expected a run's folder, such as runs/alexnet")
+    try:
+        return from_dict(sound[1]["config"] if sound else from_file(str(path)))
+    except ConfigError as error:
         raise ConfigError(
             f"{path} can't be read as the config of a run ({error}); choose another folder"
         ) from error
@@ -364,11 +365,16 @@ def _is_free(option: str) -> bool:
 
 
 def _check_changes(folder: Path, config: Config) -> None:
-    """ConfigError unless the run so far would have been the same with `config`; notes changes."""
-    old = read_config(folder)
-    changes = changed_options(old, config)
-    found = checkpoint.newest_sound(folder / "checkpoints") if changes else None
+    """ConfigError unless the run so far would have been the same with `config`; notes changes.
+
+    What ran so far is in the checkpoint; anybody may have edited config.yaml.
+    """
+    found = checkpoint.newest_sound(folder / "checkpoints")
     if found is None:
+        return
+    old = from_dict(found[1]["config"])
+    changes = changed_options(old, config)
+    if not changes:
         return
     run = Resumption(old, config, found[1])
     refused = []

@@ -1,6 +1,6 @@
-"""The device of a rank, and its arithmetic: fp32, tf32 or bf16.
+"""The device of a rank, and its arithmetic: fp32, tf32, bf16 or fp64.
 
-Weights, momentum and losses are always float32.
+Weights, momentum and losses are float32; in fp64, all numbers are float64.
 """
 
 import re
@@ -86,7 +86,7 @@ def set_matmul_precision(precision: str, device: torch.device) -> None:
         raise ValueError(
             "train.precision is tf32, which only NVIDIA GPUs have; expected fp32 or bf16 on a CPU"
         )
-    if device.type == "cuda" and precision != "fp32" and not has_tf32_and_bf16(device):
+    if device.type == "cuda" and precision in ("tf32", "bf16") and not has_tf32_and_bf16(device):
         major, minor = torch.cuda.get_device_capability(device)
         raise ValueError(
             f"train.precision is {precision}, and {torch.cuda.get_device_name(device)} has compute "
@@ -102,6 +102,11 @@ def has_tf32_and_bf16(device: torch.device) -> bool:
     Before, torch takes float32 for tf32 without a word, and bf16 is emulated.
     """
     return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def dtype(precision: str) -> torch.dtype:
+    """Of the weights, and of all that follows from them."""
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

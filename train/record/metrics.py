@@ -30,6 +30,7 @@ _TAGS = {
     "val/top1_error": "errors/top1_val",
     "val/top5_error": "errors/top5_val",
     "train/loss": "learning/loss",
+    "val/loss": "learning/loss_val",
     "train/lr": "learning/rate",
 }
 """Tags in TensorBoard, which sorts them: errors first. Others are those of metrics.jsonl."""
@@ -39,7 +40,10 @@ _LAYOUT = {
         "top-1 error, training and validation": ["errors/top1_train", "errors/top1_val"],
         "top-5 error, validation": ["errors/top5_val"],
     },
-    "learning": {"loss, training": ["learning/loss"], "learning rate": ["learning/rate"]},
+    "learning": {
+        "loss, training and validation": ["learning/loss", "learning/loss_val"],
+        "learning rate": ["learning/rate"],
+    },
     "throughput": {
         "images a second": ["throughput/images_per_second"],
         "share of the time waiting for data": ["throughput/data_wait_fraction"],
@@ -273,7 +277,8 @@ def chance_warning(epoch: int, folder: Path, step: int) -> str:
     look = f"alexnet show-batch {folder} --step {step}"
     return (
         f"warning: after {epoch} epochs the network is at chance level. It goes on; but better "
-        "stop it, and try a tenth of this --optim.lr, or ten times as much, in another --run.dir. "
+        "stop it, and try larger initial weights (--model.init_std), a tenth of this --optim.lr, "
+        "or ten times as much, in another --run.dir. "
         f"Images and labels: {look} --out batch.png"
     )
 

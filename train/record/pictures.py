@@ -19,7 +19,7 @@ NUM_PREDICTIONS = 8
 NUM_GUESSES = 5
 _GREY = 128.0  # what zero is drawn as
 _LARGEST = 1000  # pixels: about how wide a batch is drawn
-_RIGHT, _WRONG, _OTHER = "#a6d8b9", "#efb2b5", "#cfd8ea"
+_LABEL, _OTHER = "#efb2b5", "#cfd8ea"  # the colours of the paper's figure 4, lighter
 _WIDE, _HIGH, _SIDE = 420, 130, 120  # pixels of a prediction, and of its picture
 _LINE, _MARGIN, _PERCENT = 20, 8, 55
 
@@ -126,11 +126,11 @@ def predictions(
             height = top + row * _LINE
             length = round((end - start) * own[guess])
             bar = (start, height + 1, start + length, height + _LINE - 2)
-            draw.rectangle(bar, fill=_colour(row, guess == label))
+            draw.rectangle(bar, fill=_LABEL if guess == label else _OTHER)
             percent = f"{own[guess]:.1%}"
             _write(draw, start, height, end - _PERCENT, classes[guess], _font())
             draw.text((end, height + _LINE // 2), percent, "black", _font(), anchor="rm")
-    legend = "bold: the image's class    green: right    red: the first guess, but wrong"
+    legend = "bold: the image's class, whose bar is red"
     draw.text((_WIDE, down * _HIGH + _LINE), legend, "black", _font(), anchor="mm")
     return np.asarray(canvas)
 
@@ -148,12 +148,6 @@ def _write(
     while font.getlength(shown := text[:fits] + "…" * (fits < len(text))) > end - start:
         fits -= 1
     draw.text((start + 2, top + _LINE // 2), shown, "black", font, anchor="lm")
-
-
-def _colour(row: int, right: bool) -> str:
-    if right:
-        return _RIGHT
-    return _WRONG if row == 1 else _OTHER
 
 
 @cache
