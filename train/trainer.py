@@ -259,8 +259,8 @@ class Trainer:
         """The last line; `number` is that of the signal that has stopped the run, or 0."""
         if self.monitor:
             self.monitor.close()
-        if self.profile.is_on:
-            self.ranks.say(f"run.profile: no trace; it takes {self.profile.takes} steps of one run")
+        if too_short := self.profile.close():
+            self.ranks.say(too_short)
         step, results = self.state.step, f"{self.run_folder.report_best()}results are in"
         guess = ", but the network is at chance level: try larger initial weights "
         guess += "(--model.init_std) or another --optim.lr in another --run.dir"

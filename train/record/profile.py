@@ -49,6 +49,16 @@ class Profile:
             self.is_on = False
             self._write(self._decoders.stop())
 
+    def close(self) -> str:
+        """At a run's end; says so where it was too short for a trace."""
+        if not self.is_on:
+            return ""
+        if self._done >= self._first:
+            self._profiler.stop()
+            self._decoders.stop()
+        self.is_on = False
+        return f"run.profile: no trace; it takes {self.takes} steps of one run"
+
     def _write(self, decoding: list[dict[str, Any]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "trace.json")
