@@ -19,8 +19,11 @@ from alexnet_dali.pipeline.prepare.examine import (
     Task,
     catch_what_the_decoder_says,
     crashed,
+    why_not_decoded,
 )
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import StoreFormat
 from alexnet_dali.pipeline.system.cores import usable_cores
 from alexnet_dali.pipeline.system.faults import ResourceError
 from alexnet_dali.pipeline.system.parent import end_with_the_parent
@@ -51,6 +54,14 @@ class Workers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+    def why_not_decoded(self, source: Source, index: int, store: StoreFormat | None) -> str:
+        """See examine. A file that kills the process is left to `results`, which finds it again."""
+        try:
+            return self._pool.submit(why_not_decoded, source.take([index]), 0, store).result()
+        except BrokenProcessPool:
+            self._renew()
+            return ""
+
     def results(self, tasks: Iterable[Task]) -> Iterator[Examined]:
         """What is found for each task, in order.
 
@@ -72,8 +83,7 @@ class Workers:
         try:
             return future.result()
         except BrokenProcessPool:
-            self._pool.shutdown()
-            self._pool = self._new_pool()
+            self._renew()
             for place, (other, _) in enumerate(waiting):
                 waiting[place] = other, self._submit(other)
             return _apart(task)
@@ -90,6 +100,10 @@ class Workers:
                 "the process that forks the others has ended: out of memory (free -h), or at the "
                 "limit of processes (ulimit -u, or a container's pids); rerun the command to resume"
             ) from error
+
+    def _renew(self) -> None:
+        self._pool.shutdown()
+        self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._count, _CONTEXT, _start)
