@@ -36,6 +36,9 @@ CONTAINERS = (*ARCHIVES, ".parquet")
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[-_ ]?(?:set|images|\d+))?")
 
+_PICTURES = {"images", "imgs", "jpegimages"}
+_BESIDE_PICTURES = {"annotations", "labels", "masks", "segmentationclass", "trimaps", "xmls"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -290,6 +293,7 @@ def _class_names(tree: Tree) -> list[str]:
             "data set, which are no classes; expected a folder of class folders, such as "
             f"{tree.within(part)}"
         )
+    _check_hold_images(tree, classes)
     check_not_parts(tree)
     if len(classes) == 1:
         raise DatasetError(
@@ -312,13 +316,22 @@ def _class_names(tree: Tree) -> list[str]:
     return classes
 
 
+def _check_hold_images(tree: Tree, classes: list[str]) -> None:
+    others = [name for name in classes if name.casefold() in _BESIDE_PICTURES]
+    if others and any(name.casefold() in _PICTURES for name in classes):
+        raise DatasetError(
+            f"{tree.path}: found {some(classes)}; {some(others)} go with the images, and are no "
+            "classes; expected a folder of images for each class"
+        )
+
+
 def _check_classes_differ(tree: Tree, classes: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
-        if seen.setdefault(same(name), name) != name:
+        if seen.setdefault(" ".join(same(name).split()), name) != name:
             raise DatasetError(
-                f"{tree.path}: two class folders look the same, {name!r}: they differ in how "
-                "accents are written (Unicode NFC and NFD); move their files into one"
+                f"{tree.path}: two class folders look the same, {name!r}: they differ in blanks or "
+                "in how accents are written (Unicode NFC and NFD); move their files into one"
             )
 
 
