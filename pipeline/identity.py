@@ -84,7 +84,7 @@ def _function(function: types.FunctionType, what: str, outer: tuple[int, ...]) -
     if function.__name__ == "<lambda>":
         raise _not_comparable(what, "is a lambda, which has no name")
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = [(name, cell.cell_contents) for name, cell in cells]
+    found: list[tuple[object, Any]] = [(name, cell.cell_contents) for name, cell in cells]
     found += [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
     return _name(function) + (_arguments(found, what, outer) if found else "")
 

@@ -26,7 +26,7 @@ from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.labels.files import is_image_name
 from alexnet_dali.pipeline.prepare.labels.label_file import UNLABELLED, read_labels
-from alexnet_dali.pipeline.prepare.names import is_text, same, some
+from alexnet_dali.pipeline.prepare.names import is_text, same, seen_as, some
 from alexnet_dali.pipeline.prepare.store import stored_name
 from alexnet_dali.pipeline.reading.archives import read
 
@@ -328,7 +328,7 @@ def _check_hold_images(tree: Tree, classes: list[str]) -> None:
 def _check_classes_differ(tree: Tree, classes: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
-        if seen.setdefault(" ".join(same(name).split()), name) != name:
+        if seen.setdefault(seen_as(name), name) != name:
             raise DatasetError(
                 f"{tree.path}: two class folders look the same, {name!r}: they differ in blanks or "
                 "in how accents are written (Unicode NFC and NFD); move their files into one"
