@@ -6,13 +6,13 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from alexnet_dali.pipeline.prepare.examine import (
     Examined,
@@ -33,6 +33,8 @@ from alexnet_dali.pipeline.system.parent import end_with_the_parent
 # process that has can't use CUDA, not even to look.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__, "torch"])
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -57,7 +59,7 @@ class Workers:
     def why_not_decoded(self, source: Source, index: int, store: StoreFormat | None) -> str:
         """See examine. A file that kills the process is left to `results`, which finds it again."""
         try:
-            return self._pool.submit(why_not_decoded, source.take([index]), 0, store).result()
+            return self._submit(why_not_decoded, source.take([index]), 0, store).result()
         except BrokenProcessPool:
             self._renew()
             return ""
@@ -71,7 +73,7 @@ class Workers:
         most_waiting = 4 * self._count  # stored images must not pile up in memory
         waiting: deque[tuple[Task, Future[Examined]]] = deque()
         for task in tasks:
-            waiting.append((task, self._submit(task)))
+            waiting.append((task, self._submit(task.run)))
             if len(waiting) > most_waiting:
                 yield self._first_of(waiting)
         while waiting:
@@ -85,14 +87,14 @@ class Workers:
         except BrokenProcessPool:
             self._renew()
             for place, (other, _) in enumerate(waiting):
-                waiting[place] = other, self._submit(other)
+                waiting[place] = other, self._submit(other.run)
             return _apart(task)
 
-    def _submit(self, task: Task) -> "Future[Examined]":
+    def _submit(self, call: Callable[..., T], *words: Any) -> "Future[T]":
         try:
-            return self._pool.submit(task.run)
+            return self._pool.submit(call, *words)
         except BrokenProcessPool as error:
-            broken: Future[Examined] = Future()
+            broken: Future[T] = Future()
             broken.set_exception(error)
             return broken
         except (EOFError, ConnectionError) as error:
