@@ -40,6 +40,15 @@ class _Mismatch(ValueError):
     """A value of another type."""
 
 
+_FORMS = {
+    "bool": "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+    "merge": "<<",
+    "null": "null|Null|NULL|",
+    "int": "[-+]?(0|[1-9][0-9]*)",
+    "float": r"(?=[-+.]*[0-9])[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?",
+}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML whose numbers are what they look like: 010, 1:30, 1_000 and .inf are texts.
 
@@ -47,27 +56,10 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, form) for tag, form in known if tag.endswith((":bool", ":merge"))]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        None: [
+            (f"tag:yaml.org,2002:{tag}", re.compile(f"({form})$")) for tag, form in _FORMS.items()
+        ]
     }
-
-    def get_single_node(self) -> yaml.Node | None:
-        """As PyYAML's, which lets the last of equal keys win in silence."""
-        node = super().get_single_node()
-        _check_keys(node)
-        return node
-
-
-for _tag, _form, _first in (
-    ("null", r"null|Null|NULL|", ["n", "N", ""]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"(?=[-+.]*[0-9])[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"({_form})$"), _first)
 
 
 def _check_keys(node: yaml.Node | None, above: str = "") -> None:
@@ -103,15 +95,15 @@ def from_file(path: str) -> Any:
 def _parse(text: str) -> Any:
     """A text of YAML; ValueError of one line where it is none."""
     try:
-        return yaml.load(text, _Loader)
-    except ConfigError:
-        raise
+        node, found = yaml.compose(text, _Loader), yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         what = " ".join(filter(None, (error.context, error.problem)))
         raise ValueError(f"not YAML ({what}{where})") from error
     except Exception as error:  # yaml raises many kinds for damaged texts
         raise ValueError(f"not YAML ({' '.join(str(error).split())})") from error
+    _check_keys(node)  # of equal keys, PyYAML takes the last
+    return found
 
 
 def from_command_line(argv: list[str], defaults: Any, usage: str) -> list[tuple[str, Any]]:
@@ -139,7 +131,8 @@ def from_command_line(argv: list[str], defaults: Any, usage: str) -> list[tuple[
         elif not equals:
             raise ConfigError(f"{name} {_ON_LINE} has no value; expected {_expected(kind)}")
         try:
-            found.append((name, text if name == "config" else _plain(kind, text)))
+            is_text = name == "config" or (_is_path(kind) and text not in ("", "null"))
+            found.append((name, text if is_text else _parse(text)))
         except ValueError as error:
             raise ConfigError(f"{name} {_ON_LINE}: {error}") from error
     return found
@@ -159,13 +152,8 @@ def _help(defaults: Any, usage: str) -> ArgumentParser:
     return parser
 
 
-def _plain(kind: Any, text: str) -> Any:
-    """A text as it is, where that is a value of the type; else what YAML makes of it."""
-    if text != "null":
-        with suppress(_Mismatch):
-            _as(kind, text)
-            return text
-    return _parse(text)
+def _is_path(kind: Any) -> bool:
+    return PathName in (kind, *get_args(kind))
 
 
 def kinds(group: Any, above: str = "") -> dict[str, Any]:
