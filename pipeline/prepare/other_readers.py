@@ -10,17 +10,23 @@ from alexnet_dali.pipeline.dataset import ImageList, PreparedFiles
 _README = """\
 # A prepared folder
 
-Made by `alexnet prep` of alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
+Made by alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
 
-- `train.txt`, `val.txt`: a line for each image: path, space, label. Paths begin in
+- `train.txt`, `val.txt`: a line for each image: path, space, {label}. Paths begin in
   `{train_root}` and `{val_root}`.
-- `classes.txt`: line 1 is label 0; `names.txt`: what people call the classes.
-- `sizes.npz`: height and width of each image, its place in an archive or its length.
+- `classes.txt`: {classes}; `names.txt`: what people call them.
+- `sizes.npz`: height and width of each image, its place in an archive or its length{targets}.
 - `stats.npz`: mean image, mean colour and principal components of colour of the training images.
 - `rejected.txt`, `converted.txt`: files that were left out or stored in another form, and why.
 
 {how}
 """
+_CLASSES = {"label": "label", "classes": "line 1 is label 0", "targets": ""}
+_OTHER_TARGETS = {
+    "label": "-1 (`--targets {}`)",
+    "classes": "line 1 is the first column of targets",
+    "targets": ", its targets",
+}
 _FILES = """\
 Others read the lists with the folder that paths begin in, such as DALI:
 `fn.readers.file(file_root="{train_root}", file_list="train.txt")`."""
@@ -40,7 +46,9 @@ def write(folder: Path, files: PreparedFiles) -> None:
         (folder / "shards/_info.json").write_text(json.dumps({"splits": splits}, indent=1))
     else:
         how = _FILES if files.train.spans is None else _ARCHIVES
-    text = _README.format(**roots, how=how.format(**roots))
+    labels = _CLASSES if files.targets == "classes" else _OTHER_TARGETS
+    words = {name: text.format(files.targets) for name, text in labels.items()}
+    text = _README.format(**roots, **words, how=how.format(**roots))
     (folder / "README.md").write_text(text, "utf-8", "surrogateescape")
 
 

@@ -107,6 +107,7 @@ def test_numbers_follow_the_training_files_columns(images, tmp_path, capsys):
     for name, expected in numbers.items():
         np.testing.assert_array_equal(found[name].numpy(), np.array(expected, np.float32))
     assert (out / "classes.txt").read_text() == "angle\ncount\n"
+    assert "path, space, -1 (`--targets numbers`)" in (out / "README.md").read_text()
     assert 'not read: column "", column "remark"' in capsys.readouterr().out
 
 
