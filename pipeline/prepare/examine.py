@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.decode import (
@@ -324,6 +323,8 @@ def _central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     torch's antialiased resize is Pillow's filter at half the cost of DALI's; the square starts on a
     whole pixel.
     """
+    import torch  # noqa: PLC0415 - here, as the process that starts workers does without it
+
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

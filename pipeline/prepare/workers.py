@@ -14,8 +14,6 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from alexnet_dali.pipeline.prepare.examine import (
     Examined,
     Task,
@@ -31,7 +29,7 @@ from alexnet_dali.pipeline.system.parent import end_with_the_parent
 # all that process has not asked for GPUs (DALI's dynamic mode would, on import): a child of a
 # process that has can't use CUDA, not even to look.
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
+_CONTEXT.set_forkserver_preload([__name__, "torch"])
 
 
 class Workers:
@@ -143,4 +141,6 @@ def _start() -> None:
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's are of headers; they must not pass for the decoder's
     catch_what_the_decoder_says(sys.stderr.fileno())
+    import torch  # noqa: PLC0415
+
     torch.set_num_threads(1)

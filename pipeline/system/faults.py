@@ -3,8 +3,6 @@
 import errno
 import re
 
-import torch
-
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|bad_alloc|can't allocate memory|cudaErrorMemoryAllocation"
     r"|NVJPEG_STATUS_ALLOCATOR_FAILURE|nvJPEG error \(5\)",
@@ -31,8 +29,10 @@ def resource_error(error: BaseException) -> ResourceError | None:
     if not isinstance(error, (MemoryError, RuntimeError)):
         return None
     said = gist(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _OUT_OF_MEMORY.search(
-        str(error)
+    if (
+        isinstance(error, MemoryError)
+        or _is_torchs(error, "OutOfMemoryError")
+        or _OUT_OF_MEMORY.search(str(error))
     ):
         return ResourceError(
             f"out of memory ({said}); rerun the command to resume. See what else "
@@ -45,7 +45,7 @@ def resource_error(error: BaseException) -> ResourceError | None:
             "OMP_NUM_THREADS, and rerun the command to resume"
         )
     if (
-        isinstance(error, torch.AcceleratorError) or _DEVICE.search(str(error))
+        _is_torchs(error, "AcceleratorError") or _DEVICE.search(str(error))
     ) and not _MISTAKE.search(str(error)):
         return ResourceError(
             f"the GPU or its driver failed ({said}); rerun the command to resume. "
@@ -121,3 +121,8 @@ def gist(error: BaseException) -> str:
         .strip()
         or type(error).__name__
     )
+
+
+def _is_torchs(error: BaseException, name: str) -> bool:
+    """By name: preparing does without torch, whose import takes a second."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
@@ -56,6 +55,8 @@ def words(path: Path) -> dict[str, str]:
 
 def _synsets(content: bytes) -> NDArray:
     """The table in meta.mat; to be read apart, as a damaged one may kill the process."""
+    from scipy.io import loadmat  # noqa: PLC0415 - half of what importing a command's files took
+
     return np.asarray(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
 
 
