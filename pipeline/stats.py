@@ -123,7 +123,7 @@ class PixelSums:
         np.subtract(image.reshape(-1, 3).T, _OFFSET, out=planes)
         self.count += 1
         self.total += image
-        # Dot products are three times as fast as one product of matrices. Longer ones OpenBLAS gives
+        # Dot products take a third of what a product of matrices takes. Longer ones OpenBLAS gives
         # to threads, which wait for each other where every core has a worker.
         parts = planes.reshape(3, -1, _DOT)
         self.moments += [[sum(map(np.dot, one, other)) for one in parts] for other in parts]
