@@ -30,6 +30,8 @@ _OTHER_TARGETS = {
 _FILES = """\
 Others read the lists with the folder that paths begin in, such as DALI:
 `fn.readers.file(file_root="{train_root}", file_list="train.txt")`."""
+_NO_LABELS = """\
+Readers of files and classes refuse the label -1, as DALI's `fn.readers.file` does."""
 _SHARDS = """\
 Images lie in `shards/`, as WebDataset with the keys `jpg` and `cls`; `_info.json` there is timm's.
 Readers of files can't use the lists: their paths lead into archives."""
@@ -44,8 +46,10 @@ def write(folder: Path, files: PreparedFiles) -> None:
         how = _SHARDS
         splits = {name: _shards(name, getattr(files, name)) for name in ("train", "val")}
         (folder / "shards/_info.json").write_text(json.dumps({"splits": splits}, indent=1))
+    elif files.train.spans is not None:
+        how = _ARCHIVES
     else:
-        how = _FILES if files.train.spans is None else _ARCHIVES
+        how = _FILES if files.targets == "classes" else _NO_LABELS
     labels = _CLASSES if files.targets == "classes" else _OTHER_TARGETS
     words = {name: text.format(files.targets) for name, text in labels.items()}
     text = _README.format(**roots, **words, how=how.format(**roots))
