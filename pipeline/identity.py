@@ -33,8 +33,10 @@ def _spelt(value: Any, what: str, outer: tuple[int, ...]) -> str:
         return repr(given)
     if isinstance(value, _PLAIN):
         return repr(value)
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return _array(np.asarray(value), what)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return _array(value, what)
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}{_arguments(enumerate(value), what, outer)}"
     if isinstance(value, (set, frozenset)):
@@ -51,12 +53,14 @@ def _spelt(value: Any, what: str, outer: tuple[int, ...]) -> str:
         return f"{_spelt(value.__self__, what, outer)}.{value.__name__}"
     if isinstance(value, types.FunctionType):
         return _function(value, what, outer)
-    if isinstance(value, (type, types.BuiltinFunctionType)):
+    if isinstance(value, types.BuiltinFunctionType):
         return _name(value)
+    if isinstance(value, type):
+        return _class(value, what)
     attributes = _attributes(value)
     if attributes is None:
         raise _not_comparable(what, f"is {value!r}, whose attributes can't be seen")
-    return f"{_name(type(value))}{_arguments(attributes.items(), what, outer)}"
+    return f"{_class(type(value), what)}{_arguments(attributes.items(), what, outer)}"
 
 
 def _arguments(pairs: Iterable[tuple[object, Any]], what: str, outer: tuple[int, ...]) -> str:
@@ -76,12 +80,20 @@ def _array(array: np.ndarray, what: str) -> str:
 
 
 def _function(function: types.FunctionType, what: str, outer: tuple[int, ...]) -> str:
-    """With what it took from the function that made it."""
+    """With its defaults, and what it took from the function that made it."""
     if function.__name__ == "<lambda>":
         raise _not_comparable(what, "is a lambda, which has no name")
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = [(name, cell.cell_contents) for name, cell in cells]
+    found: list[tuple[object, Any]] = [(name, cell.cell_contents) for name, cell in cells]
+    found += [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
     return _name(function) + (_arguments(found, what, outer) if found else "")
+
+
+def _class(kind: type, what: str) -> str:
+    """A function may make many of one name."""
+    if "<locals>" in kind.__qualname__:
+        raise _not_comparable(what, f"is of {kind.__name__}, a class that is made in a function")
+    return _name(kind)
 
 
 def _name(value: Any) -> str:
@@ -89,7 +101,9 @@ def _name(value: Any) -> str:
 
 
 def _attributes(value: object) -> dict[str, Any] | None:
-    """What an object holds; None where Python can't tell."""
+    """What an object holds; None where Python can't tell, as of what is pickled in its own way."""
+    if type(value).__reduce__ is not object.__reduce__:
+        return None
     slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
     if not hasattr(value, "__dict__") and not slots:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
-from alexnet_dali.pipeline.prepare.names import fits_a_list, same, some
+from alexnet_dali.pipeline.prepare.names import fits_a_list, same, seen_as, some
 
 Label = int | str
 """A class's number, or its name."""
@@ -71,13 +71,7 @@ class Labelled:
                 f"({', '.join(sorted(kind.__name__ for kind in kinds))}); expected numbers or names"
             )
         if kinds == {str}:
-            broken = [str(label) for label in set(self.labels) if not fits_a_list(str(label))]
-            if broken:
-                raise DatasetError(
-                    f"{self.path}: the label {broken[0]!r} has a line break or half a character "
-                    "in it, which no list of classes can hold"
-                )
-            return sorted({str(label) for label in self.labels})
+            return self._check_texts(sorted({str(label) for label in self.labels}))
         found = {int(label) for label in self.labels}
         if not found:
             raise DatasetError(f"{self.path}: found no image")
@@ -94,6 +88,26 @@ class Labelled:
                 f"up to {count - 1}"
             )
         return [str(number) for number in range(count)]
+
+    def _check_texts(self, classes: list[str]) -> list[str]:
+        """The classes; DatasetError where a list can't hold one, or people can't tell two apart."""
+        seen: dict[str, str] = {}
+        for name in classes:
+            if not fits_a_list(name):
+                raise DatasetError(
+                    f"{self.path}: the label {name!r} has a line break or half a character in it, "
+                    "which no list of classes can hold"
+                )
+            if not name.strip():
+                place = self.labels.index(name)
+                raise DatasetError(f"{self.path}: the label of {self.names[place]} is empty")
+            if seen.setdefault(seen_as(name), name) != name:
+                raise DatasetError(
+                    f"{self.path}: the labels {seen[seen_as(name)]!r} and {name!r} look the same: "
+                    "they differ in blanks or in how accents are written (Unicode NFC and NFD); "
+                    "write one of them"
+                )
+        return classes
 
     def indices(self, classes: list[str]) -> list[int]:
         """Each file's label as an index into `classes`; DatasetError where one is not there."""

@@ -84,6 +84,11 @@ def same(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def seen_as(name: str) -> str:
+    """Equal for names that people can't tell apart: as `same`, and blanks do not count."""
+    return " ".join(same(name).split())
+
+
 def some(names: list[str]) -> str:
     """The first few of a long list, for a message."""
     return ", ".join(map(one_line, names[:3])) + (", ..." if len(names) > 3 else "")

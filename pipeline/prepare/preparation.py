@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
-from alexnet_dali.pipeline.prepare.examine import tasks, why_not_decoded
+from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.forecast import Forecast
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import Findings
@@ -58,9 +58,9 @@ class Preparation(NamedTuple):
         else:
             forecast = Forecast(folder, len(self.val) + len(self.train), self.store.shards)
             self = self._replace(train=self.train.distinct(), val=self.val.distinct())
-        if self.targets == "classes":
-            _check_headers(self.train, self.classes, self.store)
         with Workers() as pool:
+            if self.targets == "classes":
+                _check_headers(pool, self.train, self.classes, self.store)
             # The smaller part first: what is wrong with it is known before hours go into the other.
             val, _ = self._examine(pool, "val", self.val, folder, notes, forecast)
             _check_any(self.val, val)
@@ -147,7 +147,9 @@ class Preparation(NamedTuple):
         return ImageList.of("shards", listed, *about, _spans(part, rows), targets=targets)
 
 
-def _check_headers(source: Source, classes: list[str], store: StoreFormat | None) -> None:
+def _check_headers(
+    pool: Workers, source: Source, classes: list[str], store: StoreFormat | None
+) -> None:
     """Every class needs a file that is an image by its header: known before hours of work."""
     without = dict.fromkeys(np.unique(source.labels).tolist())
     reasons: dict[int, str] = {}
@@ -157,7 +159,7 @@ def _check_headers(source: Source, classes: list[str], store: StoreFormat | None
         label = int(source.labels[index])
         if label not in without:
             continue
-        why_not = why_not_decoded(source, index, store)
+        why_not = pool.why_not_decoded(source, index, store)
         if why_not:
             reasons[index] = why_not
         else:

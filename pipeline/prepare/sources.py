@@ -26,7 +26,7 @@ from alexnet_dali.pipeline.prepare.hubs import hub, webdataset
 from alexnet_dali.pipeline.prepare.labelled import Labelled
 from alexnet_dali.pipeline.prepare.labels.files import is_image_name
 from alexnet_dali.pipeline.prepare.labels.label_file import UNLABELLED, read_labels
-from alexnet_dali.pipeline.prepare.names import is_text, same, some
+from alexnet_dali.pipeline.prepare.names import is_text, same, seen_as, some
 from alexnet_dali.pipeline.prepare.store import stored_name
 from alexnet_dali.pipeline.reading.archives import read
 
@@ -35,6 +35,9 @@ CONTAINERS = (*ARCHIVES, ".parquet")
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[-_ ]?(?:set|images|\d+))?")
+
+_PICTURES = {"images", "imgs", "jpegimages"}
+_BESIDE_PICTURES = {"annotations", "labels", "masks", "segmentationclass", "trimaps", "xmls"}
 
 
 @dataclass(frozen=True)
@@ -290,6 +293,7 @@ def _class_names(tree: Tree) -> list[str]:
             "data set, which are no classes; expected a folder of class folders, such as "
             f"{tree.within(part)}"
         )
+    _check_hold_images(tree, classes)
     check_not_parts(tree)
     if len(classes) == 1:
         raise DatasetError(
@@ -312,13 +316,22 @@ def _class_names(tree: Tree) -> list[str]:
     return classes
 
 
+def _check_hold_images(tree: Tree, classes: list[str]) -> None:
+    others = [name for name in classes if name.casefold() in _BESIDE_PICTURES]
+    if others and any(name.casefold() in _PICTURES for name in classes):
+        raise DatasetError(
+            f"{tree.path}: found {some(classes)}; {some(others)} go with the images, and are no "
+            "classes; expected a folder of images for each class"
+        )
+
+
 def _check_classes_differ(tree: Tree, classes: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
-        if seen.setdefault(same(name), name) != name:
+        if seen.setdefault(seen_as(name), name) != name:
             raise DatasetError(
-                f"{tree.path}: two class folders look the same, {name!r}: they differ in how "
-                "accents are written (Unicode NFC and NFD); move their files into one"
+                f"{tree.path}: two class folders look the same, {name!r}: they differ in blanks or "
+                "in how accents are written (Unicode NFC and NFD); move their files into one"
             )
 
 

@@ -7,21 +7,24 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from alexnet_dali.pipeline.prepare.examine import (
     Examined,
     Task,
     catch_what_the_decoder_says,
     crashed,
+    why_not_decoded,
 )
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
+from alexnet_dali.pipeline.prepare.sources import Source
+from alexnet_dali.pipeline.prepare.store import StoreFormat
 from alexnet_dali.pipeline.system.cores import usable_cores
 from alexnet_dali.pipeline.system.faults import ResourceError
 from alexnet_dali.pipeline.system.parent import end_with_the_parent
@@ -31,6 +34,8 @@ from alexnet_dali.pipeline.system.parent import end_with_the_parent
 # process that has can't use CUDA, not even to look.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__, "torch"])
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -52,6 +57,14 @@ class Workers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+    def why_not_decoded(self, source: Source, index: int, store: StoreFormat | None) -> str:
+        """See examine. A file that kills the process is left to `results`, which finds it again."""
+        try:
+            return self._submit(why_not_decoded, source.take([index]), 0, store).result()
+        except BrokenProcessPool:
+            self._renew()
+            return ""
+
     def results(self, tasks: Iterable[Task]) -> Iterator[Examined]:
         """What is found for each task, in order.
 
@@ -61,7 +74,7 @@ class Workers:
         most_waiting = 4 * self._count  # stored images must not pile up in memory
         waiting: deque[tuple[Task, Future[Examined]]] = deque()
         for task in tasks:
-            waiting.append((task, self._submit(task)))
+            waiting.append((task, self._submit(task.run)))
             if len(waiting) > most_waiting:
                 yield self._first_of(waiting)
         while waiting:
@@ -73,17 +86,16 @@ class Workers:
         try:
             return future.result()
         except BrokenProcessPool:
-            self._pool.shutdown()
-            self._pool = self._new_pool()
+            self._renew()
             for place, (other, _) in enumerate(waiting):
-                waiting[place] = other, self._submit(other)
+                waiting[place] = other, self._submit(other.run)
             return _apart(task)
 
-    def _submit(self, task: Task) -> "Future[Examined]":
+    def _submit(self, call: Callable[..., T], *words: Any) -> "Future[T]":
         try:
-            return self._pool.submit(task.run)
+            return self._pool.submit(call, *words)
         except BrokenProcessPool as error:
-            broken: Future[Examined] = Future()
+            broken: Future[T] = Future()
             broken.set_exception(error)
             return broken
         except (EOFError, ConnectionError) as error:
@@ -91,6 +103,10 @@ class Workers:
                 "the process that forks the others has ended: out of memory (free -h), or at the "
                 "limit of processes (ulimit -u, or a container's pids); rerun the command to resume"
             ) from error
+
+    def _renew(self) -> None:
+        self._pool.shutdown()
+        self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._count, _CONTEXT, _start)

@@ -3,7 +3,10 @@
 import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.processes import Started
 
 _COMMON: dict[str, Any] = {
     "deadline": None,
@@ -17,3 +20,11 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("short", max_examples=24, derandomize=True, **_COMMON)
 settings.register_profile("long", max_examples=20_000, print_blob=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Runs before a parser needs it: one that harness.bounded starts would hand the limit of memory
+    on to the processes of all later tests, and its imports would count as the parser's time.
+    """
+    Started(os.getpid).wait()

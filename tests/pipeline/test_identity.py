@@ -3,6 +3,7 @@
 import functools
 import json
 import operator
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +26,21 @@ def made(power):
         return rng.permutation(len(labels)) if power else np.arange(len(labels))
 
     return order
+
+
+def defaulting(power):
+    def order(rng, labels, power=power, *, size=power + 1):
+        return rng.permutation(len(labels))
+
+    return order
+
+
+def of_a_local_class():
+    class Order:
+        def __call__(self, rng, labels):
+            return labels
+
+    return Order()
 
 
 class Weighted:
@@ -76,11 +92,14 @@ def options():
         "by keyword": functools.partial(powered, power=2),
         "closure": made(2),
         "other closure": made(0),
+        "defaults": defaulting(1),
+        "other defaults": defaulting(2),
         "object": Weighted(weights),
         "other object": Weighted(weights + 1),
         "as float32": Weighted(weights.astype(np.float32)),
         "another shape": Weighted(weights.reshape(2, 3)),
         "a tensor": Weighted(torch.arange(6)),
+        "a layer": Weighted(torch.ones(2, requires_grad=True)),
         "method": Weighted(weights).method,
         "slots": Slotted(3),
         "other slots": Slotted(4),
@@ -132,9 +151,11 @@ def holding_itself():
         (np.random.default_rng(0).permutation, "order is Generator"),
         (Weighted(np.array([object()])), "order, weights is an array of Python objects"),
         (Weighted(iter([])), "order, weights is <list_iterator"),
+        (Weighted(random.Random(1)), "order, weights is <random.Random"),
+        (of_a_local_class(), "order is of Order, a class that is made in a function"),
         (holding_itself(), "order, weights, 0 holds itself"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_can_not_be_compared_is_an_error_that_shows_a_way(option, why):
     with pytest.raises(ValueError, match=why) as error:

@@ -369,9 +369,28 @@ def test_parts_of_a_data_set_are_no_classes(folders, container, tmp_path):
     assert training_files(advised).classes == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [("images", "masks"), ("images", "annotations"), ("JPEGImages", "SegmentationClass", "x")],
+)
+def test_images_and_what_goes_with_them_are_no_classes(folders, tmp_path):
+    """As of Oxford's pets, of VOC, and of those who draw masks."""
+    files = {f"{folder}/{i}.png": jpeg(i) for folder in folders for i in (0, 1)}
+    with pytest.raises(DatasetError, match=f"{folders[1]} go with the images, and are no classes"):
+        training_files(write_folder(tmp_path / "x", files))
+
+
 def test_train_alone_may_be_a_class(tmp_path):
     files = {f"{c}/{i}.jpg": jpeg(i) for c in ("bus", "train", "tram") for i in range(2)}
     assert training_files(write_folder(tmp_path / "x", files)).classes == ["bus", "train", "tram"]
+
+
+@pytest.mark.parametrize("end", [".md5", ".sha256", ".sha1"])
+def test_a_checksum_beside_an_archive_is_no_part_of_it(end, tmp_path):
+    tars = {f"{c}.tar": tarred({f"{i}.jpg": jpeg(i) for i in range(2)}) for c in "ab"}
+    sums = {f"a.tar{end}": b"d41d8cd98f00b204e9800998ecf8427e  a.tar"}
+    found = training_files(write_folder(tmp_path / "x", tars | sums))
+    assert found.classes == ["a", "b"] and f"a.tar{end}" in found.remarks[0]
 
 
 def test_a_tar_is_known_by_its_header(tmp_path):

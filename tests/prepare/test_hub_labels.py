@@ -83,6 +83,22 @@ def test_two_columns_of_labels_that_differ_are_refused_with_an_example(columns, 
         found(tmp_path, {"image": IMAGES, **columns}, features)
 
 
+@pytest.mark.parametrize(
+    "odd, message",
+    [
+        ("tench ", "the labels 'tench' and 'tench ' look the same"),
+        ("", r"the label of .*1\.jpg is empty"),
+        ("  ", r"the label of .*1\.jpg is empty"),
+    ],
+)
+def test_texts_that_blanks_alone_tell_apart_are_no_labels(odd, message, tmp_path):
+    with pytest.raises(DatasetError, match=message):
+        found(tmp_path, {"image": IMAGES, "label": [TEXTS[0], odd, *TEXTS[2:]]})
+    texts = ["caf\u00e9", "cafe\u0301", *TEXTS[2:]]
+    with pytest.raises(DatasetError, match="look the same"):
+        training_files(shard(tmp_path / "s.tar", lambda i: {"cls": texts[i].encode()}))
+
+
 def test_two_columns_of_images_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="front, back all hold images"):
         found(tmp_path, {"front": [b"x"] * 6, "back": [b"y"] * 6, "label": NUMBERS})

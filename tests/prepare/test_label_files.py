@@ -105,6 +105,18 @@ FORMS = {
         lines("{i}.jpg,{o},{c}", "filename,label,class_name").replace("7.jpg,2,dog", "7.jpg,2,dg"),
         "labelled 'dg'",
     ),
+    "own numbers beside names that no folder has": (
+        lines("{i}.jpg,{o},{c}s", "filename,label,class_name"),
+        "labelled 'foxs' in column \"class_name\"; expected the name of a class folder",
+    ),
+    "places beside names that no folder has": (
+        lines("{i}.jpg,{k},{c}s", "filename,class_index,class_name"),
+        RIGHT,
+    ),
+    "a source that is called a label's": (
+        lines("{i}.jpg,{k},human", "filename,label,label_source"),
+        RIGHT,
+    ),
     "numbers and another column of names": (
         lines("{i}.jpg,{k},{c}", "file,label,looks_like").replace("5.jpg,2,fox", "5.jpg,2,cat"),
         "contradict each other",

@@ -172,11 +172,12 @@ def test_what_systems_leave_behind_is_skipped_and_said(folders):
     assert "6 in all" in found.remarks[0] and "README.txt" in found.remarks[1]
 
 
-def test_class_folders_that_look_the_same_are_refused(folders):
-    for name in ("\u00e9", "e\u0301"):
+@pytest.mark.parametrize("names", [("\u00e9", "e\u0301"), ("cat", "cat "), ("a b", "a\u00a0b")])
+def test_class_folders_that_look_the_same_are_refused(folders, names):
+    for name in names:
         (folders / name).mkdir()
         (folders / name / "x.jpg").touch()
-    with pytest.raises(DatasetError, match=r"look the same.*NFC and NFD"):
+    with pytest.raises(DatasetError, match=r"look the same.* in blanks or .*NFC and NFD"):
         training_files(folders)
 
 

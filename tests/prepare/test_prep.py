@@ -198,10 +198,10 @@ def test_a_class_without_usable_files_is_an_error(images):
 def test_a_class_without_an_image_is_found_before_the_work(images, monkeypatch):
     """From headers: folders of notes, of half a file, or of a kind that only --resize converts."""
 
-    def work():
-        raise AssertionError("workers were started")
+    def work(*_):
+        raise AssertionError("images were decoded")
 
-    monkeypatch.setattr("alexnet_dali.pipeline.prepare.preparation.Workers", work)
+    monkeypatch.setattr("alexnet_dali.pipeline.prepare.workers.Workers.results", work)
     (images / "train/notes").mkdir()
     (images / "train/notes/a.dat").write_bytes(b"no image")
     (images / "train/notes/b.jpg").write_bytes(b"")

@@ -86,7 +86,9 @@ _READ = {".tar", ".parquet"}
 _BESIDE_IMAGES = {".csv", ".html", ".npy"}
 """Forms of which files often lie beside images: many of them are no other kind of data set."""
 
-_PART = re.compile(r".+\.(zip|tar|tgz|tar\.\w+|7z)[-_.]?(part)?[-_.]?(\d{1,4}|[a-c][a-z])")
+_PART = re.compile(
+    r".+\.(zip|tar|tgz|tar\.(gz|bz2|xz|zst|lz4)|7z)[-_.]?(part)?[-_.]?(\d{1,4}|[a-c][a-z])"
+)
 _SPAN = re.compile(r".+\.z\d\d+")
 _TFRECORD = re.compile(r".+-\d{5}-of-\d{5}")
 

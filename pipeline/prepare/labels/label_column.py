@@ -48,6 +48,8 @@ def readings(path: Path, named: Named, classes: Classes) -> list[Reading]:
             reason = reason or error
     if reason and not found:
         raise reason
+    for reading in found:
+        _check_not_of_other_names(path, reading, told, classes)
     return found
 
 
@@ -131,6 +133,23 @@ def _of_numbers(path: Path, named: Named, columns: list[int], classes: Classes) 
     raise NoLabels(
         f"{path}: no column holds {_expected(classes)}; a line of it is {named.line(0)!r}"
     )
+
+
+def _check_not_of_other_names(
+    path: Path, chosen: Reading, told: list[int], classes: Classes
+) -> None:
+    """NoLabels where another column names the classes of these numbers, as no folder is called:
+    they may be the data set's own.
+    """
+    named = chosen.named
+    if named.heading and is_index(named.heading[chosen.column]):
+        return
+    for column in told:
+        texts = named.texts(column)
+        pairs = set(zip(texts, chosen.labels, strict=True))
+        alike = len(pairs) == len(set(texts)) == len(set(chosen.labels)) > 1
+        if alike and numbers(texts) is None:
+            raise _no_label(path, named, column, 0, "the name of a class folder" + _CALL)
 
 
 def _by_numbers(path: Path, named: Named, column: int, classes: Classes) -> list[Reading]:
