@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.prepare import other_readers
 from alexnet_dali.pipeline.prepare.subset import read_classes, subset
 from alexnet_dali.pipeline.system.files import resumable_folder
 from alexnet_dali.tools.cli import command_line, run
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
     }
     identity = hashlib.sha256(repr((argv, whole.fingerprint)).encode()).hexdigest()
     with resumable_folder(out, identity) as (folder, _):
+        other_readers.write(folder, files)
         files.write(folder, about)
     print(
         f"{out}: {len(files.train)} training and {len(files.val)} validation images of "

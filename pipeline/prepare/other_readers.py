@@ -10,20 +10,28 @@ from alexnet_dali.pipeline.dataset import ImageList, PreparedFiles
 _README = """\
 # A prepared folder
 
-Made by `alexnet prep` of alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
+Made by alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
 
-- `train.txt`, `val.txt`: a line for each image: path, space, label. Paths begin in
+- `train.txt`, `val.txt`: a line for each image: path, space, {label}. Paths begin in
   `{train_root}` and `{val_root}`.
-- `classes.txt`: line 1 is label 0; `names.txt`: what people call the classes.
-- `sizes.npz`: height and width of each image, its place in an archive or its length.
+- `classes.txt`: {classes}; `names.txt`: what people call them.
+- `sizes.npz`: height and width of each image, its place in an archive or its length{targets}.
 - `stats.npz`: mean image, mean colour and principal components of colour of the training images.
 - `rejected.txt`, `converted.txt`: files that were left out or stored in another form, and why.
 
 {how}
 """
+_CLASSES = {"label": "label", "classes": "line 1 is label 0", "targets": ""}
+_OTHER_TARGETS = {
+    "label": "-1 (`--targets {}`)",
+    "classes": "line 1 is the first column of targets",
+    "targets": ", its targets",
+}
 _FILES = """\
 Others read the lists with the folder that paths begin in, such as DALI:
 `fn.readers.file(file_root="{train_root}", file_list="train.txt")`."""
+_NO_LABELS = """\
+Readers of files and classes refuse the label -1, as DALI's `fn.readers.file` does."""
 _SHARDS = """\
 Images lie in `shards/`, as WebDataset with the keys `jpg` and `cls`; `_info.json` there is timm's.
 Readers of files can't use the lists: their paths lead into archives."""
@@ -38,9 +46,13 @@ def write(folder: Path, files: PreparedFiles) -> None:
         how = _SHARDS
         splits = {name: _shards(name, getattr(files, name)) for name in ("train", "val")}
         (folder / "shards/_info.json").write_text(json.dumps({"splits": splits}, indent=1))
+    elif files.train.spans is not None:
+        how = _ARCHIVES
     else:
-        how = _FILES if files.train.spans is None else _ARCHIVES
-    text = _README.format(**roots, how=how.format(**roots))
+        how = _FILES if files.targets == "classes" else _NO_LABELS
+    labels = _CLASSES if files.targets == "classes" else _OTHER_TARGETS
+    words = {name: text.format(files.targets) for name, text in labels.items()}
+    text = _README.format(**roots, **words, how=how.format(**roots))
     (folder / "README.md").write_text(text, "utf-8", "surrogateescape")
 
 

@@ -1,5 +1,6 @@
 """Processes that examine files, and outlive files that kill the decoder."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -120,15 +121,20 @@ def _apart(task: Task) -> Examined:
     process = _CONTEXT.Process(target=_send_result, args=(sender, task), daemon=True)
     process.start()
     sender.close()
-    try:
+    begun, result = False, None
+    with contextlib.suppress(EOFError):
+        begun = receiver.recv()
         result = receiver.recv()
-    except EOFError:
-        result = None
     process.join()
     if isinstance(result, Exception):
         raise result
     if result is not None:
         return result
+    if not begun and process.exitcode != -signal.SIGKILL:
+        raise ResourceError(
+            "processes that decode can't start, and print why; expected scripts to call this below "
+            '`if __name__ == "__main__":`'
+        )
     if len(task) > 1:
         first, second = task.halves()
         return _apart(first).merged_with(_apart(second))
@@ -144,6 +150,7 @@ def _apart(task: Task) -> Examined:
 
 def _send_result(sender: Connection, task: Task) -> None:
     _start()
+    sender.send(True)  # from here on, the files are to blame
     try:
         sender.send(task.run())
     except Exception as error:  # raised again where the result is asked for

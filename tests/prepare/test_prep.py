@@ -391,3 +391,18 @@ def test_a_folder_of_another_version_is_named_and_not_called_damaged(images, hea
     with pytest.raises(DatasetError, match=re.escape(message)) as error:
         Dataset.open(images / "out")
     assert str(path) in str(error.value) and "alexnet prep" in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_script_whose_processes_can_not_start_blames_no_file(tmp_path):
+    """Without the guard, each process runs the script again, and fails."""
+    write_class_folders(tmp_path / "images", {"a": 2, "b": 2})
+    images, out = str(tmp_path / "images"), str(tmp_path / "out")
+    (tmp_path / "script.py").write_text(
+        "from alexnet_dali.tools import prep_imagenet\n"
+        f"prep_imagenet.main(['--train', {images!r}, '--val', {images!r}, '--out', {out!r}])\n"
+    )
+    words = [sys.executable, tmp_path / "script.py"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert 'below `if __name__ == "__main__":`' in result.stderr.splitlines()[-1]
+    assert "the decoder crashes" not in result.stderr and not (tmp_path / "out").exists()

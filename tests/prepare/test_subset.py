@@ -75,6 +75,8 @@ def test_images_and_statistics_are_those_of_the_whole(whole, tmp_path):
     about = yaml.safe_load((few.folder / "dataset.yaml").read_text())
     assert about["subset_of"] == {"folder": str(whole.folder), "fingerprint": whole.fingerprint}
     assert about["train_images"] == 11 and "statistics" in about
+    said = (few.folder / "README.md").read_text()
+    assert f"`{few.train.root}`" in said and "path, space, label. " in said
 
 
 def test_so_many_images_of_each_class_are_drawn_by_the_seed(whole, tmp_path):

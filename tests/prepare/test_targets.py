@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
 
 from alexnet_dali.pipeline import CentreCrop, DataLoader
 from alexnet_dali.pipeline.dataset import Dataset, DatasetError
@@ -107,6 +109,7 @@ def test_numbers_follow_the_training_files_columns(images, tmp_path, capsys):
     for name, expected in numbers.items():
         np.testing.assert_array_equal(found[name].numpy(), np.array(expected, np.float32))
     assert (out / "classes.txt").read_text() == "angle\ncount\n"
+    assert "path, space, -1 (`--targets numbers`)" in (out / "README.md").read_text()
     assert 'not read: column "", column "remark"' in capsys.readouterr().out
 
 
@@ -116,6 +119,13 @@ def test_images_without_targets(images, tmp_path):
         names("val"), -1
     )
     assert (out / "classes.txt").read_text() == ""
+    assert "`fn.readers.file`" in (out / "README.md").read_text()
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        files = fn.readers.file(file_root=str(images / "train"), file_list=str(out / "train.txt"))
+        pipeline.set_outputs(*files)
+    with pytest.raises(RuntimeError, match="Incorrect format of the list file"):
+        pipeline.build()
 
 
 @pytest.mark.parametrize("classes", [["ant", "bee"], ["7", "12"]])
