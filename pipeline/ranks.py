@@ -46,4 +46,4 @@ def check(rank: int | None, world_size: int | None) -> None:
 
 def on_this_machine(world_size: int) -> int:
     """How many of the ranks are on this machine; all of them where nothing says so."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size)

@@ -95,7 +95,7 @@ def test_feeding_contenders_run_on_real_files_and_are_compared_with_decoding(
 def test_contenders_of_the_resnet_recipe_give_what_a_resnet_expects(name, dataset):
     work = Feeding(dataset, torch.device("cpu"), 8, 1, "resnet")
     batch = next(baselines("cpu", "resnet")[name](work))
-    images = batch if isinstance(batch, torch.Tensor) else batch.images
+    images = batch if isinstance(batch, torch.Tensor) else batch[0]
     assert images.shape == (8, 3, 224, 224) and images.dtype == torch.float32
     assert images.mean().abs() < 1 and 0.3 < images.std() < 2
 

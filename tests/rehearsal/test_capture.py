@@ -6,6 +6,7 @@ Python's that changes would be the first step's in every replay, and nobody woul
 
 import contextlib
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -137,7 +138,7 @@ def recorders(monkeypatch):
     monkeypatch.setattr(trainer_module, "CudaGraph", lambda device: None)
     monkeypatch.setattr(Trainer, "__init__", record_on_tape)
     # Two threads can't write on one tape.
-    monkeypatch.setattr(alexnet.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(alexnet, "dist", SimpleNamespace(is_initialized=lambda: True))
     return found
 
 
