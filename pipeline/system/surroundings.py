@@ -31,7 +31,7 @@ def check_process() -> None:
 
 
 def _check_compiler_cache() -> None:
-    """Where the folder for what torch compiles can't be made, let torch take its own, with a warning.
+    """Leave aside a folder for what torch compiles that can't be made; torch then takes its own.
 
     Without one, nothing that has an optimizer can be imported, compiled or not.
     """

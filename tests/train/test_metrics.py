@@ -109,7 +109,7 @@ def test_events_that_can_not_be_written_are_one_error_without_a_traceback(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
+        with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
             for step in range(1, 100):
                 monitor.write(step, 0, {"train/loss": 1.0, "train/lr": 1.0})
                 monitor.flush()

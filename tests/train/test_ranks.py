@@ -123,7 +123,7 @@ def test_a_lock_that_fails_otherwise_is_named(monkeypatch, tmp_path):
         raise OSError(errno.EIO, "sick")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OSError, match="sick: '.*lock'"):
+    with pytest.raises(OSError, match=r"sick: '.*lock'"):
         locked(tmp_path / "lock", "in use")
 
 
