@@ -24,6 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import parse_args, run
 
+from alexnet_dali.pipeline.system.faults import gist
+
 
 def main(argv: list[str]) -> int:
     """Run torchrun with these arguments; returns the exit status."""
@@ -51,6 +53,9 @@ def main(argv: list[str]) -> int:
                 file=sys.stderr,
             )
             return 1
+        except (ValueError, AssertionError) as error:  # torchrun's, of its own options
+            print(f"error: torchrun refuses its options ({gist(error)})", file=sys.stderr)
+            return 2
         else:
             return 0
         finally:  # signals that still come would only interrupt Python's end

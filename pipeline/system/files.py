@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Let the system's error say where a write failed: it does not."""
+    """Let the system's error say where a write, or a lock, failed: it does not."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,8 @@ def locked(path: Path, in_use: str) -> BaseFileLock:
 def _acquired(path: Path) -> BaseFileLock:
     lock: BaseFileLock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
-        lock.acquire()
+        with writing_to(path):
+            lock.acquire()
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in _CANT_LOCK:
             raise

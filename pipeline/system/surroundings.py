@@ -27,6 +27,21 @@ def check_process() -> None:
     if found:
         print(f"error: {found}", file=sys.stderr)
         sys.exit(2)
+    _check_compiler_cache()
+
+
+def _check_compiler_cache() -> None:
+    """Leave aside a folder for what torch compiles that can't be made; torch then takes its own.
+
+    Without one, nothing that has an optimizer can be imported, compiled or not.
+    """
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        print(f"warning: TORCHINDUCTOR_CACHE_DIR is left aside ({error})", file=sys.stderr)
 
 
 def open_streams() -> None:

@@ -74,6 +74,14 @@ def test_the_status_tells_what_has_happened_and_the_message_is_last(
 
 
 @pytest.mark.slow
+def test_options_that_torchrun_refuses_are_one_line(launch):
+    process = launch(WAITS, "--nnodes=2:1")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.count("\n") == 1, said
+    assert said.startswith("error: torchrun refuses its options (") and "max_nodes=1" in said
+
+
+@pytest.mark.slow
 def test_a_signal_is_passed_on_and_is_the_status(launch):
     process = launch(WAITS)
     assert process.stdout.readline() == "there\n"

@@ -1,7 +1,9 @@
 """Lines of a run: a thread writes them, before a checkpoint; each step is in one of them."""
 
 import json
+import resource
 import shutil
+import threading
 import time
 from functools import partial
 
@@ -96,6 +98,25 @@ def test_tensorboard_shows_all_steps_where_the_clock_was_set_back_between(
         now += back
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("learning/loss")] == [1, 2, 3]
+
+
+def test_events_that_can_not_be_written_are_one_error_without_a_traceback(
+    folder, capfd, monkeypatch
+):
+    """TensorBoard writes them in a thread of its own, which would print its own."""
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's
+    monitor = Monitor(folder, 0, lambda: None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
+            for step in range(1, 100):
+                monitor.write(step, 0, {"train/loss": 1.0, "train/lr": 1.0})
+                monitor.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    time.sleep(0.1)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_folder_that_is_gone_is_told_by_the_next_call(folder):

@@ -118,6 +118,15 @@ def test_a_file_system_without_locks_has_another_guard(number, monkeypatch, tmp_
     locked(tmp_path / "lock", "in use").release()
 
 
+def test_a_lock_that_fails_otherwise_is_named(monkeypatch, tmp_path):
+    def flock(*arguments):
+        raise OSError(errno.EIO, "sick")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match=r"sick: '.*lock'"):
+        locked(tmp_path / "lock", "in use")
+
+
 def test_a_held_lock_is_told(monkeypatch, tmp_path):
     def flock(*arguments):
         raise OSError(errno.EAGAIN, "held")

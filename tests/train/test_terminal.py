@@ -192,3 +192,17 @@ def test_a_process_in_which_nothing_can_be_imported_is_one_line(module, start, m
     assert result.returncode == 2 and not result.stdout
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_a_compiler_cache_that_can_not_be_made_is_left_aside(tmp_path):
+    """torch._dynamo, which every optimizer imports, would end in an error of half an import."""
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        [sys.executable, "-c", "import alexnet_dali.train.__main__, torch._dynamo"],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: TORCHINDUCTOR_CACHE_DIR") and "Not a directory" in line

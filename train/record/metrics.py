@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -76,6 +78,7 @@ class Monitor:
         self._forget_after(step)
         # Open as long as the run; without a buffer, what failed is not tried again at the end.
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        threading.excepthook = _leave_to_us
         before = _event_files(folder)
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
         if before:
@@ -180,6 +183,12 @@ class Monitor:
 def _event_files(folder: Path) -> list[Path]:
     """TensorBoard's files, in the order in which it reads them: by the time in their names."""
     return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def _leave_to_us(failed: threading.ExceptHookArgs) -> None:
+    """What fails in TensorBoard's thread is raised by the next flush, without its traceback."""
+    if not isinstance(failed.thread, event_file_writer._AsyncWriterThread):
+        threading.__excepthook__(failed)
 
 
 def _name_after(last: Path, events: SummaryWriter) -> None:
