@@ -16,5 +16,7 @@ NonNegativeInt = Annotated[int, Rule(lambda number: number >= 0, "a whole number
 PositiveFloat = Annotated[float, Rule(lambda number: number > 0, "a number above 0")]
 NonNegativeFloat = Annotated[float, Rule(lambda number: number >= 0, "a number of 0 or more")]
 UnitFloat = Annotated[float, Rule(lambda number: 0 <= number <= 1, "a number from 0 to 1")]
-PathName = Annotated[str, Rule(lambda path: not path.startswith("~"), "a path")]
+PathName = Annotated[
+    str, Rule(lambda path: not path.startswith("~") and "\0" not in path, "a path")
+]
 """A file or folder; a reader has put the home folder in the place of `~`."""

@@ -184,6 +184,11 @@ def _updated(old: Any, given: Any, name: str, where: str, known: dict[str, Any])
     changed = {}
     for key, value in given.items():
         option = f"{name}.{key}" if name else str(key)
+        if "." in str(key) and option in known:
+            raise ConfigError(
+                f"{option} {where} is written in one line; expected its section, {{"
+                f"{option.replace('.', ': {', 1)}: {shown(value)}}}}}"
+            )
         if option not in known:
             nested = next(iter(value), "") if isinstance(value, dict) and not name else ""
             raise ConfigError(_not_known(f"{option}.{nested}".rstrip("."), where, known))

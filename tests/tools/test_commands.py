@@ -190,9 +190,7 @@ NEEDED_EXTRAS = {
     "tools/paper/curves.py": "plots",
     "tools/paper/drawing.py": "plots",
     "tools/paper/figures.py": "plots",
-    "tools/paper/kernels.py": "plots",
     "tools/paper/neighbors.py": "plots",
-    "tools/predict/__main__.py": "plots",  # for --figure
     "tools/predict/drawing.py": "plots",
     "tools/report/__main__.py": "plots",
     "tools/report/charts.py": "plots",

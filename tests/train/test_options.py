@@ -236,3 +236,17 @@ def test_a_flag_needs_no_value_and_anything_else_does(recipe):
             load([str(recipe), *words])
     for words in (["--optim.lr"], ["--run.dir", "--run.dry_run"]):
         assert refused([str(recipe), *words], words[0][2:], "has no value; expected a ") is None
+
+
+def test_a_name_with_dots_in_a_file_says_how_to_write_it(recipe):
+    recipe.write_text("data.resize: 64\n")
+    with pytest.raises(
+        ConfigError, match=r"data\.resize in .* expected .* \{data: \{resize: 64\}\}$"
+    ):
+        load([str(recipe)])
+
+
+def test_a_folder_without_a_possible_name_is_named(recipe):
+    recipe.write_text('run: {dir: "a\\0b"}\n')
+    with pytest.raises(ConfigError, match=r"run\.dir in .*expected a path"):
+        load([str(recipe)])
