@@ -94,6 +94,9 @@ class NoWorkers(contextlib.nullcontext):
     def results(self, tasks):
         return (task.run() for task in tasks)
 
+    def why_not_decoded(self, *file):
+        return examine.why_not_decoded(*file)
+
 
 @each_fault
 def test_a_fault_while_decoding_rejects_no_file_and_the_command_can_be_rerun(

@@ -1,5 +1,6 @@
 """Ranks that hang or die are named by the others."""
 
+import math
 import os
 import signal
 import subprocess
@@ -268,7 +269,7 @@ def test_a_process_that_was_stopped_has_not_stalled(monkeypatch, capsys):
     """Three minutes of Ctrl-Z, then three in which it could have gone on."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(pauses, "_seconds", 0.0)
+    monkeypatch.setattr(pauses, "_state", (0.0, math.inf))
     ranks = Ranks(0, 1, torch.device("cpu"), 1, Columns.whole(1))
     watch = Watch(ranks, lambda: "rerun", Progress(), 60)
     watch._progress.at("forward", 7)

@@ -157,9 +157,9 @@ class Watch:
 
     def _sleep(self) -> bool:
         """Whether the watch has ended. It wakes up late where the process was stopped."""
-        began = time.monotonic()
+        pauses.sleeps(self._pause)
         has_ended = self._end.wait(self._pause)
-        pauses.overslept(time.monotonic() - began - self._pause)
+        pauses.woke()
         return has_ended
 
     def _round(self) -> None:
