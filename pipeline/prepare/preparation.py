@@ -151,23 +151,18 @@ def _check_headers(
     pool: Workers, source: Source, classes: list[str], store: StoreFormat | None
 ) -> None:
     """Every class needs a file that is an image by its header: known before hours of work."""
-    without = dict.fromkeys(np.unique(source.labels).tolist())
-    reasons: dict[int, str] = {}
-    for index in source.reading_order().tolist():
-        if not without:
-            return
-        label = int(source.labels[index])
-        if label not in without:
-            continue
-        why_not = pool.why_not_decoded(source, index, store)
-        if why_not:
-            reasons[index] = why_not
+    order = source.reading_order()
+    order = order[np.argsort(source.labels[order], kind="stable")]
+    first = np.flatnonzero(np.diff(source.labels[order], prepend=-1))
+    for files in np.split(order, first[1:]):
+        reasons: dict[int, str] = {}
+        for index in map(int, files):
+            reasons[index] = pool.why_not_decoded(source, index, store)
+            if not reasons[index]:
+                break
         else:
-            del without[label]
-    if without:
-        label = next(iter(without))
-        why = {index: why for index, why in reasons.items() if source.labels[index] == label}
-        _complain(source, f"no usable image in class folder {classes[label]}", why)
+            name = classes[source.labels[files[0]]]
+            _complain(source, f"no usable image in class folder {name}", reasons)
 
 
 def _check_readable(source: Source) -> None:
