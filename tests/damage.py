@@ -54,7 +54,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
 
 _LENGTH = r"it has \d+ bytes, and had \d+ when"
 _SIZE = r"it is \d+x\d+ pixels, and was \d+x\d+ when"
-_NO_IMAGE = "not an image, or cut short in its header|damaged in its header"
+_NO_IMAGE = "not an image, or cut short in its header|damaged in its header|DALI finds no image"
 REASONS = {
     "noise of the right length": _NO_IMAGE,
     "noise behind a JPEG's first bytes": _NO_IMAGE,
