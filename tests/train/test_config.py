@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_unknown_keys_and_broken_or_missing_files_are_named(tmp_path):
 @pytest.mark.parametrize("section", dataclasses.fields(Config), ids=lambda section: section.name)
 def test_every_option_earns_its_place_by_a_sentence_in_help(section):
     kind = section.default_factory
-    explained = re.findall(r"^ {8}(\w+): \S+ \S+", kind.__doc__, re.MULTILINE)
+    explained = re.findall(r"^ {4}(\w+): \S+ \S+", inspect.getdoc(kind), re.MULTILINE)
     assert explained == [field.name for field in dataclasses.fields(kind)]
 
 

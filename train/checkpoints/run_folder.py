@@ -284,13 +284,17 @@ def claim(folder: Path, config: Config) -> BaseFileLock:
     folder.mkdir(parents=True, exist_ok=True)
     in_use = f"{folder} is in use by another training that still runs; wait for it"
     lock = locked(folder / _LOCK, in_use)
-    if newest is not None:
-        _check_changes(folder, config)
-    # What a writer that was killed left behind.
-    for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
-        leftover.unlink()
-    with atomic_write(path) as file:
-        file.write(to_yaml(config).encode())
+    try:
+        if newest is not None:
+            _check_changes(folder, config)
+        # What a writer that was killed left behind.
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+            leftover.unlink()
+        with atomic_write(path) as file:
+            file.write(to_yaml(config).encode())
+    except BaseException:
+        lock.release()
+        raise
     return lock
 
 
