@@ -126,17 +126,19 @@ class DataLoader:
             "lighting_epochs": lighting_epochs,
         }
         self._not_comparable = ""
-        own: dict[str, object] = {"crops": crops, "pixels": pixels, "order": order}
-        own["augmentations"] = tuple(augmentations)
-        try:
-            self._identity |= {name: identity(name, option) for name, option in own.items()}
-        except ValueError as error:  # of weight only to those who ask for a state
-            self._not_comparable = str(error)
+        self._identify(crops=crops, pixels=pixels, order=order, augmentations=tuple(augmentations))
         self._next_step = 0
         self._resuming = False
         self._newest: object = None  # the iterator whose batches are counted
         self._waiting: object = None  # that iterator, before it is asked for a batch
         self._idle: Feeder | None = None
+
+    def _identify(self, **options: object) -> None:
+        """Note what a state says of `options`; only who asks for a state needs them comparable."""
+        try:
+            self._identity |= {name: identity(name, option) for name, option in options.items()}
+        except ValueError as error:
+            self._not_comparable = str(error)
 
     def __len__(self) -> int:
         """Batches in an epoch."""

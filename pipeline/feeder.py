@@ -88,8 +88,8 @@ class Feeder:
         self._with_index = with_index
         self._device, self._process = device, os.getpid()
         self._pipeline: graph.Pipeline | None = None
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         on_gpu = device.type == "cuda"
+        self._copies = torch.cuda.Stream(device) if on_gpu else None
         options = graph.GraphOptions(
             transform.size,
             not are_cuts(plan.samples(first_step, shard, num_shards).boxes, transform.size),

@@ -5,8 +5,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.errors import named
 from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, only_archives, plain
 
 _LONGEST_END = 1 << 25
@@ -32,28 +32,21 @@ def tar_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     no tar archive, is not whole, or holds what can't be read in place: a symbolic link, a sparse
     file, a name that leads out of it.
     """
-    try:
-        with tarfile.open(path, "r:") as archive:
-            whole = ArchiveMember(path.name, 0, os.path.getsize(path))
-            entries = list(_entries(archive, whole, path.name))
-            files = [name for name, _, place in entries if place and not is_skipped(name)]
-            holds_archives = only_archives(files, _ENDS)
-            for name, entry, place in entries:
-                is_archive = name.lower().endswith(_ENDS) and not is_skipped(name)
-                if place is None or not holds_archives or not is_archive:
-                    yield name, place
-                    continue
-                with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
-                    folder = name[: -len(".tar")]
-                    yield folder, None
-                    for file, _, spot in _entries(inner, place, name):
-                        yield f"{folder}/{file}", spot
-    except ValueError as error:
-        raise ValueError(f"{path}: {one_line(str(error))}") from error
-    except OSError as error:
-        raise OSError(f"{path} can't be read ({error})") from error
-    except Exception as error:  # tarfile raises many kinds for a file that is damaged
-        raise ValueError(f"{path}: expected a whole tar archive ({error!r})") from error
+    with named(path, "tar"), tarfile.open(path, "r:") as archive:
+        whole = ArchiveMember(path.name, 0, os.path.getsize(path))
+        entries = list(_entries(archive, whole, path.name))
+        files = [name for name, _, place in entries if place and not is_skipped(name)]
+        holds_archives = only_archives(files, _ENDS)
+        for name, entry, place in entries:
+            is_archive = name.lower().endswith(_ENDS) and not is_skipped(name)
+            if place is None or not holds_archives or not is_archive:
+                yield name, place
+                continue
+            with tarfile.open(fileobj=archive.extractfile(entry), mode="r:") as inner:
+                folder = name[: -len(".tar")]
+                yield folder, None
+                for file, _, spot in _entries(inner, place, name):
+                    yield f"{folder}/{file}", spot
 
 
 def _entries(

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
+from alexnet_dali.pipeline.prepare.archives.errors import named
 from alexnet_dali.pipeline.prepare.names import check_inside, is_skipped, plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and the extra field
@@ -28,33 +28,26 @@ def zip_entries(path: Path) -> Iterator[tuple[str, ArchiveMember | None]]:
     ValueError where it is no zip archive, is not whole, or holds what can't be read by its place: a
     symbolic link, an encrypted file, a compression other than deflate, a name that leads out of it.
     """
-    try:
-        with open(path, "rb") as file:
-            _check_not_split(file, path)
-            archive = zipfile.ZipFile(file)
-            for entry in archive.infolist():
-                name, is_folder = _name(entry)
-                if is_folder:
-                    yield name, None
-                    continue
-                why_not = _why_not(entry)
-                if why_not and is_skipped(name):
-                    continue
-                if why_not:
-                    raise ValueError(f"{name} {why_not}")
-                check_inside(name)
-                offset = _data_offset(file, entry.header_offset, name)
-                compression = _PACKING[entry.compress_type]
-                yield (
-                    name,
-                    ArchiveMember(path.name, offset, entry.compress_size, compression, entry.CRC),
-                )
-    except ValueError as error:
-        raise ValueError(f"{path}: {one_line(str(error))}") from error
-    except OSError as error:
-        raise OSError(f"{path} can't be read ({error})") from error
-    except Exception as error:  # zipfile raises many kinds for a file that is damaged
-        raise ValueError(f"{path}: expected a whole zip archive ({error!r})") from error
+    with named(path, "zip"), open(path, "rb") as file:
+        _check_not_split(file, path)
+        archive = zipfile.ZipFile(file)
+        for entry in archive.infolist():
+            name, is_folder = _name(entry)
+            if is_folder:
+                yield name, None
+                continue
+            why_not = _why_not(entry)
+            if why_not and is_skipped(name):
+                continue
+            if why_not:
+                raise ValueError(f"{name} {why_not}")
+            check_inside(name)
+            offset = _data_offset(file, entry.header_offset, name)
+            compression = _PACKING[entry.compress_type]
+            yield (
+                name,
+                ArchiveMember(path.name, offset, entry.compress_size, compression, entry.CRC),
+            )
 
 
 def _check_not_split(file: BinaryIO, path: Path) -> None:
