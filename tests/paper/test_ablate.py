@@ -11,7 +11,7 @@ import pytest
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.tools import cli
 from alexnet_dali.tools.paper import ablate, runs
-from alexnet_dali.tools.paper.ablate import Claim, compare, verdict
+from alexnet_dali.tools.paper.ablate import Claim, compare, interval, seeds_needed, verdict
 from alexnet_dali.train.parallel.agreement import StopRequest
 from tests.paper.pool import workers
 from tests.processes import Started, command
@@ -65,17 +65,40 @@ def test_intervals_cover_the_truth_whether_seeds_or_images_vary(seeds, images, s
 
 
 @pytest.mark.parametrize(
-    "difference, ends, expected",
+    "difference, ends, needed, expected",
     [
-        (0.02, (0.01, 0.03), "yes"),
-        (-0.02, (-0.03, -0.01), "no"),
-        (0.01, (-0.01, 0.03), "yes, within noise"),
+        (0.02, (0.01, 0.03), 3, "yes"),
+        (-0.02, (-0.03, -0.01), 3, "no"),
+        (0.01, (-0.01, 0.03), 7, "undecided: 7 seeds would be needed"),
+        (0.01, (-0.01, 0.03), np.inf, "undecided: more images are needed, too"),
+        (0.01, (-np.inf, np.inf), np.inf, "undecided: one seed"),
     ],
 )
-def test_a_verdict_says_the_sign_and_whether_it_may_be_noise(difference, ends, expected):
-    row = ablate.Row("x", 0.1, 0.5, (0.4, 0.6), difference, ends)
-    assert verdict(row, Claim(1, "+1"), num_seeds=3) == expected
-    assert verdict(row, Claim(1, "+1"), num_seeds=1) == f"{expected.split(',')[0]}, one seed"
+def test_a_verdict_says_the_sign_only_where_the_interval_decides_it(
+    difference, ends, needed, expected
+):
+    row = ablate.Row("x", 0.1, 0.5, (0.4, 0.6), difference, ends, needed)
+    assert verdict(row, Claim(1, "+1")) == expected
+
+
+def test_seeds_that_would_decide_are_students():
+    """Differences of 1, 3 and 5 points: mean 3, deviation 2; every image weighs alike.
+
+    By a table of Student's t: with 4 seeds, 3.182 * 2 / sqrt(4) = 3.2 > 3; with 5, 2.776 * 2 /
+    sqrt(5) = 2.5 < 3. Three seeds: 4.303 * 2 / sqrt(3) = 5.0.
+    """
+    change = np.repeat([[0.01], [0.03], [0.05]], 1000, axis=1)
+    assert seeds_needed(change) == 5
+    assert interval(change) == pytest.approx((-0.0197, 0.0797), abs=1e-4)
+    assert seeds_needed(change[:1]) == np.inf and interval(change[:1]) == (-np.inf, np.inf)
+
+
+def test_no_number_of_seeds_makes_up_for_few_images():
+    """On 100 images, of which 3 differ, two seeds agree: 1.96 * sqrt(.03 * .97 / 100) = .033."""
+    change = np.zeros((2, 100))
+    change[:, :3] = 1
+    assert seeds_needed(change) == np.inf
+    assert seeds_needed(np.repeat(change, 10, axis=1)) == 2
 
 
 def arguments(prepared, folder, *more):

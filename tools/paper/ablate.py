@@ -8,13 +8,16 @@ same command to resume: finished runs are kept. Further options, such as --train
 every run.
 
 Errors are those of the central crops. Their 95 % intervals cover the choice of seeds and images;
-differences are taken seed by seed and image by image. With one seed, they cover images alone.
+differences are taken seed by seed and image by image. One seed gives no interval. Where 0 is in a
+difference's interval, it is undecided, and the table says how many seeds would decide it if their
+mean and spread stayed as they are.
 
 The training error is the mean over the last epoch, with that run's dropout, crops and lighting. Do
 not compare it between runs that differ in those.
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -45,6 +48,7 @@ from alexnet_dali.train.record.metrics import read_metrics
 
 VARIANTS = ROOT / "configs/variants"
 WHOLE = "whole"
+_MOST_SEEDS = 1000
 _OWN_OPTIONS = ("--train.seed", "--run.dir", "--data.root", "--config")
 
 
@@ -89,6 +93,7 @@ class Row(NamedTuple):
     error_range: tuple[float, float]
     difference: float
     difference_range: tuple[float, float]
+    seeds_needed: float  # for a range without 0; infinite where no number of seeds would do
 
 
 def main(argv: list[str]) -> None:
@@ -202,41 +207,59 @@ def compare(wrong: dict[str, NDArray[np.bool_]], train_errors: dict[str, float])
     for variant, one in wrong.items():
         change = one.astype(np.int8) - whole
         errors = (train_errors[variant], float(one.mean()), interval(one))
-        rows.append(Row(variant, *errors, float(change.mean()), interval(change)))
+        rows.append(
+            Row(variant, *errors, float(change.mean()), interval(change), seeds_needed(change))
+        )
     return rows
 
 
 def interval(values: NDArray) -> tuple[float, float]:
-    """95 % interval of the mean of values [seeds, images].
+    """95 % interval of the mean of values [seeds, images]; infinite for one seed.
 
     It combines Student's interval over seeds and the normal one over images. It is a little too
     wide: what varies with both is counted in both.
     """
-    seeds, images = values.shape
-    half = 1.96 * values.mean(0).std() / np.sqrt(images)
-    if seeds > 1:
-        half = np.hypot(half, t.ppf(0.975, seeds - 1) * values.mean(1).std(ddof=1) / np.sqrt(seeds))
-    return float(values.mean() - half), float(values.mean() + half)
+    seeds = len(values)
+    half = float(_half_width(values, seeds)) if seeds > 1 else math.inf
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def seeds_needed(values: NDArray) -> float:
+    """Fewest seeds whose interval would leave out 0, at this mean and these deviations.
+
+    Infinite where the images alone leave 0 in, or more than 1,000 seeds would be needed, or one
+    seed says nothing of their spread.
+    """
+    if len(values) == 1:
+        return math.inf
+    counts = np.arange(2, _MOST_SEEDS + 1)
+    enough = counts[_half_width(values, counts) < abs(values.mean())]
+    return float(enough[0]) if enough.size else math.inf
+
+
+def _half_width(values: NDArray, seeds: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    """Half of the interval that `seeds` seeds with the deviations of `values` would give."""
+    over_images = 1.96 * values.mean(0).std() / np.sqrt(values.shape[1])
+    over_seeds = t.ppf(0.975, np.subtract(seeds, 1)) * values.mean(1).std(ddof=1) / np.sqrt(seeds)
+    return np.hypot(over_images, over_seeds)
 
 
 def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
     """Markdown: top-1 errors in per cent, differences in points."""
     lines = []
     for row in rows:
-        low, high = (100 * end for end in row.error_range)
         line = [
             row.variant,
             f"{100 * row.train_error:.1f}",
-            f"{100 * row.error:.1f} ({low:.1f} to {high:.1f})",
+            f"{100 * row.error:.1f}{_in_brackets(row.error_range, '.1f')}",
         ]
         if row.variant != WHOLE:
-            low, high = (100 * end for end in row.difference_range)
             claim = CLAIMS.get(row.variant)
             line += [
-                f"{100 * row.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+                f"{100 * row.difference:+.1f}{_in_brackets(row.difference_range, '+.1f')}",
                 claim.text if claim else "not said",
+                verdict(row, claim),
             ]
-            line += [verdict(row, claim, num_seeds)]
         lines.append(line)
     headings = [
         "network",
@@ -244,32 +267,36 @@ def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
         "top-1 error, %",
         "difference",
         "the paper's",
-        "same sign",
+        "the paper's sign",
     ]
     seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
-    note = (
-        f"{seeds}, {num_images} validation images, central crops; "
-        f"in brackets, 95 % intervals over {_varied(num_seeds)}."
-    )
+    note = f"{seeds}, {num_images} validation images, central crops; {_covered(num_seeds)}."
     return markdown(lines, headings) + f"\n\n{note}\n"
 
 
-def _varied(num_seeds: int) -> str:
+def _in_brackets(ends: tuple[float, float], form: str) -> str:
+    """The ends of an interval in points, behind a number; empty where they are not known."""
+    low, high = (100 * end for end in ends)
+    return f" ({low:{form}} to {high:{form}})" if math.isfinite(low) else ""
+
+
+def _covered(num_seeds: int) -> str:
     """What the intervals cover."""
-    return "seeds and images" if num_seeds > 1 else "images alone"
-
-
-def verdict(row: Row, claim: Claim | None, num_seeds: int) -> str:
-    """Whether the difference has the claimed sign, and whether noise leaves that open."""
-    if claim is None:
-        return ""
-    low, high = row.difference_range
-    agrees = (
-        "yes" if row.difference * claim.sign > 0 else "no" if row.difference else "no difference"
-    )
     if num_seeds == 1:
-        return f"{agrees}, one seed"
-    return f"{agrees}, within noise" if low <= 0 <= high else agrees
+        return "one seed gives no interval"
+    return "in brackets, 95 % intervals over seeds and images"
+
+
+def verdict(row: Row, claim: Claim | None) -> str:
+    """Whether the difference has the claimed sign, as far as its interval decides that."""
+    low, high = row.difference_range
+    if low > 0 or high < 0:
+        return "" if claim is None else "yes" if row.difference * claim.sign > 0 else "no"
+    if math.isinf(low):
+        return "undecided: one seed"
+    if math.isinf(row.seeds_needed):
+        return "undecided: more images are needed, too"
+    return f"undecided: {row.seeds_needed:.0f} seeds would be needed"
 
 
 def plot(rows: list[Row], num_seeds: int) -> Figure:
@@ -278,13 +305,14 @@ def plot(rows: list[Row], num_seeds: int) -> Figure:
     axes = figure.subplots()
     variants = rows[1:][::-1]
     middle = np.array([100 * row.difference for row in variants])
-    ends = np.array([row.difference_range for row in variants]).reshape(-1, 2).T * 100
-    axes.errorbar(middle, range(len(variants)), xerr=np.abs(ends - middle), fmt="o", capsize=3)
+    ends = 100 * np.array([row.difference_range for row in variants]).reshape(-1, 2).T
+    bars = np.where(np.isfinite(ends), np.abs(ends - middle), 0)
+    axes.errorbar(middle, range(len(variants)), xerr=bars, fmt="o", capsize=3)
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(range(len(variants)), [row.variant for row in variants])
     axes.set_xlabel(
         f"top-1 error less that of the whole network ({100 * rows[0].error:.1f} %), points\n"
-        f"bars: 95 % intervals over {_varied(num_seeds)}"
+        f"{_covered(num_seeds).replace('in brackets', 'bars')}"
     )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
