@@ -130,11 +130,10 @@ def wrong(model: nn.Module, batches: DataLoader, mean: Tensor) -> Iterator[Tenso
     model.eval()
     for images, labels in batches:
         yield model(images - mean).argmax(1) != labels
-    model.train()
 
 
 def main(argv: list[str]) -> None:
-    """Train for all epochs, printing one line for each."""
+    """Train for all epochs, printing one line for each, and measure."""
     parser = command_line("python -m alexnet_dali.tools.bench.plain_training", __doc__)
     parser.add_argument("train", help="class folders")
     parser.add_argument("val", help="class folders")
@@ -159,12 +158,13 @@ def train(args: argparse.Namespace) -> None:
             update(model, velocities, lr)
             losses.append(loss.item())
         speed = len(losses) * BATCH_SIZE / (time.monotonic() - begun)
-        errors = torch.cat(list(wrong(model, validation, mean)))
+        loss_of_epoch = sum(losses) / len(losses)
         print(
-            f"epoch {epoch + 1}/{EPOCHS}  loss {sum(losses) / len(losses):.4f}  {speed:.0f} "
-            f"images/s  validation top-1 error {errors.double().mean():.2%}, {len(errors)} images",
+            f"epoch {epoch + 1}/{EPOCHS}  loss {loss_of_epoch:.4f}  {speed:.0f} images/s",
             flush=True,
         )
+    errors = torch.cat(list(wrong(model, validation, mean)))
+    print(f"validation top-1 error {errors.double().mean():.2%}, {len(errors)} images")
 
 
 if __name__ == "__main__":
