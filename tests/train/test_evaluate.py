@@ -15,8 +15,8 @@ from alexnet_dali.train.evaluation import (
     halves,
     label_ranks,
     mixture,
+    outcomes,
     probabilities,
-    rates,
     search_weights,
     ten_views,
 )
@@ -60,7 +60,8 @@ def test_error_rates_count_each_image_once():
     chances = np.tile(scores / scores.sum(), (4, 1))
     expected = -np.log(chances[range(4), labels[:4]]).mean()
     assert errors.loss == pytest.approx(expected, rel=1e-14)
-    assert rates(chances, labels[:4].numpy()).loss == pytest.approx(expected, rel=1e-14)
+    (found,) = outcomes([(torch.from_numpy(chances)[None], labels[:4])])
+    assert found.errors().loss == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("size, crop, edge", [(256, 224, 16), (64, 56, 4), (9, 4, 2)])
@@ -120,10 +121,11 @@ def test_searched_weights_are_at_least_as_good_as_a_fine_grid():
         for b in np.linspace(0, 1, 41)
         if a + b <= 1
     ]
-    weights = search_weights(probs, labels)
+    weights = search_weights(own)
     assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
     assert likelihood(weights) >= max(map(likelihood, grid)) - 1e-6
-    np.testing.assert_allclose(mixture(probs, weights), sum(w * p for w, p in zip(weights, probs)))
+    together = mixture(torch.from_numpy(probs), weights.tolist())
+    np.testing.assert_allclose(together, np.einsum("m,mnc->nc", weights, probs), rtol=1e-14)
 
 
 def test_halves_split_the_images_of_every_class():
