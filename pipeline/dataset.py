@@ -273,7 +273,7 @@ class Dataset:
             stats=PixelStats.load(folder / "stats.npz"),
             fingerprint=about["fingerprint"],
             targets=kind,
-            store=_store(about, lists["val"]),
+            store=_store(folder, about, lists["val"]),
             train=lists["train"],
             val=lists["val"],
             test=lists.get("test"),
@@ -418,7 +418,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     raise DatasetError(f"{path}: expected format: {FORMAT} and targets: {TARGETS[0]}; {_AGAIN}")
 
 
-def _store(about: dict[str, Any], images: ImageList) -> dict[str, int] | None:
+def _store(folder: Path, about: dict[str, Any], images: ImageList) -> dict[str, int] | None:
     """See Dataset.store; folders made before `store` was written show it in part."""
     if "store" not in about:
         if "subset_of" in about:
@@ -428,7 +428,9 @@ def _store(about: dict[str, Any], images: ImageList) -> dict[str, int] | None:
     store = about["store"]
     if store is None or (isinstance(store, dict) and all(type(n) is int for n in store.values())):
         return store
-    raise DatasetError(f"dataset.yaml: expected store: null, or resize and quality; {_AGAIN}")
+    raise DatasetError(
+        f"{folder / 'dataset.yaml'}: expected store: null, or resize and quality; {_AGAIN}"
+    )
 
 
 def _read_list(

@@ -100,7 +100,7 @@ def _judged(scores: NDArray[np.float64], labels: NDArray[np.int64], how: str) ->
     """
     equal = [1 / len(scores)] * len(scores)
     if how != "search":
-        *single, together = outcomes(_parts(scores, labels), [equal])
+        *single, together = outcomes(_parts(scores, labels), len(labels), [equal])
         return Judged(single, together, together, equal)
     searched_on, judged_on = halves(labels)
     if not judged_on.any():
@@ -110,7 +110,7 @@ def _judged(scores: NDArray[np.float64], labels: NDArray[np.int64], how: str) ->
     own = scores[:, np.flatnonzero(searched_on), labels[searched_on]]
     weights = search_weights(own).tolist()
     print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
-    *single, together, equally = outcomes(_parts(scores, labels), [weights, equal])
+    *single, together, equally = outcomes(_parts(scores, labels), len(labels), [weights, equal])
     single = [one.take(judged_on) for one in single]
     return Judged(single, together.take(judged_on), equally.take(judged_on), weights)
 

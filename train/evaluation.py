@@ -176,21 +176,34 @@ class Outcomes(NamedTuple):
 
 def outcomes(
     batches: Iterable[tuple[Tensor, Tensor]],
+    num_images: int,
     weights: Sequence[Sequence[float]] = (),
     gather: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> list[Outcomes]:
     """Of each of M networks, and of their mixtures by each of the `weights`.
 
-    Batches are probabilities [M, n, C] and labels [n]; rows labelled IGNORE_INDEX are left out.
-    `gather` makes all ranks' rows [N, ...] from one rank's [n, ...].
+    Batches are probabilities [M, n, C] and labels [n] of `num_images` images, besides rows labelled
+    IGNORE_INDEX. `gather` makes all ranks' rows [N, ...] from one rank's [n, ...].
     """
-    tables = []
+    found: list[Outcomes] = []
+    done = 0
     for scores, labels in batches:
         several = [*scores, *(mixture(scores, one) for one in weights)]
-        rows = gather(torch.stack([_rows(one, labels) for one in several], 1)).cpu().numpy()
-        tables.append(rows[rows[:, 0, 0] != IGNORE_INDEX])
-    table = np.concatenate(tables)
-    return [_from_rows(table[:, place]) for place in range(table.shape[1])]
+        rows = gather(torch.stack([_rows(one, labels) for one in several])).cpu().numpy()
+        found = found or [_empty(num_images) for _ in several]
+        counted = rows[0, :, 0] != IGNORE_INDEX
+        places = slice(done, done := done + int(counted.sum()))
+        for one, columns in zip(found, rows[:, counted].swapaxes(1, 2), strict=True):
+            for column, values in zip(one, columns, strict=True):
+                column[places] = values
+    assert done == num_images
+    return found
+
+
+def _empty(num_images: int) -> Outcomes:
+    """To be filled in place: a list of Fall 2009's images and six networks are a gigabyte."""
+    integers, floats = np.empty((3, num_images), np.int64), np.empty((2, num_images))
+    return Outcomes(integers[0], integers[1], floats[0], integers[2], floats[1])
 
 
 def _rows(scores: Tensor, labels: Tensor) -> Tensor:
@@ -200,13 +213,6 @@ def _rows(scores: Tensor, labels: Tensor) -> Tensor:
     best, guesses = scores.max(1)
     return torch.stack(
         [labels.double(), label_ranks(scores, places).double(), own, guesses.double(), best], 1
-    )
-
-
-def _from_rows(rows: NDArray[np.float64]) -> Outcomes:
-    labels, ranks, own, guesses, best = rows.T.copy()
-    return Outcomes(
-        labels.astype(np.int64), ranks.astype(np.int64), own, guesses.astype(np.int64), best
     )
 
 

@@ -147,13 +147,11 @@ def predict(
     count = len(images) if ranks.is_main else 0
     scores, done = np.empty((len(networks), count, len(dataset.classes))), 0
     for some, labels in _outputs(networks, dataset, images, ranks, num_views, batch_size):
-        rows, whose = (
-            ranks.all_gather_over_pairs(part).flatten(0, 1).cpu().numpy()
-            for part in (some.transpose(0, 1), labels)
-        )
+        rows = torch.cat([*ranks.all_gather_over_pairs(some)], 1).cpu().numpy()
+        whose = torch.cat([*ranks.all_gather_over_pairs(labels)]).cpu().numpy()
         if ranks.is_main:
             places = slice(done, done := done + int((whose != IGNORE_INDEX).sum()))
-            scores[:, places] = rows[whose != IGNORE_INDEX].swapaxes(0, 1)
+            scores[:, places] = rows[:, whose != IGNORE_INDEX]
     return scores, images.labels[:count].astype(np.int64)
 
 
@@ -170,10 +168,12 @@ def judge(
 
     Every rank gets them all. Memory does not grow with the number of classes times that of images.
     """
+    images = dataset.images(split)
     return outcomes(
-        _outputs(networks, dataset, dataset.images(split), ranks, num_views, batch_size),
+        _outputs(networks, dataset, images, ranks, num_views, batch_size),
+        len(images),
         weights,
-        lambda rows: ranks.all_gather_over_pairs(rows).flatten(0, 1),
+        lambda rows: torch.cat([*ranks.all_gather_over_pairs(rows)], 1),
     )
 
 
