@@ -140,7 +140,7 @@ class Outcomes(NamedTuple):
     """
 
     labels: NDArray[np.int64]  # [N]
-    ranks: NDArray[np.int64]  # [N]: of the labels, see label_ranks
+    label_ranks: NDArray[np.int64]  # [N]: see the function
     own: NDArray[np.float64]  # [N]: the label's probability
     guesses: NDArray[np.int64]  # [N]: the likeliest class
     best: NDArray[np.float64]  # [N]: its probability
@@ -149,7 +149,7 @@ class Outcomes(NamedTuple):
         """Some of the images."""
         return Outcomes(
             self.labels[places],
-            self.ranks[places],
+            self.label_ranks[places],
             self.own[places],
             self.guesses[places],
             self.best[places],
@@ -158,8 +158,8 @@ class Outcomes(NamedTuple):
     def errors(self) -> ErrorRates:
         """Over all images."""
         return ErrorRates(
-            float((self.ranks >= 1).mean()),
-            float((self.ranks >= 5).mean()),
+            float((self.label_ranks >= 1).mean()),
+            float((self.label_ranks >= 5).mean()),
             len(self.labels),
             float(-np.log(np.maximum(self.own, _LEAST)).mean()),
         )
@@ -183,7 +183,7 @@ def outcomes(
     """Of each of M networks, and of their mixtures by each of the `weights`.
 
     Batches are probabilities [M, n, C] and labels [n] of `num_images` images, besides rows labelled
-    IGNORE_INDEX. `gather` makes all ranks' rows [N, ...] from one rank's [n, ...].
+    IGNORE_INDEX. `gather` makes rows [..., P * n, 5] of all P ranks from those of one, [..., n, 5].
     """
     found: list[Outcomes] = []
     done = 0

@@ -137,20 +137,31 @@ def test_numbers_are_targets_of_test_images_too(images, tmp_path):
     assert dataset.test.targets[:, 0].tolist() == [0, 0.5, 1, 1.5, 2]
 
 
-def test_the_kit_of_2010_labels_them_with_the_list_that_comes_apart(images, tmp_path):
-    data = tmp_path / "devkit-1.0/data"
+def devkit(folder, numbers):
+    """A development kit of 2010 with lists of numbers, and an order of classes of its own."""
+    data = folder / "devkit-1.0/data"
     data.mkdir(parents=True)
     fields = [("ILSVRC2010_ID", object), ("WNID", object)]
     rows = np.array([(1, "n03"), (2, "n01"), (3, "n02")], fields)
     savemat(data / "meta.mat", {"synsets": rows.reshape(-1, 1)})
-    for split, name, numbers in (("val", "validation", "2 3 1"), ("test", "test", "3 1 1 2")):
-        lines = numbers.replace(" ", "\n") + "\n"
-        (data / f"ILSVRC2010_{name}_ground_truth.txt").write_text(lines)
-        (tmp_path / split).mkdir()
-        for place in range(1, len(numbers.split()) + 1):
-            name = f"ILSVRC2010_{split}_{place:08d}.JPEG"
-            shutil.copy(images / "train/n01/000.jpg", tmp_path / split / name)
-    kit = tmp_path / "devkit-1.0"
+    for name, lines in numbers.items():
+        text = "".join(f"{number}\n" for number in lines)
+        (data / f"ILSVRC2010_{name}_ground_truth.txt").write_text(text)
+    return folder / "devkit-1.0"
+
+
+def flat(images, folder, split, count):
+    """A flat folder of images, with names as those of 2010."""
+    folder.mkdir()
+    for place in range(1, count + 1):
+        name = f"ILSVRC2010_{split}_{place:08d}.JPEG"
+        shutil.copy(images / "train/n01/000.jpg", folder / name)
+
+
+def test_the_kit_of_2010_labels_them_with_the_list_that_comes_apart(images, tmp_path):
+    kit = devkit(tmp_path, {"validation": [2, 3, 1], "test": [3, 1, 1, 2]})
+    flat(images, tmp_path / "val", "val", 3)
+    flat(images, tmp_path / "test", "test", 4)
     labels = ("--val-labels", kit, "--test", tmp_path / "test", "--test-labels", kit)
     dataset = prep(images, tmp_path / "out", *labels, val=("--val", tmp_path / "val"))
     assert dataset.val.labels.tolist() == [0, 1, 2]
@@ -158,6 +169,18 @@ def test_the_kit_of_2010_labels_them_with_the_list_that_comes_apart(images, tmp_
     alone = tmp_path / "devkit-1.0/data/ILSVRC2010_test_ground_truth.txt"
     with pytest.raises(DatasetError, match="whole development kit: give its folder, with this"):
         prep(images, tmp_path / "o", "--test", tmp_path / "test", "--test-labels", alone)
+
+
+def test_validation_images_alone_are_enough_to_evaluate_originals(images, tmp_path):
+    """As docs/evaluate.md does it: the kit gives classes and labels to both lists."""
+    kit = devkit(tmp_path, {"validation": [2, 3, 1, 1]})
+    flat(images, tmp_path / "val", "val", 4)
+    words = ["--train-labels", kit, "--val-labels", kit, "--val", tmp_path / "val"]
+    words += ["--train", tmp_path / "val", "--out", tmp_path / "out"]
+    prep_imagenet.main(list(map(str, words)))
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.classes == ["n01", "n02", "n03"] and dataset.store is None
+    assert dataset.val.labels.tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("store", STORES)

@@ -173,7 +173,7 @@ def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     """[N]: which validation images the network gets wrong."""
     with join(load(one.options).run.device, num_columns=1) as ranks:
         network = open_network(one.folder, ranks.device)
-        return judge([network], dataset, ranks, num_views=1)[0].ranks >= 1
+        return judge([network], dataset, ranks, num_views=1)[0].label_ranks >= 1
 
 
 def _train_error(one: Run, dataset: Dataset) -> float:
