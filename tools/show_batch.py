@@ -109,15 +109,13 @@ def _find_hardest(
     dataset = Dataset.open(Path(data or str(config.data.root)))
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
-        (all_images,) = judge([network], dataset, ranks, num_views=1, split="train")
+        (images,) = judge([network], dataset, ranks, num_views=1, split="train")
     names = short(dataset.names)
-    chosen = hardest(all_images)[:count]
-    found = [
-        Hard(index, dataset.train.path(index), names[label], own, names[guess], best)
-        for index, (label, _, own, guess, best) in zip(
-            chosen.tolist(), zip(*(column.tolist() for column in all_images.take(chosen)))
-        )
-    ]
+    found = []
+    for index in hardest(images)[:count].tolist():
+        label, guess = names[images.labels[index]], names[images.guesses[index]]
+        named = label, float(images.own[index]), guess, float(images.best[index])
+        found.append(Hard(index, dataset.train.path(index), *named))
     return dataset, found
 
 
