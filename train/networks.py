@@ -118,13 +118,15 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
     )
 
 
-def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
-    """All images as the network is evaluated on them, with progress.
+def batches(
+    network: Trained, images: ImageList, ranks: Ranks, batch_size: int, name: str = ""
+) -> Iterator[Batch]:
+    """All images as the network is evaluated on them, with progress by `name`, or the network's.
 
     `batch_size` counts the images of all ranks.
     """
-    total = -(-len(images) // batch_size)
-    with progress(total, str(network.path), "batches", shown=ranks.is_main) as advance:
+    total, name = -(-len(images) // batch_size), name or str(network.path)
+    with progress(total, name, "batches", shown=ranks.is_main) as advance:
         for batch in evaluation_batches(images, network.data, ranks, batch_size):
             yield batch
             advance(1)
@@ -193,7 +195,8 @@ def _outputs(
         check_classes(network, dataset)
     size = batch_size * ranks.world_size
     kinds = {_kind(network): network for network in networks}
-    streams = (batches(network, images, ranks, size) for network in kinds.values())
+    name = f"{len(networks)} networks" if len(networks) > 1 else ""
+    streams = (batches(network, images, ranks, size, name) for network in kinds.values())
     for several in zip(*streams, strict=True):
         seen = dict(zip(kinds, several, strict=True))
         scores = [
