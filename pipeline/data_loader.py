@@ -11,7 +11,7 @@ from torch import Tensor
 from alexnet_dali.pipeline import ranks
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomResizedCrop
-from alexnet_dali.pipeline.dataset import TARGETS, Dataset, ImageList
+from alexnet_dali.pipeline.dataset import SPLITS, TARGETS, Dataset, ImageList
 from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.graph import check_names
 from alexnet_dali.pipeline.identity import identity
@@ -57,7 +57,7 @@ class DataLoader:
         pad: bool | Literal["evenly"] = False,
         with_index: bool = False,
     ) -> None:
-        """`split` is "train" or "val" of the prepared `folder`.
+        """`split` is "train", "val" or "test" of the prepared `folder`; "test" is shown like "val".
 
         By default training images are shuffled and shown by RandomResizedCrop, and an epoch drops
         its last partial batch; validation images are shown in order by CentreCrop, each once.
@@ -79,10 +79,10 @@ class DataLoader:
         IGNORE_INDEX.
         """
         dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder), TARGETS)
-        if split not in ("train", "val"):
-            raise ValueError(f'split is {split!r}; expected "train" or "val"')
+        if split not in SPLITS:
+            raise ValueError(f'split is {split!r}; expected "train", "val" or "test"')
         training = split == "train"
-        self.dataset: ImageList = dataset.train if training else dataset.val
+        self.dataset: ImageList = dataset.images(split)
         self.dataset.check_is_there()
         self.classes, self.class_names = dataset.classes, dataset.names
         ranks.check(rank, world_size)
@@ -90,7 +90,7 @@ class DataLoader:
         self.global_batch_size = global_batch_size
         _check_batch(global_batch_size, world_size or 1)
         if augmentations and not training:
-            raise ValueError('augmentations are for split "train"; expected none with "val"')
+            raise ValueError(f'augmentations are for split "train"; expected none with "{split}"')
         check_names(augmentations)
         crops = crops or (RandomResizedCrop() if training else CentreCrop())
         pixels = pixels or Pixels()

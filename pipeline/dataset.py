@@ -2,6 +2,7 @@
 
 train.txt, val.txt    `relative/path label`, a line for each image, for other readers, too; label -1
                       where targets are not classes
+test.txt              likewise, where there are test images
 sizes.npz             by list: sizes, labels, targets, and spans of images inside archives or
                       lengths of files (ImageList)
 classes.txt           classes (folders); line k is label k. Names of numbers where those are targets
@@ -10,7 +11,7 @@ stats.npz             see PixelStats
 rejected.txt          files that could not be used: path, tab, reason
 converted.txt         files that were converted for the store: path, tab, what was odd
 dataset.yaml          format, targets (see TARGETS), roots (relative ones are in this folder),
-                      counts, fingerprint, origin
+                      counts, fingerprint, origin; store: `resize` and `quality` of copies, or null
 """
 
 import hashlib
@@ -36,6 +37,9 @@ TARGETS = ("classes", "multilabel", "numbers", "none")
 NO_CLASS = -1
 """The label of images whose targets are not classes; loss functions refuse it."""
 
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""The lists of images, and what people call them. The last one need not be there."""
+
 _LOOKED_AT = 8
 """Images of a list: where none of them is there, all have moved."""
 
@@ -44,7 +48,6 @@ _NAMES = ("utf-8", "surrogateescape")
 
 _AGAIN = "prepare it again with alexnet prep"
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_FINGERPRINTED = ("train.txt", "val.txt", "sizes.npz", "classes.txt", "stats.npz")
 
 
 class DatasetError(ValueError):
@@ -196,6 +199,28 @@ class Dataset:
     stats: PixelStats
     fingerprint: str
     targets: str  # one of TARGETS
+    test: ImageList | None = None
+    store: dict[str, int] | None = None  # `resize` and `quality` of copies, as far as known
+
+    def images(self, split: str) -> ImageList:
+        """One of the lists that SPLITS names; DatasetError where the folder has no test images."""
+        images = {"train": self.train, "val": self.val, "test": self.test}[split]
+        if images is None:
+            raise DatasetError(
+                f"{self.folder} has no test images; prepare the images again with --test DIR, too "
+                "(alexnet prep --train DIR --val DIR --test DIR --out ANOTHER)"
+            )
+        return images
+
+    def about_images(self, split: str) -> str:
+        """Of what folder a list is, and whether its images are originals or copies, in words."""
+        form = "originals"
+        if self.store is not None:
+            side, quality = (self.store.get(name, "unknown") for name in ("resize", "quality"))
+            form = f"copies of shorter side {side}, JPEG quality {quality}"
+            if not self.store:
+                form = "originals or copies, dataset.yaml does not say"
+        return f"{SPLITS[split]} images of {self.folder}: {form}"
 
     @classmethod
     def open(cls, folder: str | Path, targets: Sequence[str] = ("classes",)) -> "Dataset":
@@ -213,18 +238,19 @@ class Dataset:
                 f"{folder} was prepared with --targets {kind}, and this needs "
                 f"{' or '.join(targets)}; read it with alexnet_dali.pipeline.DataLoader"
             )
-        expected = (*_FINGERPRINTED, "names.txt")
+        splits = [name for name in SPLITS if f"{name}_root" in about]
+        expected = (*_fingerprinted(splits), "names.txt")
         missing = [name for name in expected if not (folder / name).is_file()]
         if missing:
             raise DatasetError(f"{folder}: {', '.join(missing)} missing; {_AGAIN}")
-        if fingerprint(folder) != about["fingerprint"]:
+        if fingerprint(folder, splits) != about["fingerprint"]:
             raise DatasetError(
                 f"{folder}: its files are not those that dataset.yaml was written for (changed or "
                 f"half-copied); {_AGAIN}"
             )
         arrays, classes = read_arrays(folder / "sizes.npz"), _read_lines(folder / "classes.txt")
-        train, val = (
-            _read_list(
+        lists = {
+            name: _read_list(
                 folder,
                 name,
                 str(folder / _on_disk(about[f"{name}_root"])),
@@ -232,16 +258,26 @@ class Dataset:
                 len(classes),
                 kind,
             )
-            for name in ("train", "val")
-        )
+            for name in splits
+        }
         names = _read_lines(folder / "names.txt")
         if len(names) != len(classes):
             raise DatasetError(
                 f"{folder / 'names.txt'}: expected a name for each of the {len(classes)} classes, "
                 f"found {len(names)}"
             )
-        stats = PixelStats.load(folder / "stats.npz")
-        return cls(folder, train, val, classes, names, stats, about["fingerprint"], kind)
+        return cls(
+            folder,
+            classes=classes,
+            names=names,
+            stats=PixelStats.load(folder / "stats.npz"),
+            fingerprint=about["fingerprint"],
+            targets=kind,
+            store=_store(folder, about, lists["val"]),
+            train=lists["train"],
+            val=lists["val"],
+            test=lists.get("test"),
+        )
 
 
 def short(names: Sequence[str]) -> list[str]:
@@ -249,15 +285,20 @@ def short(names: Sequence[str]) -> list[str]:
     return [name.split(",")[0].encode(errors="replace").decode() for name in names]
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, splits: Iterable[str] = ("train", "val")) -> str:
     """SHA-256 over lists, sizes, classes and statistics.
 
     Equal for the same images prepared in the same way.
     """
     digest = hashlib.sha256()
-    for name in _FINGERPRINTED:
+    for name in _fingerprinted(splits):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def _fingerprinted(splits: Iterable[str]) -> list[str]:
+    """Files, in the order in which they are read."""
+    return [*(f"{name}.txt" for name in splits), "sizes.npz", "classes.txt", "stats.npz"]
 
 
 @dataclass(frozen=True)
@@ -272,12 +313,27 @@ class PreparedFiles:
     rejected: list[tuple[str, str]]
     converted: list[tuple[str, str]]
     targets: str = "classes"
+    test: ImageList | None = None
+
+    def lists(self) -> dict[str, ImageList]:
+        """Those that there are, by their names in SPLITS."""
+        lists = {"train": self.train, "val": self.val}
+        return lists if self.test is None else lists | {"test": self.test}
+
+    def counts(self) -> dict[str, int]:
+        """How many images there are, as dataset.yaml says it."""
+        return {f"{name}_images": len(images) for name, images in self.lists().items()}
+
+    def counted(self) -> str:
+        """How many images there are, in words."""
+        *first, last = (f"{len(images)} {SPLITS[name]}" for name, images in self.lists().items())
+        return f"{', '.join(first)} and {last} images"
 
     def write(self, folder: Path, about: dict[str, Any]) -> None:
         """Write every file of the format into `folder`, dataset.yaml, with `about`, last."""
         arrays: dict[str, Any] = {}
         roots = {}
-        for name, images in (("train", self.train), ("val", self.val)):
+        for name, images in self.lists().items():
             images.text.tofile(folder / f"{name}.txt")
             arrays |= {name: images.sizes, f"{name}_labels": images.labels}
             if images.spans is not None:
@@ -296,7 +352,11 @@ class PreparedFiles:
             _write_lines(folder / file_name, lines)
         with open(folder / "stats.npz", "wb") as file:
             self.stats.save(file)
-        header = {"format": FORMAT, "targets": self.targets, "fingerprint": fingerprint(folder)}
+        header = {
+            "format": FORMAT,
+            "targets": self.targets,
+            "fingerprint": fingerprint(folder, self.lists()),
+        }
         about = {**header, **roots, **about}
         (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
 
@@ -340,7 +400,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
     except Exception:  # yaml raises many kinds for a text that is damaged
         about = None
     words = ("fingerprint", "train_root", "val_root")
-    if not isinstance(about, dict) or not all(isinstance(about.get(key), str) for key in words):
+    if not isinstance(about, dict) or not (
+        all(isinstance(about.get(key), str) for key in words)
+        and isinstance(about.get("test_root", ""), str)
+    ):
         raise DatasetError(f"{path}: expected format {FORMAT} with {', '.join(words)}; {_AGAIN}")
     number, targets = about.get("format", 1), about.get("targets")
     if type(number) is int and number == 1:
@@ -355,10 +418,25 @@ def _read_about(folder: Path) -> dict[str, Any]:
     raise DatasetError(f"{path}: expected format: {FORMAT} and targets: {TARGETS[0]}; {_AGAIN}")
 
 
+def _store(folder: Path, about: dict[str, Any], images: ImageList) -> dict[str, int] | None:
+    """See Dataset.store; folders made before `store` was written show it in part."""
+    if "store" not in about:
+        if "subset_of" in about:
+            return {}
+        inside = not os.path.isabs(_on_disk(about["val_root"]))
+        return {"resize": int(images.sizes.min())} if inside else None
+    store = about["store"]
+    if store is None or (isinstance(store, dict) and all(type(n) is int for n in store.values())):
+        return store
+    raise DatasetError(
+        f"{folder / 'dataset.yaml'}: expected store: null, or resize and quality; {_AGAIN}"
+    )
+
+
 def _read_list(
     folder: Path, name: str, root: str, arrays: Mapping[str, NDArray], num_classes: int, kind: str
 ) -> ImageList:
-    """The list `name`, train or val, without a Python object for each line."""
+    """The list `name` of SPLITS, without a Python object for each line."""
     path, sizes = folder / f"{name}.txt", arrays.get(name, np.empty(0))
     text = np.fromfile(path, np.uint8)
     starts, ends = _places(text)

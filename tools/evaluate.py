@@ -1,32 +1,49 @@
-"""Error rates of trained networks on the validation images of a prepared folder.
+"""Error rates of trained networks on the validation or test images of a prepared folder.
 
     alexnet evaluate runs/alexnet --data prepared/imagenet --views 10
+    alexnet evaluate runs/alexnet --data prepared/imagenet2010 --split test
     alexnet evaluate runs/first runs/second --data prepared/imagenet --weights search
     torchrun --nproc_per_node=8 -m alexnet_dali.tools.evaluate runs/alexnet --data prepared/imagenet
 
 Several checkpoints form an ensemble: the mean of their probabilities. With `--weights search`, the
 mean is weighted. Weights are searched on every other image of each class and judged on the rest.
-Under torchrun the ranks share the images.
+Under torchrun the ranks share the images. Errors are counted batch by batch; only the search and
+--save keep all probabilities in memory.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from torch import Tensor
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.tables import records
-from alexnet_dali.train.evaluation import ErrorRates, halves, mixture, rates, search_weights
-from alexnet_dali.train.networks import Trained, open_dataset, open_network, predict
+from alexnet_dali.train.evaluation import ErrorRates, Outcomes, halves, outcomes, search_weights
+from alexnet_dali.train.networks import Trained, judge, open_dataset, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
+
+_MUCH = 1e9
+"""Bytes of probabilities that a user should know of."""
+
+
+class Judged(NamedTuple):
+    """Outcomes by each network, by all with these weights, and by all with equal ones."""
+
+    single: list[Outcomes]
+    together: Outcomes
+    equally: Outcomes
+    weights: list[float]
 
 
 def main(argv: list[str]) -> None:
@@ -36,15 +53,23 @@ def main(argv: list[str]) -> None:
     with join(args.device, num_columns=1) as ranks:
         networks = [open_network(path, ranks.device) for path in paths]
         dataset = open_dataset(args.data, networks[0])
-        results = [
-            predict(network, dataset, ranks, args.views, args.batch_size) for network in networks
-        ]
+        how = ranks, args.views, args.batch_size, args.split
+        if ranks.is_main:
+            _announce(len(networks), dataset, args)
+        kept = None
+        if args.save or args.weights == "search":
+            kept = predict(networks, dataset, *how)
+        else:
+            equal = [1 / len(networks)] * len(networks)
+            *single, together = judge(networks, dataset, *how, weights=[equal])
+            judged = Judged(single, together, together, equal)
         if not ranks.is_main:
             return
-    scores, labels = np.stack([scores for scores, _ in results]), results[0][1]
-    report = _report(networks, scores, labels, args)
-    report["per_class"] = per_class(report.pop("scores"), report.pop("labels"), dataset)
-    if args.save:
+    if kept is not None:
+        judged = _judged(*kept, args.weights)
+    report = _report(networks, judged, dataset, args)
+    if kept is not None and args.save:
+        scores, labels = kept
         with atomic_write(Path(args.save)) as file:
             np.savez(file, probabilities=scores, labels=labels, classes=np.array(dataset.classes))
     if args.json:
@@ -53,55 +78,87 @@ def main(argv: list[str]) -> None:
         _print(report, args.per_class)
 
 
-def _report(
-    networks: list[Trained],
-    scores: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Error rates of each network, and of all together.
+def _announce(num_networks: int, dataset: Dataset, args: argparse.Namespace) -> None:
+    """Say what is read, and what will be kept in memory where it is much."""
+    images = dataset.images(args.split)
+    print(dataset.about_images(args.split), file=sys.stderr)
+    size = 8 * num_networks * len(images) * len(dataset.classes)
+    if size > _MUCH and (args.save or args.weights == "search"):
+        option = "--save" if args.save else "--weights search"
+        print(
+            f"{option} keeps all probabilities, {num_networks} x {len(images):,} x "
+            f"{len(dataset.classes):,}: {size / 1e9:.1f} GB of memory",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    Searched weights are judged on the images that were kept apart.
+
+def _judged(scores: NDArray[np.float64], labels: NDArray[np.int64], how: str) -> Judged:
+    """From probabilities [M, N, C].
+
+    Weights that are searched are judged on the images that were kept apart.
     """
-    weights = np.full(len(networks), 1 / len(networks))
-    if args.weights == "search":
-        searched_on, judged_on = halves(labels)
-        weights = search_weights(scores[:, searched_on], labels[searched_on])
-        if not judged_on.any():
-            raise ValueError(
-                "--weights search keeps every other image of a class apart; each has one only: "
-                "use mean"
-            )
-        print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
-        scores, labels = scores[:, judged_on], labels[judged_on]
-    single = [rates(one, labels) for one in scores]
-    together = mixture(scores, weights)
-    report: dict[str, Any] = {"views": args.views, **asdict(rates(together, labels))}
-    report["networks"] = [
-        {
-            "checkpoint": str(network.path),
-            "step": network.step,
-            "weight": float(weight),
-            **asdict(errors),
-        }
-        for network, weight, errors in zip(networks, weights, single, strict=True)
-    ]
-    report["mean_top1_error"] = float(np.mean([errors.top1_error for errors in single]))
-    report["equal_weights_top1_error"] = rates(scores.mean(0), labels).top1_error
-    return report | {"scores": together, "labels": labels}
+    equal = [1 / len(scores)] * len(scores)
+    if how != "search":
+        *single, together = outcomes(_parts(scores, labels), len(labels), [equal])
+        return Judged(single, together, together, equal)
+    searched_on, judged_on = halves(labels)
+    if not judged_on.any():
+        raise ValueError(
+            "--weights search keeps every other image of a class apart; each has one only: use mean"
+        )
+    own = scores[:, np.flatnonzero(searched_on), labels[searched_on]]
+    weights = search_weights(own).tolist()
+    print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
+    *single, together, equally = outcomes(_parts(scores, labels), len(labels), [weights, equal])
+    single = [one.take(judged_on) for one in single]
+    return Judged(single, together.take(judged_on), equally.take(judged_on), weights)
 
 
-def per_class(
-    scores: NDArray[np.float64], labels: NDArray[np.int64], dataset: Dataset
-) -> list[dict[str, Any]]:
+def _parts(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], size: int = 128
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of probabilities [M, N, C] and labels [N]."""
+    for first in range(0, len(labels), size):
+        part = slice(first, first + size)
+        yield torch.from_numpy(scores[:, part]), torch.from_numpy(labels[part])
+
+
+def _report(
+    networks: list[Trained], judged: Judged, dataset: Dataset, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Error rates of each network, of all together, and of each class."""
+    single = [one.errors() for one in judged.single]
+    return {
+        "views": args.views,
+        **asdict(judged.together.errors()),
+        "networks": [
+            {
+                "checkpoint": str(network.path),
+                "step": network.step,
+                "weight": weight,
+                **asdict(errors),
+            }
+            for network, weight, errors in zip(networks, judged.weights, single, strict=True)
+        ],
+        "mean_top1_error": float(np.mean([errors.top1_error for errors in single])),
+        "equal_weights_top1_error": judged.equally.errors().top1_error,
+        "per_class": per_class(judged.together, dataset),
+        "data": str(dataset.folder),
+        "split": args.split,
+        "store": dataset.store,
+    }
+
+
+def per_class(images: Outcomes, dataset: Dataset) -> list[dict[str, Any]]:
     """Error rates of each class that has images, in the order of the classes."""
     return [
         {
             "class": dataset.classes[label],
             **({"name": dataset.names[label]} if dataset.names != dataset.classes else {}),
-            **asdict(rates(scores[labels == label], labels[labels == label])),
+            **asdict(errors),
         }
-        for label in np.unique(labels)
+        for label, errors in images.by_class().items()
     ]
 
 
@@ -114,6 +171,7 @@ def interval(errors: ErrorRates) -> tuple[float, float]:
 
 def _print(report: dict[str, Any], per_class: bool) -> None:
     views = "ten views" if report["views"] == 10 else "centre crop"
+    images = "test images" if report["split"] == "test" else "images"
     networks = report["networks"]
     for network in networks[: len(networks) if len(networks) > 1 else 0]:
         print(
@@ -131,7 +189,7 @@ def _print(report: dict[str, Any], per_class: bool) -> None:
     )
     print(
         f"top-1 error {report['top1_error']:.2%}, top-5 error {report['top5_error']:.2%} "
-        f"on {report['num_images']} images ({views}, {which})"
+        f"on {report['num_images']} {images} ({views}, {which})"
     )
     if per_class:
         print(records(report["per_class"], ".4f"))
@@ -143,6 +201,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="or a run's folder, for its newest one"
     )
     parser.add_argument("--data", metavar="DIR", help="prepared folder (that of the first run)")
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="which of its lists (val)"
+    )
     parser.add_argument(
         "--views", type=int, choices=[1, 10], default=1, help="the centre, or ten averaged (1)"
     )

@@ -7,14 +7,16 @@
 Images stay where they are, and --out gets the lists. With --resize it gets resized copies, and
 training needs no other files.
 
---train and --val take a folder of class folders, a tar or zip archive of it (or a folder in it:
-images.zip/train), a folder of an archive for each class, WebDataset shards, or parquet files as the
-Hugging Face hub serves them ('data/train-*.parquet'). Images that an archive compresses, and those
-of parquet files, need --resize.
+--test adds images that training never reads, for `alexnet evaluate RUN --split test`.
 
-Class folders are numbered in sorted order. A flat folder takes its labels from --train-labels or
---val-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text or CSV (name and
-class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
+--train, --val and --test take a folder of class folders, a tar or zip archive of it (or a folder in
+it: images.zip/train), a folder of an archive for each class, WebDataset shards, or parquet files as
+the Hugging Face hub serves them ('data/train-*.parquet'). Images that an archive compresses, and
+those of parquet files, need --resize.
+
+Class folders are numbered in sorted order. A flat folder takes its labels from --train-labels,
+--val-labels or --test-labels. That may be Tiny ImageNet's val_annotations.txt, two columns of text
+or CSV (name and class or number), Kaggle's LOC_val_solution.csv, or ImageNet's development kit.
 
 If interrupted, rerun the same command to resume.
 """
@@ -52,15 +54,16 @@ def main(argv: list[str]) -> None:
             "--out"
         )
     preparation = _preparation(args)
+    store = preparation.store
     begun = time.monotonic()
     with resumable_folder(out, preparation.identity()) as (folder, notes):
         files = preparation.run(folder, notes)
         about = {
-            "train_images": len(files.train),
-            "val_images": len(files.val),
+            **files.counts(),
             "classes": len(preparation.classes),
             "rejected": len(files.rejected),
             "converted": len(files.converted),
+            "store": store and {"resize": store.resize, "quality": store.quality},
             "made_by": "alexnet prep " + shlex.join(argv),
             "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "decoder": f"nvidia-dali {nvidia.dali.__version__}",
@@ -69,10 +72,10 @@ def main(argv: list[str]) -> None:
         files.write(folder, about)
     of = f"of {len(files.classes)} classes" if args.targets == "classes" else f"({args.targets})"
     print(
-        f"{out}: {len(files.train)} training and {len(files.val)} validation images {of} "
+        f"{out}: {files.counted()} {of} "
         f"in {time.monotonic() - begun:.0f} s; "
         f"{_told(files.rejected, 'rejected', out)}"
-        + (f"; {_told(files.converted, 'converted', out)}" if preparation.store else "")
+        + (f"; {_told(files.converted, 'converted', out)}" if store else "")
     )
 
 
@@ -100,6 +103,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--train-labels", metavar="FILE", help="labels of a flat --train folder")
     parser.add_argument("--val-labels", metavar="FILE", help="labels of a flat --val folder")
+    parser.add_argument(
+        "--test",
+        metavar="DIR",
+        help="test images, as for --val; only evaluate --split test reads them",
+    )
+    parser.add_argument("--test-labels", metavar="FILE", help="labels of a flat --test folder")
     parser.add_argument(
         "--targets",
         choices=TARGETS,
@@ -130,7 +139,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     """DatasetError where the arguments do not go together."""
-    for option in ("train", "val", "train_labels", "val_labels", "names", "out"):
+    options = ("train", "val", "test", "train_labels", "val_labels", "test_labels", "names", "out")
+    for option in options:
         if getattr(args, option) == "":
             raise DatasetError(f"--{option.replace('_', '-')} is empty; expected a path")
     if addresses.what_to_do(Path(args.out)):
@@ -143,8 +153,10 @@ def _check(args: argparse.Namespace) -> None:
         raise DatasetError(
             "--val-labels goes with --val; images that are held out keep their class folder's label"
         )
-    if args.targets == "none" and (args.train_labels or args.val_labels):
-        raise DatasetError("--targets none reads no labels; leave out --train-labels, --val-labels")
+    if args.test_labels and not args.test:
+        raise DatasetError("--test-labels goes with --test")
+    if args.targets == "none" and (args.train_labels or args.val_labels or args.test_labels):
+        raise DatasetError("--targets none reads no labels; leave out --train-labels and the like")
     if args.targets != "classes" and args.names:
         raise DatasetError("--names are of classes; leave them out, or --targets")
     if args.shards and not args.resize:
@@ -173,13 +185,18 @@ def _preparation(args: argparse.Namespace) -> Preparation:
         remarks += more
     else:
         train, val = _held_out(args, source)
+    test = None
+    if args.test:
+        labels = _path(args.test_labels)
+        test, more = validation_files(Path(args.test).absolute(), labels, classes, names)
+        remarks += more
     if args.names:
         names = read_names(Path(args.names).absolute(), classes)
     elif names is None:
         names = find_names(path, label_file, classes)
     for remark in remarks:
         print(remark)
-    return Preparation(train, val, classes, names or classes, _store(args))
+    return Preparation(train, val, classes, names or classes, _store(args), test=test)
 
 
 def _with_targets(args: argparse.Namespace) -> Preparation:
@@ -194,9 +211,14 @@ def _with_targets(args: argparse.Namespace) -> Preparation:
         remarks += more
     else:
         train, val = _held_out(args, train)
+    test = None
+    if args.test:
+        path, label_file = Path(args.test).absolute(), _path(args.test_labels)
+        test, _, more = files_with_targets(path, label_file, kind, names)
+        remarks += more
     for remark in remarks:
         print(remark)
-    return Preparation(train, val, names, names, _store(args), kind)
+    return Preparation(train, val, names, names, _store(args), kind, test)
 
 
 def _store(args: argparse.Namespace) -> StoreFormat | None:

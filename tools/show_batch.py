@@ -32,7 +32,8 @@ from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.paper.drawing import Figure, check_name, write_figure
 from alexnet_dali.train.checkpoints.run_folder import read_config
 from alexnet_dali.train.data import training_loader, training_plan
-from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.evaluation import Outcomes
+from alexnet_dali.train.networks import judge, open_network
 from alexnet_dali.train.parallel.ranks import join
 
 _GREY = 128.0  # what zero is drawn as, in rows whose mean is subtracted
@@ -108,12 +109,12 @@ def _find_hardest(
     dataset = Dataset.open(Path(data or str(config.data.root)))
     with join(device, num_columns=1) as ranks:
         network = open_network(Path(run), ranks.device)
-        scores, labels = predict(network, replace(dataset, val=dataset.train), ranks, num_views=1)
+        (images,) = judge([network], dataset, ranks, num_views=1, split="train")
     names = short(dataset.names)
     found = []
-    for index in hardest(scores, labels)[:count].tolist():
-        label, best = labels[index], int(scores[index].argmax())
-        named = names[label], float(scores[index, label]), names[best], float(scores[index, best])
+    for index in hardest(images)[:count].tolist():
+        label, guess = names[images.labels[index]], names[images.guesses[index]]
+        named = label, float(images.own[index]), guess, float(images.best[index])
         found.append(Hard(index, dataset.train.path(index), *named))
     return dataset, found
 
@@ -150,9 +151,9 @@ def _draw_hardest(dataset: Dataset, found: list[Hard]) -> Figure:
     return figure
 
 
-def hardest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[N]: the images, those first to whose own class the scores [N, C] give the least."""
-    return np.argsort(scores[np.arange(len(labels)), labels], kind="stable")
+def hardest(images: Outcomes) -> NDArray[np.int64]:
+    """[N]: the images, those first to whose own class the network gives the least."""
+    return np.argsort(images.own, kind="stable")
 
 
 def stages(

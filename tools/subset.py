@@ -35,10 +35,10 @@ def main(argv: list[str]) -> None:
     if not len(files.val):
         raise DatasetError(f"{args.prepared} has no validation image of these classes")
     about = {
-        "train_images": len(files.train),
-        "val_images": len(files.val),
+        **files.counts(),
         "classes": len(files.classes),
         "subset_of": {"folder": str(whole.folder), "fingerprint": whole.fingerprint},
+        "store": whole.store,
         "statistics": f"of the {len(whole.train)} training images of {whole.folder}",
         "made_by": "alexnet subset " + shlex.join(argv),
         "made_at": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         other_readers.write(folder, files)
         files.write(folder, about)
     print(
-        f"{out}: {len(files.train)} training and {len(files.val)} validation images of "
+        f"{out}: {files.counted()} of "
         f"{len(files.classes)} classes; images stay in {files.train.root}, and statistics are "
         f"those of all training images of {whole.folder}"
     )

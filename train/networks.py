@@ -27,7 +27,7 @@ from alexnet_dali.pipeline.system.progress import progress
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.config import DataConfig, from_dict, to_dict
 from alexnet_dali.train.data import crop_mean, evaluation_batches
-from alexnet_dali.train.evaluation import centre_view, probabilities
+from alexnet_dali.train.evaluation import Outcomes, centre_view, outcomes, probabilities
 from alexnet_dali.train.parallel.devices import set_matmul_precision
 from alexnet_dali.train.parallel.ranks import Ranks
 
@@ -118,35 +118,97 @@ def check_classes(network: Trained, dataset: Dataset) -> None:
     )
 
 
-def batches(network: Trained, images: ImageList, ranks: Ranks, batch_size: int) -> Iterator[Batch]:
-    """All images as the network is evaluated on them, with progress.
+def batches(
+    network: Trained, images: ImageList, ranks: Ranks, batch_size: int, name: str = ""
+) -> Iterator[Batch]:
+    """All images as the network is evaluated on them, with progress by `name`, or the network's.
 
     `batch_size` counts the images of all ranks.
     """
-    total = -(-len(images) // batch_size)
-    with progress(total, str(network.path), "batches", shown=ranks.is_main) as advance:
+    total, name = -(-len(images) // batch_size), name or str(network.path)
+    with progress(total, name, "batches", shown=ranks.is_main) as advance:
         for batch in evaluation_batches(images, network.data, ranks, batch_size):
             yield batch
             advance(1)
 
 
 def predict(
-    network: Trained, dataset: Dataset, ranks: Ranks, num_views: int, batch_size: int = 128
+    networks: Sequence[Trained],
+    dataset: Dataset,
+    ranks: Ranks,
+    num_views: int,
+    batch_size: int = 128,
+    split: str = "val",
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, C] and labels [N] of all validation images, in their order.
+    """Probabilities [M, N, C] by M networks, and labels [N], of all images of a list, in its order.
 
-    Only the main rank gets them. `batch_size` is that of one rank.
+    Only the main rank gets them, and holds them all in memory; `judge` holds none. `batch_size` is
+    that of one rank. DatasetError where there is no such list, or its classes are others.
     """
-    check_classes(network, dataset)
-    rows = []
-    for batch in batches(network, dataset.val, ranks, batch_size * ranks.world_size):
-        own = probabilities(network.model, batch.images, network.mean, num_views)
-        with_labels = torch.cat([own, batch.labels[:, None].double()], dim=1)
-        everyones = ranks.all_gather_over_pairs(with_labels).flatten(0, 1)
-        rows.append(everyones[: len(everyones) if ranks.is_main else 0].cpu().numpy())
-    table = np.concatenate(rows)
-    table = table[table[:, -1] != IGNORE_INDEX]
-    return table[:, :-1], table[:, -1].astype(np.int64)
+    images = dataset.images(split)
+    count = len(images) if ranks.is_main else 0
+    scores, done = np.empty((len(networks), count, len(dataset.classes))), 0
+    for some, labels in _outputs(networks, dataset, images, ranks, num_views, batch_size):
+        rows = torch.cat([*ranks.all_gather_over_pairs(some)], 1).cpu().numpy()
+        whose = torch.cat([*ranks.all_gather_over_pairs(labels)]).cpu().numpy()
+        if ranks.is_main:
+            places = slice(done, done := done + int((whose != IGNORE_INDEX).sum()))
+            scores[:, places] = rows[:, whose != IGNORE_INDEX]
+    return scores, images.labels[:count].astype(np.int64)
+
+
+def judge(
+    networks: Sequence[Trained],
+    dataset: Dataset,
+    ranks: Ranks,
+    num_views: int,
+    batch_size: int = 128,
+    split: str = "val",
+    weights: Sequence[Sequence[float]] = (),
+) -> list[Outcomes]:
+    """What `predict` would tell of each network's errors, and of their mixtures by the `weights`.
+
+    Every rank gets them all. Memory does not grow with the number of classes times that of images.
+    """
+    images = dataset.images(split)
+    return outcomes(
+        _outputs(networks, dataset, images, ranks, num_views, batch_size),
+        len(images),
+        weights,
+        lambda rows: torch.cat([*ranks.all_gather_over_pairs(rows)], 1),
+    )
+
+
+def _outputs(
+    networks: Sequence[Trained],
+    dataset: Dataset,
+    images: ImageList,
+    ranks: Ranks,
+    num_views: int,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Probabilities [M, n, C] and labels [n] of this rank's share of each batch.
+
+    An image is decoded once for all networks that see it in the same size.
+    """
+    for network in networks:
+        check_classes(network, dataset)
+    size = batch_size * ranks.world_size
+    kinds = {_kind(network): network for network in networks}
+    name = f"{len(networks)} networks" if len(networks) > 1 else ""
+    streams = (batches(network, images, ranks, size, name) for network in kinds.values())
+    for several in zip(*streams, strict=True):
+        seen = dict(zip(kinds, several, strict=True))
+        scores = [
+            probabilities(one.model, seen[_kind(one)].images, one.mean, num_views)
+            for one in networks
+        ]
+        yield torch.stack(scores), several[0].labels
+
+
+def _kind(network: Trained) -> tuple[int, str]:
+    """Equal for networks that see the same squares."""
+    return network.data.resize, network.data.decoder
 
 
 Images = Tensor | NDArray[np.uint8] | Sequence[str | Path]

@@ -12,8 +12,8 @@ _README = """\
 
 Made by alexnet-dali; its `DataLoader` reads it. `dataset.yaml` has the command.
 
-- `train.txt`, `val.txt`: a line for each image: path, space, {label}. Paths begin in
-  `{train_root}` and `{val_root}`.
+- {lists}: a line for each image: path, space, {label}. Paths begin in
+  {roots}.
 - `classes.txt`: {classes}; `names.txt`: what people call them.
 - `sizes.npz`: height and width of each image, its place in an archive or its length{targets}.
 - `stats.npz`: mean image, mean colour and principal components of colour of the training images.
@@ -41,10 +41,14 @@ Images lie in archives, into which the paths of the lists lead: readers of files
 
 def write(folder: Path, files: PreparedFiles) -> None:
     """Write README.md, and timm's _info.json beside shards."""
-    roots = {"train_root": files.train.root, "val_root": files.val.root}
+    lists = files.lists()
+    where = {
+        "lists": ", ".join(f"`{name}.txt`" for name in lists),
+        "roots": " and ".join(f"`{images.root}`" for images in lists.values()),
+    }
     if (folder / "shards").is_dir():
         how = _SHARDS
-        splits = {name: _shards(name, getattr(files, name)) for name in ("train", "val")}
+        splits = {name: _shards(name, images) for name, images in lists.items()}
         (folder / "shards/_info.json").write_text(json.dumps({"splits": splits}, indent=1))
     elif files.train.spans is not None:
         how = _ARCHIVES
@@ -52,7 +56,7 @@ def write(folder: Path, files: PreparedFiles) -> None:
         how = _FILES if files.targets == "classes" else _NO_LABELS
     labels = _CLASSES if files.targets == "classes" else _OTHER_TARGETS
     words = {name: text.format(files.targets) for name, text in labels.items()}
-    text = _README.format(**roots, **words, how=how.format(**roots))
+    text = _README.format(**where, **words, how=how.format(train_root=files.train.root))
     (folder / "README.md").write_text(text, "utf-8", "surrogateescape")
 
 

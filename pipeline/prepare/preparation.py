@@ -26,7 +26,7 @@ _NO_STAMP = (-1, -1)
 
 
 class Preparation(NamedTuple):
-    """What to prepare: both lists' files, classes, people's names of them, and any store."""
+    """What to prepare: the lists' files, classes, people's names of them, and any store."""
 
     train: Source
     val: Source
@@ -34,11 +34,12 @@ class Preparation(NamedTuple):
     names: list[str]
     store: StoreFormat | None
     targets: str = "classes"
+    test: Source | None = None
 
     def identity(self) -> str:
         """Equal for the same files, labels, options and format."""
         digest = hashlib.sha256(repr((FORMAT, self.classes, self.store, self.targets)).encode())
-        for source in (self.train, self.val):
+        for source in (self.train, *self._evaluated_on().values()):
             for archive in sorted(source.places.archives) if source.places else ():
                 about = os.stat(source.root / archive)
                 digest.update(repr((archive, about.st_size, about.st_mtime_ns)).encode())
@@ -52,32 +53,40 @@ class Preparation(NamedTuple):
         DatasetError where no image is left.
         """
         forecast = None
+        sources = {"train": self.train, **self._evaluated_on()}
         if self.store is None:
-            _check_readable(self.train)
-            _check_readable(self.val)
+            for source in sources.values():
+                _check_readable(source)
         else:
-            forecast = Forecast(folder, len(self.val) + len(self.train), self.store.shards)
-            self = self._replace(train=self.train.distinct(), val=self.val.distinct())
+            forecast = Forecast(folder, sum(map(len, sources.values())), self.store.shards)
+            sources = {part: source.distinct() for part, source in sources.items()}
         with Workers() as pool:
             if self.targets == "classes":
-                _check_headers(pool, self.train, self.classes, self.store)
-            # The smaller part first: what is wrong with it is known before hours go into the other.
-            val, _ = self._examine(pool, "val", self.val, folder, notes, forecast)
-            _check_any(self.val, val)
-            train, sums = self._examine(pool, "train", self.train, folder, notes, forecast)
-            if self.targets == "classes":
-                _check_classes(self.train, self.classes, train)
-            _check_any(self.train, train)
+                _check_headers(pool, sources["train"], self.classes, self.store)
+            # Training images last: what is wrong with the few is known before hours go into them.
+            examined = {}
+            for part, source in reversed(sources.items()):
+                examined[part], sums = self._examine(pool, part, source, folder, notes, forecast)
+                if part == "train" and self.targets == "classes":
+                    _check_classes(source, self.classes, examined[part])
+                _check_any(source, examined[part])
+        found = {part: (source, examined[part]) for part, source in sources.items()}
+        usable = {part: self._usable(part, *one) for part, one in found.items()}
         return PreparedFiles(
-            self._usable("train", self.train, train),
-            self._usable("val", self.val, val),
-            self.classes,
-            self.names,
-            sums.stats(),
-            _paths(self.train, train.reasons()) + _paths(self.val, val.reasons()),
-            _paths(self.train, train.oddities()) + _paths(self.val, val.oddities()),
-            self.targets,
+            classes=self.classes,
+            names=self.names,
+            stats=sums.stats(),
+            rejected=[one for source, f in found.values() for one in _paths(source, f.reasons())],
+            converted=[one for source, f in found.values() for one in _paths(source, f.oddities())],
+            targets=self.targets,
+            train=usable["train"],
+            val=usable["val"],
+            test=usable.get("test"),
         )
+
+    def _evaluated_on(self) -> dict[str, Source]:
+        """What training does not see."""
+        return {"val": self.val} if self.test is None else {"val": self.val, "test": self.test}
 
     def _examine(
         self,
@@ -88,7 +97,7 @@ class Preparation(NamedTuple):
         notes: Path,
         forecast: Forecast | None,
     ) -> tuple[Findings, PixelSums]:
-        """Every file of a part, train or val; what `notes` tell of is not done again.
+        """Every file of a part, a name of SPLITS; what `notes` tell of is not done again.
 
         Files are read as they lie in their archives, and found in the source's order.
         """

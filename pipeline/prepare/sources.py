@@ -348,7 +348,7 @@ def _label_by_folder(tree: Tree, classes: list[str]) -> Source:
     if not tree.names:
         raise DatasetError(
             f"{tree.path}: found no class folder with files in it; a flat folder of images takes "
-            "its labels from --val-labels"
+            "its labels from --val-labels, or --test-labels"
         )
     labels = np.array([index[same(name.split("/")[0])] for name in tree.names])
     source = replace(_unlabelled(tree), labels=labels)

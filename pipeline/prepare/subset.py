@@ -18,7 +18,7 @@ def subset(
 ) -> PreparedFiles:
     """The images of the classes `chosen`, which are labels of `whole` and become 0, 1, ....
 
-    With `per_class`, so many training images of each are drawn by `seed`; validation keeps all.
+    With `per_class`, so many training images of each are drawn by `seed`; other lists keep all.
     Statistics stay those of all training images of `whole`. DatasetError where a class has too few.
     """
     train = _of_classes(whole.train.labels, chosen)
@@ -28,6 +28,7 @@ def subset(
             _draw(places, per_class, (seed, label), whole.classes[label])
             for label, places in zip(chosen, train, strict=True)
         ]
+    test = [] if whole.test is None else _of_classes(whole.test.labels, chosen)
     return PreparedFiles(
         _listed(whole.train, train, whole.folder),
         _listed(whole.val, val, whole.folder),
@@ -36,6 +37,9 @@ def subset(
         whole.stats,
         [],
         [],
+        test=_listed(whole.test, test, whole.folder)
+        if whole.test and any(map(len, test))
+        else None,
     )
 
 

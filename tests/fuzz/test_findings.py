@@ -31,14 +31,14 @@ def test_a_table_that_kills_scipy_ends_in_a_message(place, value, tmp_path):
     (tmp_path / "meta.mat").write_bytes(table)
     (tmp_path / TRUTH_NAME).write_bytes(TRUTH)
     with pytest.raises(DatasetError, match="expected those of ImageNet's development kit"):
-        devkit.validation_labels(tmp_path)
+        devkit.labels(tmp_path)
 
 
 def test_a_table_with_numbers_of_any_kind_is_understood(tmp_path):
     """MATLAB's own are floats."""
     (tmp_path / "meta.mat").write_bytes(meta(ids=(1.0, 2.0, 3.0)))
     (tmp_path / TRUTH_NAME).write_bytes(TRUTH)
-    assert [synset for _, synset in devkit.validation_labels(tmp_path)][:3] == ["n01", "n01", "n02"]
+    assert [synset for _, synset in devkit.labels(tmp_path)][:3] == ["n01", "n01", "n02"]
 
 
 def test_a_zip_entry_that_claims_gigabytes_takes_none(tmp_path):

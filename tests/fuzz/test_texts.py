@@ -93,7 +93,7 @@ TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def use_kit(path):
-    labels = devkit.validation_labels(path)
+    labels = devkit.labels(path)
     assert all(isinstance(synset, str) for _, synset in labels)
     words = devkit.words(path)
     assert all(isinstance(text, str) for pair in words.items() for text in pair)

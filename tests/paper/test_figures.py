@@ -152,9 +152,8 @@ def test_predictions_belong_to_the_images_that_are_shown(
     ]
     figures.main([*command, "--out", str(tmp_path / "x.png")])
     with join("cpu", num_columns=1) as ranks:
-        everything, labels = predict(
-            open_network(trained, ranks.device), dataset, ranks, num_views=10
-        )
+        network = open_network(trained, ranks.device)
+        (everything,), labels = predict([network], dataset, ranks, num_views=10)
     chosen = np.random.default_rng(0).permutation(15)[:4]
     assert [label for _, label in drawn] == labels[chosen].tolist()
     np.testing.assert_allclose([scores for scores, _ in drawn], everything[chosen], atol=1e-6)

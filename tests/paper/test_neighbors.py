@@ -27,7 +27,7 @@ def test_features_are_the_last_hidden_layer_for_the_central_crops(trained, datas
     with join("cpu", num_columns=1) as ranks:
         network = open_network(trained, ranks.device)
         hidden, pixels = neighbors.describe(network, dataset.val, ranks)
-        scores, _ = predict(network, dataset, ranks, num_views=1)
+        (scores,), _ = predict([network], dataset, ranks, num_views=1)
     assert (
         hidden.shape == (15, 24)
         and pixels.shape == (15, 3 * 32 * 32)

@@ -148,7 +148,7 @@ def test_a_state_resumes_exactly_also_on_another_number_of_ranks(folder, step):
 
 def test_wrong_arguments_say_what_was_expected(folder):
     for options, message in [
-        ({"split": "test"}, 'split is .test.; expected "train" or "val"'),
+        ({"split": "training"}, 'split is .training.; expected "train", "val" or "test"'),
         ({"global_batch_size": 7, "rank": 0, "world_size": 2}, "of all 2 ranks together"),
         ({"global_batch_size": 100}, "an epoch has 42 images"),
         ({"rank": 2, "world_size": 2}, "expected 0 to 1"),

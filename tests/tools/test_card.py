@@ -43,7 +43,9 @@ def exports(trained, prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(trained, dataset):
     with join("cpu", num_columns=1) as ranks:
-        return predict(open_network(trained, ranks.device), dataset, ranks, num_views=1)
+        network = open_network(trained, ranks.device)
+        (scores,), labels = predict([network], dataset, ranks, num_views=1)
+    return scores, labels
 
 
 @pytest.mark.parametrize("name", FORMS)

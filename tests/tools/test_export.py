@@ -356,7 +356,7 @@ def test_the_code_in_the_documentation_runs(
     torch.testing.assert_close(module, graph, rtol=1e-4, atol=1e-5)
     printed = capsys.readouterr().out
     with join("cpu", num_columns=1) as ranks:
-        scores, _ = predict(open_network(trained, CPU), Dataset.open(prepared), ranks, 1)
+        (scores,), _ = predict([open_network(trained, CPU)], Dataset.open(prepared), ranks, 1)
     np.testing.assert_allclose(module, scores[0], atol=0.01)  # Pillow resizes almost as DALI does
     assert printed.split() == ["abc"[scores[0].argmax()]] * 2
     found = _in_a_notebook(notebook.split("## In a notebook")[1], trained, tmp_path, monkeypatch)

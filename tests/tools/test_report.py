@@ -94,7 +94,9 @@ def page(trained, named, tmp_path_factory):
 def scored(trained, dataset):
     """Probabilities and labels of the validation images."""
     with join("cpu", num_columns=1) as ranks:
-        return predict(open_network(trained, ranks.device), dataset, ranks, num_views=1)
+        network = open_network(trained, ranks.device)
+        (scores,), labels = predict([network], dataset, ranks, num_views=1)
+    return scores, labels
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def repeat(data: Path, out: Path) -> None:
     for name in ("val.txt", "classes.txt", "names.txt", "stats.npz"):
         (out / name).write_bytes((data / name).read_bytes())
     about = yaml.safe_load((data / "dataset.yaml").read_text())
+    about.pop("test_root", None)
     roots = {
         "train_root": os.path.abspath(dataset.train.root),
         "val_root": os.path.abspath(dataset.val.root),

@@ -21,8 +21,8 @@ from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints import checkpoint
 from alexnet_dali.train.checkpoints.run_folder import changed_options
 from alexnet_dali.train.config import Config, from_dict
-from alexnet_dali.train.evaluation import ErrorRates, rates
-from alexnet_dali.train.networks import Trained, predict
+from alexnet_dali.train.evaluation import ErrorRates
+from alexnet_dali.train.networks import Trained, judge
 from alexnet_dali.train.parallel.ranks import join
 
 _IMAGENET = re.compile(r"n\d{8}")
@@ -133,7 +133,7 @@ def _error(network: Trained, config: Config, dataset: Dataset | None) -> str:
 def _measured(network: Trained, dataset: Dataset) -> ErrorRates | None:
     try:
         with join("cpu", num_columns=1) as ranks:
-            return rates(*predict(network, dataset, ranks, num_views=1))
+            return judge([network], dataset, ranks, num_views=1)[0].errors()
     except (OSError, ValueError):
         return None
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -41,8 +40,7 @@ from alexnet_dali.tools.paper.drawing import save_figure
 from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints.run_folder import check_same_run
 from alexnet_dali.train.config import load
-from alexnet_dali.train.evaluation import label_ranks
-from alexnet_dali.train.networks import open_network, predict
+from alexnet_dali.train.networks import judge, open_network
 from alexnet_dali.train.parallel.ranks import join
 from alexnet_dali.train.record.metrics import read_metrics
 
@@ -180,8 +178,7 @@ def _wrong(one: Run, dataset: Dataset) -> NDArray[np.bool_]:
     """[N]: which validation images the network gets wrong."""
     with join(load(one.options).run.device, num_columns=1) as ranks:
         network = open_network(one.folder, ranks.device)
-        scores, labels = predict(network, dataset, ranks, num_views=1)
-    return (label_ranks(torch.from_numpy(scores), torch.from_numpy(labels)) >= 1).numpy()
+        return judge([network], dataset, ranks, num_views=1)[0].label_ranks >= 1
 
 
 def _train_error(one: Run, dataset: Dataset) -> float:

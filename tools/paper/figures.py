@@ -59,9 +59,8 @@ def predictions(
         network = open_network(Path(run), ranks.device)
         dataset = open_dataset(data, network)
         chosen = np.random.default_rng(seed).permutation(len(dataset.val))[:images]
-        scores, _ = predict(
-            network, replace(dataset, val=dataset.val.take(chosen)), ranks, num_views=10
-        )
+        some = replace(dataset, val=dataset.val.take(chosen))
+        scores = predict([network], some, ranks, num_views=10)[0][0]
     names = short(dataset.names)
     figure = Figure(figsize=(8, 3.4 * -(-len(chosen) // 4)), layout="constrained")
     grid = figure.subplots(

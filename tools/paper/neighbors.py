@@ -34,12 +34,7 @@ def check_alone(ranks: Ranks) -> None:
 
 def some(images: ImageList, count: int) -> ImageList:
     """`count` of the images, chosen at random, in their order; all, if there are no more."""
-    return images.take(some_places(len(images), count))
-
-
-def some_places(total: int, count: int) -> NDArray[np.int64]:
-    """Which of `total` images `some` chooses."""
-    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+    return images.take(np.sort(np.random.default_rng(0).permutation(len(images))[:count]))
 
 
 def describe(

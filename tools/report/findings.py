@@ -15,8 +15,8 @@ from alexnet_dali.tools.paper import neighbors
 from alexnet_dali.tools.paper.figures import likeliest
 from alexnet_dali.tools.report.charts import photograph
 from alexnet_dali.tools.show_batch import hardest
-from alexnet_dali.train.evaluation import ErrorRates, rates
-from alexnet_dali.train.networks import Trained, predict
+from alexnet_dali.train.evaluation import ErrorRates, Outcomes
+from alexnet_dali.train.networks import Trained, judge, predict
 from alexnet_dali.train.parallel.ranks import Ranks
 
 _PREDICTIONS, _HARDEST, _PAIRS, _QUERIES, _NEIGHBORS = 8, 12, 15, 5, 6
@@ -87,13 +87,12 @@ def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> F
 
     `trained_on` is the fingerprint of the network's own images.
     """
-    scores, labels = predict(network, dataset, ranks, num_views=1)
-    errors = rates(scores, labels)
+    (found,) = judge([network], dataset, ranks, num_views=1)
     names = short(dataset.names)
-    guesses = scores.argmax(1)
-    some = np.random.default_rng(0).permutation(len(labels))[:_PREDICTIONS]
+    some = np.random.default_rng(0).permutation(len(dataset.val))[:_PREDICTIONS]
     about = yaml.safe_load((dataset.folder / "dataset.yaml").read_text())
-    near, shares, searched = _near(network, dataset, ranks, scores, names)
+    near, shares, searched = _near(network, dataset, ranks, names)
+    errors = found.errors()
     return Findings(
         network.path,
         dataset.folder,
@@ -105,28 +104,23 @@ def look(network: Trained, trained_on: str, dataset: Dataset, ranks: Ranks) -> F
         dataset.classes,
         errors,
         interval(errors),
-        class_rows(scores, labels, dataset),
-        pairs(labels, guesses)[:_PAIRS],
-        [_picture(dataset.val, index, scores[index], names) for index in some],
-        [
-            _picture(dataset.val, index, scores[index], names)
-            for index in hardest(scores, labels)[:_HARDEST]
-        ],
+        class_rows(found, dataset),
+        pairs(found.labels, found.guesses)[:_PAIRS],
+        _pictures(network, dataset, ranks, some, names),
+        _pictures(network, dataset, ranks, hardest(found)[:_HARDEST], names),
         near,
         shares,
         searched,
     )
 
 
-def class_rows(
-    scores: NDArray[np.float64], labels: NDArray[np.int64], dataset: Dataset
-) -> list[dict[str, Any]]:
+def class_rows(images: Outcomes, dataset: Dataset) -> list[dict[str, Any]]:
     """A row for each class, the worst first: tools.evaluate's, and what it is mostly taken for."""
     names = short(dataset.names)
-    mistaken = {pair.label: pair for pair in reversed(pairs(labels, scores.argmax(1)))}
+    mistaken = {pair.label: pair for pair in reversed(pairs(images.labels, images.guesses))}
     rows = [
         {**row, "name": names[label], "taken_for": mistaken.get(int(label))}
-        for label, row in zip(np.unique(labels), per_class(scores, labels, dataset))
+        for label, row in zip(np.unique(images.labels), per_class(images, dataset))
     ]
     return sorted(rows, key=lambda row: (-row["top1_error"], -row["top5_error"]))
 
@@ -143,15 +137,15 @@ def pairs(labels: NDArray[np.int64], guesses: NDArray[np.int64]) -> list[Pair]:
 
 
 def _near(
-    network: Trained, dataset: Dataset, ranks: Ranks, scores: NDArray[np.float64], names: list[str]
+    network: Trained, dataset: Dataset, ranks: Ranks, names: list[str]
 ) -> tuple[list[tuple[Picture, list[Neighbor]]], tuple[float, float], tuple[int, int]]:
     """Queries of different classes with the training images nearest to them."""
     train, val = neighbors.some(dataset.train, _DATABASE), neighbors.some(dataset.val, _ASKED)
     small = replace(dataset, train=train, val=val)
-    places = neighbors.some_places(len(dataset.val), _ASKED)
     found, shares = neighbors.find(network, small, ranks, _NEIGHBORS)
+    queries = neighbors.choose(small, _QUERIES, seed=0)
     rows = []
-    for query in neighbors.choose(small, _QUERIES, seed=0):
+    for query, picture in zip(queries, _pictures(network, small, ranks, queries, names)):
         label = val.labels[query]
         near = [
             Neighbor(
@@ -162,8 +156,17 @@ def _near(
             )
             for index in found[0][query][:_NEIGHBORS]
         ]
-        rows.append((_picture(val, query, scores[places[query]], names), near))
+        rows.append((picture, near))
     return rows, (shares[0], shares[1]), (len(train), len(val))
+
+
+def _pictures(
+    network: Trained, dataset: Dataset, ranks: Ranks, places: NDArray[np.int64], names: list[str]
+) -> list[Picture]:
+    """Some of the validation images, with what the network says of them."""
+    some = replace(dataset, val=dataset.val.take(places))
+    scores = predict([network], some, ranks, num_views=1)[0][0]
+    return [_picture(some.val, index, row, names) for index, row in enumerate(scores)]
 
 
 def _picture(

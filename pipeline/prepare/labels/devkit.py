@@ -1,4 +1,7 @@
-"""ImageNet's development kits (ILSVRC2012_devkit_t12, devkit-1.0 of 2010): a folder or .tar.gz."""
+"""ImageNet's development kits (ILSVRC2012_devkit_t12, devkit-1.0 of 2010): a folder or .tar.gz.
+
+ILSVRC2010_test_ground_truth.txt comes apart, and is read where someone has put it into the folder.
+"""
 
 import io
 import re
@@ -15,7 +18,8 @@ from numpy.typing import NDArray
 from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
 
-_TRUTH = re.compile(r"^(ILSVRC20\d\d)_validation_ground_truth\.txt$")
+_TRUTH = re.compile(r"^(ILSVRC20\d\d)_(validation|test)_ground_truth\.txt$")
+_IN_NAMES = {"validation": "val", "test": "test"}
 _CLASSES = "meta.mat"
 _LARGEST = 1 << 26
 """Bytes that a file of the kit may unpack to; ImageNet's have less than one million."""
@@ -26,17 +30,17 @@ def is_devkit(path: Path) -> bool:
     return path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
-def validation_labels(path: Path) -> list[tuple[str, str]]:
-    """(name without extension, synset) of each validation image, in their order."""
-    year, truth, synsets = _kit(path)
+def labels(path: Path) -> list[tuple[str, str]]:
+    """(name without extension, synset) of each validation or test image, in their order."""
+    year, truths, synsets = _kit(path)
     try:
         synset_of = dict(
             zip(_column(synsets, f"{year}_ID", int, float), _column(synsets, "WNID", str))
         )
-        numbers = [int(word) for word in truth.split()]
         return [
-            (f"{year}_val_{place:08d}", synset_of[number])
-            for place, number in enumerate(numbers, 1)
+            (f"{year}_{_IN_NAMES[split]}_{place:08d}", synset_of[int(word)])
+            for split, truth in truths.items()
+            for place, word in enumerate(truth.split(), 1)
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise _not_understood(path, error) from error
@@ -68,12 +72,12 @@ def _column(synsets: NDArray, name: str, *kinds: type) -> list[Any]:
     return values
 
 
-def _kit(path: Path) -> tuple[str, bytes, Any]:
-    """The kit's challenge (ILSVRC2012), its list of numbers, and its table of synsets."""
+def _kit(path: Path) -> tuple[str, dict[str, bytes], Any]:
+    """The kit's challenge (ILSVRC2012), its lists of numbers, and its table of synsets."""
     found = dict(_files(path))
-    truths = [name for name in found if _TRUTH.match(name)]
+    truths = {match[2]: match for match in map(_TRUTH.match, found) if match}
     missing = [_CLASSES] * (_CLASSES not in found)
-    missing += ["..._validation_ground_truth.txt"] * (not truths)
+    missing += ["..._validation_ground_truth.txt"] * ("validation" not in truths)
     if missing:
         raise DatasetError(
             f"{path}: expected ImageNet's development kit; it lacks {', '.join(missing)}"
@@ -84,7 +88,8 @@ def _kit(path: Path) -> tuple[str, bytes, Any]:
             synsets = pool.submit(_synsets, found[_CLASSES]).result()
     except Exception as error:  # scipy raises many kinds for a file that is damaged
         raise _not_understood(path, error) from error
-    return truths[0].split("_")[0], found[truths[0]], synsets
+    lists = {split: found[match[0]] for split, match in truths.items()}
+    return truths["validation"][1], lists, synsets
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

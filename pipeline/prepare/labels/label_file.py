@@ -134,7 +134,7 @@ class _Needed:
 
 def _tables(path: Path) -> Iterator[list[Columns]]:
     if devkit.is_devkit(path):
-        rows = devkit.validation_labels(path)
+        rows = devkit.labels(path)
         yield [[("file", *(name for name, _ in rows)), ("WNID", *(synset for _, synset in rows))]]
         return
     try:
@@ -209,7 +209,10 @@ def _not_named(
     best = max(named, key=lambda n: len(n.pairs), default=None)
     if best is None or not best.pairs:
         first = "" if devkit.is_devkit(path) else next(iter(read_text(path).split("\n")), "")
-        own = "; ImageNet's numbers need its whole development kit" * first.strip().isdecimal()
+        own = (
+            "; ImageNet's numbers need its whole development kit: give its folder, with this file "
+            "beside its meta.mat"
+        ) * first.strip().isdecimal()
         return DatasetError(
             f"{path}: expected 'name label' on every line, with the names of the images' files; "
             f"its first line is {first.strip()[:80]!r}{own}"
