@@ -242,7 +242,8 @@ def mat(p, path, old=False, mean=None, classes=None, order=None, norm=(5, 1, 2e-
         meta["classes"] = {"name": folders, "description": names}
     cells = np.empty((1, len(layers)), object)
     cells[0] = layers
-    scipy.io.savemat(path, {"layers": cells} | (meta if old else {"meta": meta}))
+    net = {"layers": cells} | (meta if old else {"meta": meta})
+    scipy.io.savemat(path, net, do_compression=not old)
 
 
 def toronto(p):

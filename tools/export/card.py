@@ -69,12 +69,13 @@ def card(
         "How often it is wrong": _error(network, config, dataset, trained_on),
         "What it was trained on": _data(network, dataset, trained_on),
         "Deviations from the paper": _deviations(config),
-        "Recipe": _recipe(network, config, dataset),
     }
     if trained_on.startswith(IMPORTED):
         training = f"with weights that were {trained_on}; it has not been trained since"
-        sections["Recipe"] = f"Of these, only `data` and `model` are known.\n\n{sections['Recipe']}"
+        known = "Of these, `data` and `model` are the network's; the others are only defaults."
+        sections["Recipe"] = f"{known}\n\n{_recipe(network, config, None)}"
     else:
+        sections["Recipe"] = _recipe(network, config, dataset)
         training = f"after {network.step:,} training steps of {config.train.batch_size} pictures"
     title = (
         f"# {out.name}\n\nThe network of Krizhevsky, Sutskever and Hinton, [ImageNet Classification"
