@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
 
 
 def _read(path: Path) -> Imported:
-    """The network of a file; ValueError, which names the file, where there is none."""
+    """The network of a file, in float32; ValueError, which names the file, where there is none."""
     if any(path.glob("W_0_*.npy")):
         raise ValueError(f"{path}: {THEANOS}")
     with open(path, "rb"):  # a folder, or no such file: the system says it best
@@ -69,12 +69,17 @@ def _read(path: Path) -> Imported:
         )
     reader = import_module(f"alexnet_dali.tools.import_weights.{_READERS[path.suffix]}")
     try:
-        found = reader.read(path)
-        return as_ours(found) if isinstance(found, Published) else found
+        with np.errstate(all="ignore"):  # what is not finite, `doubts` says
+            found = reader.read(path)
+            found = as_ours(found) if isinstance(found, Published) else found
+            rounded = {
+                name: np.ascontiguousarray(own, np.float32) for name, own in found.weights.items()
+            }
     except _DAMAGED as error:
         raise ValueError(f"{path}: its parts do not go together ({error!r})") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return replace(found, weights=rounded)
 
 
 def _named(found: Imported, data: str | None, path: Path) -> Imported:

@@ -64,7 +64,7 @@ def _padded(model: AlexNet, found: Imported) -> dict[str, torch.Tensor]:
     """The weights for both columns, which need an even number of outputs in fc8."""
     full = {}
     for name, own in model.full_state().items():
-        values = torch.tensor(np.ascontiguousarray(found.weights[name], np.float32))
+        values = torch.tensor(found.weights[name])
         full[name] = torch.zeros_like(own)
         full[name][: len(values)] = values
     return full
