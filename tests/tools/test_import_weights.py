@@ -13,18 +13,23 @@ import torch
 from safetensors.numpy import save_file
 
 from alexnet_dali.model.alexnet import AlexNet
+from alexnet_dali.model.layers import PAPER, Conv
 from alexnet_dali.model.local_response_norm import local_response_norm
+from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.tools import evaluate
 from alexnet_dali.tools.export import __main__ as export
 from alexnet_dali.tools.import_weights import caffe, form, matconvnet, onnx_file, pickled
 from alexnet_dali.tools.import_weights.__main__ import main
 from alexnet_dali.tools.import_weights.doubts import doubts
 from alexnet_dali.tools.import_weights.published import CAFFES_MEAN, Published, as_ours
+from alexnet_dali.tools.import_weights.run import stats_of
 from alexnet_dali.tools.paper import figures
 from alexnet_dali.tools.predict import __main__ as predict
 from alexnet_dali.train import open_run
 from alexnet_dali.train.__main__ import main as train
 from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.config import DataConfig
+from alexnet_dali.train.data import crop_mean
 from alexnet_dali.train.networks import open_network
 from tests.tools import published
 from tests.tools.published import CAFFENETS, CHAIN, field
@@ -236,6 +241,19 @@ def test_a_mean_image_is_subtracted_where_it_is(p, tmp_path):
     np.save(tmp_path / "mean.npy", image[:, 1:])
     with pytest.raises(ValueError, match=r"\[3, 255, 256\]; expected finite ones \[3, 256, 256\]"):
         main([str(tmp_path / "a.caffemodel"), "--out", out, "--mean", str(tmp_path / "mean.npy")])
+
+
+@pytest.mark.parametrize("crop, resize", [(56, 64), (227, 256), (256, 292), (200, 230)])
+def test_the_mean_of_an_export_is_that_of_every_crop(crop, resize):
+    """Statistics are of 256 pixels; whatever they were resized to, the same crop comes out."""
+    rng = np.random.default_rng(4)
+    coarse = rng.uniform(80, 160, (16, 16, 3))
+    image = coarse.repeat(16, 0).repeat(16, 1).astype(np.float32)
+    data = DataConfig(resize=resize, crop=crop)
+    stats = PixelStats(image, image.mean((0, 1)).astype(np.float64), np.zeros(3), np.eye(3))
+    expected = crop_mean(stats, data, CPU)
+    back = stats_of(expected.permute(1, 2, 0).double().numpy(), crop, resize)
+    torch.testing.assert_close(crop_mean(back, data, CPU), expected, rtol=0, atol=1e-3)
 
 
 def test_classes_are_the_folders_the_files_or_numbers(p, prepared, tmp_path, capsys):
@@ -477,8 +495,6 @@ def test_onnx_is_asked_for_where_it_is_missing(p, tmp_path):
 
 def test_the_form_is_the_papers():
     """What form.check compares with, beside the table that the network here is built from."""
-    from alexnet_dali.model.layers import PAPER, Conv
-
     convolutions = [step for step in form.FORM if step.kind == "convolution"]
     ours = [layer for layer in PAPER if isinstance(layer, Conv)]
     assert [(one.stride, one.padding) for one in convolutions] == [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.model.config import ModelConfig, PerLayer
+from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.config import check as check_model
 from alexnet_dali.model.layers import Conv, layers, shapes
 from alexnet_dali.model.local_response_norm import K
@@ -112,7 +112,7 @@ def _model(weights: Mapping[str, NDArray]) -> ModelConfig:
         raise ValueError(f"it has no weights of {', '.join(missing)}; expected AlexNet's layers")
     rows = {name: len(weights[f"{name}.weight"]) for name in LEARNT}
     kernels = tuple(rows[name] for name in LEARNT[:5])
-    model = ModelConfig(kernels=kernels, fc_width=rows["fc6"], init_std=PerLayer(0.01), dropout=0.5)
+    model = ModelConfig(kernels=kernels, fc_width=rows["fc6"])
     check_model(model)
     return model
 

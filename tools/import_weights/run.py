@@ -43,14 +43,14 @@ def write(out: Path, found: Imported, stats: PixelStats, source: Path) -> None:
 
 
 def stats_of(mean: NDArray[np.float64], crop: int, resize: int) -> PixelStats:
-    """Statistics with this mean: a colour [3], or an image of the whole square or of its centre.
+    """Statistics with this mean: a colour [3], or an image of the centre or of the whole square.
 
-    An image is [256, 256, 3] or [crop, crop, 3]. Around a centre there is its mean colour. The
+    An image is [crop, crop, 3] or [256, 256, 3]. Around a centre there is its mean colour. The
     directions of colours are not known: they are 0.
     """
     colour = mean.reshape(-1, 3).mean(0)
     image = np.broadcast_to(colour, (STATS_SIZE, STATS_SIZE, 3))
-    if mean.shape == image.shape:
+    if mean.ndim > 1 and len(mean) != crop:
         image = mean
     elif mean.ndim > 1:
         # The image whose resized centre it is: the smallest one, about the colour.
