@@ -49,7 +49,7 @@ class PixelStats:
 
         It is exact where size divides 256.
         """
-        weights = _area_weights(STATS_SIZE, size)
+        weights = area_weights(STATS_SIZE, size)
         return np.einsum("ij,jkc,lk->ilc", weights, self.mean_image, weights, optimize=True).astype(
             np.float32
         )
@@ -173,7 +173,7 @@ def _eigen(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return values, np.array(signed).T
 
 
-def _area_weights(old: int, new: int) -> NDArray[np.float64]:
+def area_weights(old: int, new: int) -> NDArray[np.float64]:
     """[new, old]: the share of each old cell in each new one; rows sum to 1."""
     edges = np.arange(new + 1) * (old / new)
     cells = np.arange(old)

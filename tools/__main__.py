@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("predict.__main__", "what pictures show"),
     "report": ("report.__main__", "a run in one page"),
     "export": ("export.__main__", "weights for other programs: safetensors, ONNX, a plain module"),
+    "import-weights": ("import_weights.__main__", "a run of weights that others have trained"),
     "figures": ("paper.figures", "the paper's figures"),
     "ablate": ("paper.ablate", "the paper's comparisons: one thing changed at a time"),
     "bench": ("bench.__main__", "how fast it is, and where the time goes"),

@@ -182,6 +182,8 @@ NEEDED_EXTRAS = {
     "tools/bench/scale.py": "bench",
     "tools/export/onnx_graph.py": "export",
     "tools/export/weights.py": "export",
+    "tools/import_weights/exported.py": "export",
+    "tools/import_weights/onnx_file.py": "export",
     "tools/faults/kills.py": "bench",
     "tools/faults/preparations.py": "bench",
     "tools/faults/runs.py": "bench",

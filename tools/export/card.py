@@ -19,6 +19,7 @@ from alexnet_dali.tools.export.loading import code
 from alexnet_dali.tools.export.plain import recipe
 from alexnet_dali.tools.tables import markdown
 from alexnet_dali.train.checkpoints import checkpoint
+from alexnet_dali.train.checkpoints.content import IMPORTED
 from alexnet_dali.train.checkpoints.run_folder import changed_options
 from alexnet_dali.train.config import Config, from_dict
 from alexnet_dali.train.evaluation import ErrorRates
@@ -59,22 +60,28 @@ def card(
     The error is measured on the validation images of `dataset`, where there is one.
     """
     config = from_dict(network.recipe)
+    trained_on = checkpoint.load(network.path)["dataset"]
     sums = [[f"`{path.name}`", hashlib.sha256(data).hexdigest()] for path, data in files.items()]
     sections = {
         "Files": markdown(sums, ["file", "SHA-256"]) + _LICENCE.get(form, ""),
         "Load it": code(form, preprocessing, out),
         "What it expects": _expects(network, form, preprocessing),
-        "How often it is wrong": _error(network, config, dataset),
-        "What it was trained on": _data(network, dataset),
+        "How often it is wrong": _error(network, config, dataset, trained_on),
+        "What it was trained on": _data(network, dataset, trained_on),
         "Deviations from the paper": _deviations(config),
-        "Recipe": _recipe(network, config, dataset),
     }
+    if trained_on.startswith(IMPORTED):
+        training = f"with weights that were {trained_on}; it has not been trained since"
+        known = "Of these, `data` and `model` are the network's; the others are only defaults."
+        sections["Recipe"] = f"{known}\n\n{_recipe(network, config, None)}"
+    else:
+        sections["Recipe"] = _recipe(network, config, dataset)
+        training = f"after {network.step:,} training steps of {config.train.batch_size} pictures"
     title = (
         f"# {out.name}\n\nThe network of Krizhevsky, Sutskever and Hinton, [ImageNet Classification"
         f" with Deep Convolutional Neural Networks]({_PAPER}) (2012), trained to tell "
         f"{len(network.classes)} classes of pictures apart. Written by `alexnet export` of "
-        f"alexnet-dali {version('alexnet-dali')}, after {network.step:,} training steps of "
-        f"{config.train.batch_size} pictures."
+        f"alexnet-dali {version('alexnet-dali')}, {training}."
     )
     return "\n\n".join([title, *(f"## {name}\n\n{text}" for name, text in sections.items())]) + "\n"
 
@@ -109,7 +116,7 @@ def _expects(network: Trained, form: str, preprocessing: bool) -> str:
     )
 
 
-def _error(network: Trained, config: Config, dataset: Dataset | None) -> str:
+def _error(network: Trained, config: Config, dataset: Dataset | None, trained_on: str) -> str:
     errors = None if dataset is None else _measured(network, dataset)
     if errors is None:
         return (
@@ -122,6 +129,8 @@ def _error(network: Trained, config: Config, dataset: Dataset | None) -> str:
         f"error {errors.top5_error:.1%}, on {errors.num_images:,} validation images, from the "
         f"centre of each; guessing gives {1 - 1 / len(network.classes):.1%}."
     )
+    if trained_on.startswith(IMPORTED):
+        return text
     if config.optim.schedule == "plateau" or network.path.name == checkpoint.BEST:
         text += (
             " The same images decided on the learning rate or on this checkpoint, so expect a "
@@ -138,20 +147,23 @@ def _measured(network: Trained, dataset: Dataset) -> ErrorRates | None:
         return None
 
 
-def _data(network: Trained, dataset: Dataset | None) -> str:
-    counts = "" if dataset is None else f"{len(dataset.train):,} images of "
+def _data(network: Trained, dataset: Dataset | None, trained_on: str) -> str:
+    is_imagenet = all(map(_IMAGENET.fullmatch, network.classes))
+    terms = f"\n\n{_IMAGENETS_TERMS if is_imagenet else _UNKNOWN_TERMS}"
+    imported = trained_on.startswith(IMPORTED)
+    counts = "" if dataset is None or imported else f"{len(dataset.train):,} images of "
     names = [f"`{one_line(name).replace('`', chr(39))}`" for name in network.names[:_MOST_NAMES]]
     more = len(network.names) - len(names)
     text = f"{counts}{len(network.classes)} classes: {', '.join(names)}"
     text += f", and {more} more." if more else "."
-    trained_on = checkpoint.load(network.path)["dataset"]
+    if imported:
+        return f"{text} On which images of them is not recorded: the weights are imported.{terms}"
     text += f" Fingerprint of the prepared images: `{trained_on[:16]}`."
     if dataset is not None and dataset.fingerprint != trained_on:
         text += f" The error and the counts are of others: `{dataset.fingerprint[:16]}`."
     if network.recipe["train"]["init_from"]:
         text += " It began with layers of another network, whose images count, too."
-    is_imagenet = all(map(_IMAGENET.fullmatch, network.classes))
-    return f"{text}\n\n{_IMAGENETS_TERMS if is_imagenet else _UNKNOWN_TERMS}"
+    return text + terms
 
 
 def _deviations(config: Config) -> str:

@@ -283,9 +283,8 @@ def check_origin(path: Path) -> None:
     """
     if path.suffix == ".caffemodel":
         raise CheckpointError(
-            f"{path}: Caffe's weights, of another network: its response norm has other constants "
-            "and, in CaffeNet, comes after pooling; train one here, or give a checkpoint of this "
-            "project"
+            f"{path}: Caffe's weights, and not a checkpoint of this project; make a run of them: "
+            "alexnet import-weights FILE --out RUN"
         )
     state = _unchecked(path)
     if state.keys() >= _TORCHVISIONS:

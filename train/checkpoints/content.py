@@ -10,6 +10,9 @@ FORMAT = 2
 TARGETS = "classes"
 """What a network is trained to tell; later versions may know others."""
 
+IMPORTED = "imported "
+"""In place of a fingerprint of the images: weights from elsewhere; then their file."""
+
 _SCHEDULES: tuple[set[str], ...] = (set(), {"drops", "best_error", "stalled_epochs"})
 _BEST = {"top1_error", "epoch", "last_error"}
 
