@@ -1,6 +1,6 @@
 """The paper's training as one would write it in plain PyTorch: what ours is compared with.
 
-    python -m alexnet_dali.tools.bench.plain_training imagenette2/train imagenette2/val --seed 0
+    python examples/plain_training.py imagenette2/train imagenette2/val --seed 0
 
 It trains the network of configs/photographs.yaml by its recipe, and shares no code with the rest:
 torchvision decodes, resizes, crops and flips; grouped convolutions stand for the columns; torch's
@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
-
-from alexnet_dali.tools.cli import command_line, run
 
 RESIZE, CROP, BATCH_SIZE, EPOCHS = 112, 96, 32, 8
 LR, DROP_AFTER, MOMENTUM, WEIGHT_DECAY = 0.01, 6, 0.9, 0.0005
@@ -132,13 +130,13 @@ def wrong(model: nn.Module, batches: DataLoader, mean: Tensor) -> Iterator[Tenso
         yield model(images - mean).argmax(1) != labels
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Train for all epochs, printing one line for each, and measure."""
-    parser = command_line("python -m alexnet_dali.tools.bench.plain_training", __doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", help="class folders")
     parser.add_argument("val", help="class folders")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of torch (0)")
-    train(parser.parse_args(argv))
+    train(parser.parse_args())
 
 
 def train(args: argparse.Namespace) -> None:
@@ -168,4 +166,4 @@ def train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -6,7 +6,7 @@ from pathlib import Path
 from alexnet_dali.tools import ROOT
 from alexnet_dali.train.config import load
 
-SOURCE = ROOT / "tools/bench/plain_training.py"
+SOURCE = ROOT / "examples/plain_training.py"
 RECIPE = str(ROOT / "configs/photographs.yaml")
 
 
