@@ -14,22 +14,26 @@ Under torchrun the ranks share the images. Errors are counted batch by batch; on
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from torch import Tensor
 
 from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.tools.cli import command_line, for_programs, run
 from alexnet_dali.tools.tables import records
-from alexnet_dali.train.evaluation import ErrorRates, Outcomes, halves, outcomes, search_weights
+from alexnet_dali.train.evaluation import (
+    ErrorRates,
+    Outcomes,
+    halves,
+    in_batches,
+    outcomes,
+    search_weights,
+)
 from alexnet_dali.train.networks import Trained, judge, open_dataset, open_network, predict
 from alexnet_dali.train.parallel.ranks import join
 
@@ -100,7 +104,7 @@ def _judged(scores: NDArray[np.float64], labels: NDArray[np.int64], how: str) ->
     """
     equal = [1 / len(scores)] * len(scores)
     if how != "search":
-        *single, together = outcomes(_parts(scores, labels), len(labels), [equal])
+        *single, together = outcomes(in_batches(scores, labels), len(labels), [equal])
         return Judged(single, together, together, equal)
     searched_on, judged_on = halves(labels)
     if not judged_on.any():
@@ -110,18 +114,9 @@ def _judged(scores: NDArray[np.float64], labels: NDArray[np.int64], how: str) ->
     own = scores[:, np.flatnonzero(searched_on), labels[searched_on]]
     weights = search_weights(own).tolist()
     print(f"weights are judged on {judged_on.sum()} of {len(labels)} images", file=sys.stderr)
-    *single, together, equally = outcomes(_parts(scores, labels), len(labels), [weights, equal])
+    *single, together, equally = outcomes(in_batches(scores, labels), len(labels), [weights, equal])
     single = [one.take(judged_on) for one in single]
     return Judged(single, together.take(judged_on), equally.take(judged_on), weights)
-
-
-def _parts(
-    scores: NDArray[np.float64], labels: NDArray[np.int64], size: int = 128
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of probabilities [M, N, C] and labels [N]."""
-    for first in range(0, len(labels), size):
-        part = slice(first, first + size)
-        yield torch.from_numpy(scores[:, part]), torch.from_numpy(labels[part])
 
 
 def _report(

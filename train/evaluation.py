@@ -5,7 +5,7 @@ probabilities, with equal weights or searched ones.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -198,6 +198,15 @@ def outcomes(
                 column[places] = values
     assert done == num_images
     return found
+
+
+def in_batches(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], size: int = 128
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Probabilities [M, N, C] and labels [N], `size` images at a time."""
+    for first in range(0, len(labels), size):
+        part = slice(first, first + size)
+        yield torch.from_numpy(scores[:, part]), torch.from_numpy(labels[part])
 
 
 def _empty(num_images: int) -> Outcomes:
