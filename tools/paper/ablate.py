@@ -267,7 +267,8 @@ def table(rows: list[Row], num_seeds: int, num_images: int) -> str:
         "the paper's sign",
     ]
     seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
-    note = f"{seeds}, {num_images} validation images, central crops; {_covered(num_seeds)}."
+    covered = _covered(num_seeds, "in brackets")
+    note = f"{seeds}, {num_images} validation images, central crops; {covered}."
     return markdown(lines, headings) + f"\n\n{note}\n"
 
 
@@ -277,11 +278,11 @@ def _in_brackets(ends: tuple[float, float], form: str) -> str:
     return f" ({low:{form}} to {high:{form}})" if math.isfinite(low) else ""
 
 
-def _covered(num_seeds: int) -> str:
-    """What the intervals cover."""
+def _covered(num_seeds: int, where: str) -> str:
+    """What the intervals cover, and where they are shown."""
     if num_seeds == 1:
         return "one seed gives no interval"
-    return "in brackets, 95 % intervals over seeds and images"
+    return f"{where}: 95 % intervals over seeds and images"
 
 
 def verdict(row: Row, claim: Claim | None) -> str:
@@ -309,7 +310,7 @@ def plot(rows: list[Row], num_seeds: int) -> Figure:
     axes.set_yticks(range(len(variants)), [row.variant for row in variants])
     axes.set_xlabel(
         f"top-1 error less that of the whole network ({100 * rows[0].error:.1f} %), points\n"
-        f"{_covered(num_seeds).replace('in brackets', 'bars')}"
+        + _covered(num_seeds, "bars")
     )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
