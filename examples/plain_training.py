@@ -1,11 +1,12 @@
 """The paper's training as one would write it in plain PyTorch: what ours is compared with.
 
-    python examples/plain_training.py imagenette2/train imagenette2/val --seed 0
+    python examples/plain_training.py imagenette2-160/train imagenette2-160/val --seed 0
 
-It trains the network of configs/photographs.yaml by its recipe, and shares no code with the rest:
-torchvision decodes, resizes, crops and flips; grouped convolutions stand for the columns; torch's
-response norm and the update rule are written from the paper. The seed gives other random numbers
-than in our training.
+It trains the network of configs/photographs.yaml by its recipe, for eight epochs and with larger
+kernels in conv1 at first (docs/benchmarks.md), and shares no code with the rest: torchvision
+decodes, resizes, crops and flips; grouped convolutions stand for the columns; torch's response norm
+and the update rule are written from the paper. The seed gives other random numbers than in our
+training.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from functools import cache
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -67,16 +68,19 @@ def commands(text):
                 yield name, re.findall(r"(?<!\S)--([\w.-]+)", short[2])
 
 
+def fields(kind, before=""):
+    """The names of a config's fields, and of theirs: `model.init_std.conv1`."""
+    for name, own in get_type_hints(kind).items():
+        yield before + name
+        if dataclasses.is_dataclass(own):
+            yield from fields(own, f"{before}{name}.")
+
+
 @cache
 def known_options(module):
     """All options in the source of a command; of `train`, every field of the config."""
     if module == "train":
-        sections = {field.name: field.default_factory for field in dataclasses.fields(Config)}
-        return {"config", "help"} | {
-            f"{section}.{field.name}"
-            for section, kind in sections.items()
-            for field in dataclasses.fields(kind)
-        }
+        return {"config", "help"} | set(fields(Config))
     path = ROOT / module.replace(".", "/")
     files = list(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     source = "".join(file.read_text() for file in files)
@@ -128,12 +132,13 @@ def test_faults_are_found():
     ]
     text = (
         "    torchrun --nproc_per_node=2 -m alexnet_dali.train \\\n"
-        "        configs/alexnet.yaml --optim.rate 1\n"
+        "        --optim.rate 1 --model.init_std.conv1 0 --model.init_std.conv0 0\n"
         "`alexnet predict RUN --views 10`, `alexnet predict RUN --view 10`\n"
         "    python -m alexnet_dali.tools.nothing && alexnet demo --data DIR\n"
     )
     assert list(wrong(text)) == [
         "train --optim.rate",
+        "train --model.init_std.conv0",
         "tools.nothing: no such command",
         "tools.predict --view",
     ]

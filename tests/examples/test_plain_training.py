@@ -7,7 +7,8 @@ from alexnet_dali.tools import ROOT
 from alexnet_dali.train.config import load
 
 SOURCE = ROOT / "examples/plain_training.py"
-RECIPE = str(ROOT / "configs/photographs.yaml")
+RECIPE = [str(ROOT / "configs/photographs.yaml"), "--data.root", "."]
+COMPARED = "--train.epochs 8 --optim.milestones [6] --model.init_std.conv1 0.01"
 
 
 def constants(path: Path) -> dict[str, object]:
@@ -25,7 +26,7 @@ def constants(path: Path) -> dict[str, object]:
 
 
 def test_the_plain_recipe_is_that_of_photographs_yaml():
-    plain, config = constants(SOURCE), load([RECIPE, "--data.root", "."])
+    plain, config = constants(SOURCE), load([*RECIPE, *COMPARED.split()])
     assert (plain["RESIZE"], plain["CROP"]) == (config.data.resize, config.data.crop)
     assert (plain["BATCH_SIZE"], plain["EPOCHS"]) == (config.train.batch_size, config.train.epochs)
     assert plain["LR"] == config.optim.lr and config.optim.milestones == (plain["DROP_AFTER"],)

@@ -1,7 +1,7 @@
 """The paper's comparisons: train the network and its variants from several seeds, in one table.
 
     alexnet ablate --data prepared/imagenet --config configs/alexnet.yaml --nproc 2
-    alexnet ablate --data prepared/tiny --seeds 3 --variants no-dropout tanh
+    alexnet ablate --data prepared/imagenette --seeds 3 --variants no-dropout tanh
 
 Variants are the files of configs/variants. Each run is a folder in --out. If interrupted, rerun the
 same command to resume: finished runs are kept. Further options, such as --train.epochs 30, go to
