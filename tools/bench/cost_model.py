@@ -27,17 +27,17 @@ GPU_FLOPS = 0.2 * 312e12
 
 Small convolutions, pooling and response norm are far from a matrix product.
 """
-DECODE_MS = {"originals": 1.9, "a 256 store": 0.58}
+DECODE_MS = {"originals": 2.07, "a 256 store": 0.62}
 """Processor milliseconds for an image that CPUs decode.
 
 `tools.bench pipeline` measured them on one core of an AMD EPYC.
 """
-FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 0.7, 2.9, 6.5, 160
+FEED_MS, FURTHER_IMAGE_US, STEP_MS, OPERATIONS = 0.47, 2.4, 6.5, 160
 """The main thread's time for a batch of 128, for each image beyond, and around a step's operations.
 
-`tools.bench host` measured them on a store: main_ms and own_ms, medians of six rounds, on two cores
-of an Intel Xeon, which DALI's reading threads shared. Its step has both columns in one process; a
-rank with one column does less.
+`tools.bench host` measured them on a store: main_ms and own_ms, medians of three rounds (the first
+two) and six, on two cores of an Intel Xeon, which DALI's reading threads shared. Its step has both
+columns in one process; a rank with one column does less.
 """
 LAUNCH = 5e-6
 """Seconds to dispatch an operation and launch its kernel: an assumption."""
