@@ -49,8 +49,9 @@ class Started:
         reader, writer = _CONTEXT.Pipe(duplex=False)
         variables = dict(os.environ | (environment or {}))
         streams = (writer, self._errors.name)
+        forkserver.ensure_running()
         self._process = _CONTEXT.Process(
-            target=_call, args=(streams, variables, own_session, function, arguments)
+            target=_call, args=(streams, variables, own_session, _key(), function, arguments)
         )
         self._process.start()
         weakref.finalize(self, _end, self._process)  # pytest would wait for what a test has left
@@ -100,6 +101,11 @@ class Started:
         return Path(self._errors.name).read_text(errors="replace")
 
 
+def _key() -> bytes | None:
+    """What the fork server asks of its clients, from Python 3.14 on."""
+    return getattr(forkserver._forkserver, "_forkserver_authkey", None)
+
+
 def _end(process: BaseProcess) -> None:
     if process.is_alive():
         process.kill()
@@ -109,6 +115,7 @@ def _call(
     streams: tuple[Connection, str],
     variables: Mapping[str, str],
     own_session: bool,
+    key: bytes | None,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -125,6 +132,8 @@ def _call(
     # As multiprocessing's documentation has it: "a child process will just reuse the forkserver
     # started by its parent". It would start one of its own, which imports everything again.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    if key is not None:
+        forkserver._forkserver._forkserver_authkey = key  # type: ignore[attr-defined]
     if own_session:
         os.setsid()
     function(*arguments)
