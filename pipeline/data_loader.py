@@ -11,10 +11,11 @@ from torch import Tensor
 from alexnet_dali.pipeline import ranks
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomResizedCrop
-from alexnet_dali.pipeline.dataset import SPLITS, TARGETS, Dataset, ImageList
+from alexnet_dali.pipeline.dataset import SPLITS, TARGETS, Dataset
 from alexnet_dali.pipeline.feeder import Feeder
 from alexnet_dali.pipeline.graph import check_names
 from alexnet_dali.pipeline.identity import identity
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.plan import EpochPlan, Order, in_order, shuffled
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop, warn
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank

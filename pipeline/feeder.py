@@ -12,9 +12,9 @@ from torch import Tensor
 
 from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.augmentations import Augmentation
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import of_an_image, sound_image
 from alexnet_dali.pipeline.geometry import are_cuts
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.plan import Plan
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.reading.requests import MustResample, Requests, Step

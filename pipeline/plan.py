@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.augmentations import Augmentation
 from alexnet_dali.pipeline.crops import Crops
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.draws import Draws
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.system.parent import check_process
 
 

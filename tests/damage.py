@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.image_list import ImageList
 
 
 def _resized(content: bytes, factor: float) -> bytes:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_dali.pipeline.crops import CentreCrop, Crops, RandomCrop
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.feeder import Batch, Feeder, IndexedBatch
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.plan import EpochPlan, Plan, in_order, shuffled
 from alexnet_dali.pipeline.transform import Transform
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from alexnet_dali.pipeline.dataset import printable
+from alexnet_dali.pipeline.messages import printable
 from alexnet_dali.pipeline.system.faults import advice, resource_error
 from alexnet_dali.pipeline.system.surroundings import (
     nobody_reads,

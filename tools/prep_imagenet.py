@@ -32,7 +32,8 @@ if not __package__:  # run by its path
 
 import nvidia.dali
 
-from alexnet_dali.pipeline.dataset import TARGETS, DatasetError
+from alexnet_dali.pipeline.dataset import TARGETS
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare import other_readers
 from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
 from alexnet_dali.pipeline.prepare.preparation import Preparation

@@ -22,9 +22,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline.crops import RandomCrop, squares
-from alexnet_dali.pipeline.dataset import Dataset, one_line, short
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.feeder import Feeder
+from alexnet_dali.pipeline.messages import one_line, short
 from alexnet_dali.pipeline.plan import EpochPlan, OneStep, Samples, shuffled
 from alexnet_dali.pipeline.transform import Pixels, Transform
 from alexnet_dali.tools import tables

@@ -14,7 +14,8 @@ import shlex
 import time
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare import other_readers
 from alexnet_dali.pipeline.prepare.subset import read_classes, subset
 from alexnet_dali.pipeline.system.files import resumable_folder

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop
 from alexnet_dali.pipeline.data_loader import DataLoader
-from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.reading.replacements import OnBadImage, stop
 from alexnet_dali.pipeline.stats import PixelStats
 from alexnet_dali.pipeline.system.cores import MOST_THREADS_A_GPU

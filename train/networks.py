@@ -16,8 +16,10 @@ from alexnet_dali.model.alexnet import AlexNet
 from alexnet_dali.model.columns import Columns
 from alexnet_dali.model.config import ModelConfig
 from alexnet_dali.model.layers import Conv, layers, shapes
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.pictures import open_pictures
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.workers import Workers

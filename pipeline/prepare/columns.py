@@ -118,7 +118,7 @@ class Places:
         return np.lexsort((self.rows["size"], self.rows["offset"], rank))
 
     def spans(self) -> NDArray[np.int64]:
-        """[n, 3], see dataset.ImageList: bytes of the archive's name, offset, size."""
+        """[n, 3], see image_list.ImageList: bytes of the archive's name, offset, size."""
         lengths = np.array([len(os.fsencode(name)) for name in self.archives], np.int64)
         columns = (lengths[self.rows["archive"]], self.rows["offset"], self.rows["size"])
         return np.stack(columns, axis=1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError, one_line
+from alexnet_dali.pipeline.messages import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.names import fits_a_list, same, seen_as, some
 

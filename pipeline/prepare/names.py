@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.decode import formats_by_suffix
+from alexnet_dali.pipeline.messages import one_line
 
 _JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_dali.pipeline.dataset import ImageList, PreparedFiles
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.prepare.prepared_files import PreparedFiles
 
 _README = """\
 # A prepared folder

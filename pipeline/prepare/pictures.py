@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.names import same
 from alexnet_dali.pipeline.prepare.records import Findings

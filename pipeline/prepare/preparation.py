@@ -10,10 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import FORMAT, DatasetError, ImageList, PreparedFiles
+from alexnet_dali.pipeline.dataset import FORMAT
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.examine import tasks
 from alexnet_dali.pipeline.prepare.forecast import Forecast
 from alexnet_dali.pipeline.prepare.journal import Journal
+from alexnet_dali.pipeline.prepare.prepared_files import PreparedFiles
 from alexnet_dali.pipeline.prepare.records import Findings
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.store import Shards, StoreFormat, shard_name
@@ -207,7 +210,7 @@ def _lengths(found: Findings) -> list[int]:
 
 
 def _spans(part: str, rows: NDArray[np.void]) -> NDArray[np.int64]:
-    """[n, 3], see dataset.ImageList."""
+    """[n, 3], see image_list.ImageList."""
     names = [len(shard_name(part, shard)) for shard in range(rows["shard"].max(initial=0) + 1)]
     return np.column_stack([np.array(names)[rows["shard"]], rows["span"]])
 

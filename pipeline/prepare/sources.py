@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import DatasetError
 from alexnet_dali.pipeline.decode import look
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.archives.tree import (
     ARCHIVES,
@@ -47,7 +47,7 @@ class Source:
     Names are sorted within each class. The files are in `root`, or in archives there: then they
     have `places`, and `inside` is the folder of the archives that the names are relative to.
     `marked` [n] are those that others would be stored as, too: see distinct.
-    `targets` are those of dataset.ImageList.
+    `targets` are those of image_list.ImageList.
     """
 
     root: Path

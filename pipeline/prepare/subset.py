@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError, ImageList, PreparedFiles
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.names import same, some
+from alexnet_dali.pipeline.prepare.prepared_files import PreparedFiles
 from alexnet_dali.pipeline.prepare.text import read_text
 
 

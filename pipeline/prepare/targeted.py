@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_dali.pipeline.dataset import NO_CLASS, DatasetError
+from alexnet_dali.pipeline.image_list import NO_CLASS
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels.label_file import class_column
 from alexnet_dali.pipeline.prepare.labels.targets import read_targets
 from alexnet_dali.pipeline.prepare.sources import Source, any_files, is_image

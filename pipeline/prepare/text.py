@@ -3,7 +3,7 @@
 import codecs
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.archives.tree import locate, open_tree
 
 _MARKS = {

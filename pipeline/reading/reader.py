@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline import graph
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import of_an_image
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.reading import archive_process
 from alexnet_dali.pipeline.reading.verify import undecodable, why_bad
 from alexnet_dali.pipeline.system.cores import usable_cores

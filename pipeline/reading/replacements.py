@@ -6,7 +6,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from alexnet_dali.pipeline.dataset import DatasetError, ImageList
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.messages import DatasetError
 
 
 class BadImage(NamedTuple):

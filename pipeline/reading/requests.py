@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_dali.pipeline import geometry, graph
-from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.plan import Plan, Replaced, Samples
 from alexnet_dali.pipeline.reading.reader import FaultyImages, Reader
 from alexnet_dali.pipeline.reading.replacements import BadImage, replacement

@@ -7,8 +7,8 @@ that flip inside an image are not noticed.
 
 import os
 
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import Undecodable, decode, decode_together, look
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.system.faults import the_files_own
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_dali.pipeline.arrays import read_arrays
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.archives.tree import open_tree
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.labels import devkit

@@ -8,7 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dali.pipeline.dataset import Dataset, ImageList, PreparedFiles, fingerprint
+from alexnet_dali.pipeline.dataset import Dataset, fingerprint
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.prepare.prepared_files import PreparedFiles
 from alexnet_dali.pipeline.stats import PixelStats
 from tests.fuzz.harness import altered, damaged, npz_files, slow, works_or_says
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError, one_line, printable
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError, one_line, printable
 from alexnet_dali.tools import cli, prep_imagenet
 from tests.images import write_class_folders
 

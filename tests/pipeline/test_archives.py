@@ -7,8 +7,8 @@ import signal
 import numpy as np
 import pytest
 
-from alexnet_dali.pipeline.dataset import ImageList
 from alexnet_dali.pipeline.decode import decode_together
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.reading.archives import read
 from alexnet_dali.pipeline.reading.reader import Archives
 from tests.images import smooth_image

@@ -16,8 +16,9 @@ from PIL import Image
 
 from alexnet_dali.pipeline import graph
 from alexnet_dali.pipeline.crops import TenCrops
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.plan import OneStep
 from alexnet_dali.pipeline.reading import archive_process, verify
 from alexnet_dali.pipeline.reading.reader import Archives, Reader
@@ -431,7 +432,7 @@ def test_a_fault_of_the_machine_blames_no_file(images, number, monkeypatch):
     def fail(self, index):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("alexnet_dali.pipeline.dataset.ImageList.content", fail)
+    monkeypatch.setattr("alexnet_dali.pipeline.image_list.ImageList.content", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
         list(feeder)
     assert not seen and not feeder._requests.faults

@@ -12,8 +12,9 @@ from PIL import Image
 
 from alexnet_dali.pipeline import geometry, graph
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, TenCrops
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Feeder
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.plan import OneStep
 from alexnet_dali.pipeline.reading.requests import Requests
 from alexnet_dali.pipeline.transform import Pixels, Transform

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alexnet_dali.pipeline.crops import CentreCrop, RandomCrop, RandomResizedCrop, TenCrops
-from alexnet_dali.pipeline.dataset import ImageList
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.plan import EpochPlan, in_order, shuffled
 from tests.feeding import evaluation_plan, some_images, training_plan
 

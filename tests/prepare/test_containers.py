@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.sources import any_files, training_files, validation_files
 from alexnet_dali.tools import prep_imagenet
 

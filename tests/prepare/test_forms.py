@@ -12,7 +12,8 @@ import webdataset
 from pyarrow import parquet
 
 from alexnet_dali.pipeline.crops import RandomCrop
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.tools import prep_imagenet
 from tests.feeding import plain, shown, training_plan
 from tests.images import write_class_folders

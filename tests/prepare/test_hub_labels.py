@@ -11,7 +11,7 @@ from PIL import Image
 from pyarrow import parquet
 from scipy.io import savemat
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
 from alexnet_dali.pipeline.prepare.sources import training_files, validation_files
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels.label_file import UNLABELLED, read_labels
 
 CLASSES = ["cat", "dog", "fox"]

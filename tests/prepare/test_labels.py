@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels.class_names import find_names, read_names
 from alexnet_dali.pipeline.prepare.labels.label_file import read_labels
 from alexnet_dali.pipeline.prepare.sources import training_files, validation_files

@@ -15,7 +15,8 @@ from PIL import Image
 
 from alexnet_dali.pipeline.crops import CentreCrop
 from alexnet_dali.pipeline.data_loader import DataLoader
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image, write_class_folders
 

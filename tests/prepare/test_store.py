@@ -20,7 +20,8 @@ from PIL import Image
 
 from alexnet_dali.pipeline import geometry
 from alexnet_dali.pipeline.crops import RandomCrop
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare import examine, journal, store
 from alexnet_dali.pipeline.prepare.journal import Journal
 from alexnet_dali.pipeline.prepare.records import ROW

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from alexnet_dali.pipeline import CentreCrop, DataLoader
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.tools import prep_imagenet, subset
 from tests.images import write_class_folders
 

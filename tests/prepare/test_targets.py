@@ -11,7 +11,8 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from alexnet_dali.pipeline import CentreCrop, DataLoader
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.tools import prep_imagenet
 from tests.images import smooth_image
 

@@ -13,8 +13,9 @@ from nvidia.dali.pipeline import Pipeline
 
 from alexnet_dali.pipeline import decode
 from alexnet_dali.pipeline.crops import RandomCrop
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import Feeder
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare import examine, preparation
 from alexnet_dali.pipeline.system.faults import ResourceError, resource_error
 from alexnet_dali.pipeline.transform import Pixels

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dali.pipeline.dataset import Dataset, DatasetError
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX, Batch
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.tools import evaluate, prep_imagenet
 from alexnet_dali.train.__main__ import main as train
 from alexnet_dali.train.checkpoints import checkpoint

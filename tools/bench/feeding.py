@@ -21,7 +21,8 @@ import psutil
 import torch
 
 from alexnet_dali.pipeline import DataLoader, Pixels, RandomCrop, RandomResizedCrop, graph
-from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.pipeline.prepare.preparation import Preparation
 from alexnet_dali.pipeline.prepare.sources import Source
 from alexnet_dali.pipeline.prepare.store import StoreFormat

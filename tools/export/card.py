@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from alexnet_dali.pipeline.dataset import Dataset, one_line
+from alexnet_dali.pipeline.dataset import Dataset
+from alexnet_dali.pipeline.messages import one_line
 from alexnet_dali.tools.evaluate import interval
 from alexnet_dali.tools.export.loading import code
 from alexnet_dali.tools.export.plain import recipe

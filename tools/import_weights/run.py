@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.messages import one_line
 from alexnet_dali.pipeline.stats import STATS_SIZE, PixelStats, area_weights
 from alexnet_dali.pipeline.system.files import atomic_folder
 from alexnet_dali.tools.import_weights.published import Imported

@@ -20,8 +20,8 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import short
 from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.messages import short
 from alexnet_dali.tools.cli import command_line, run
 from alexnet_dali.tools.paper import binary_codes, curves, kernels, neighbors
 from alexnet_dali.tools.paper import relu_vs_tanh as comparison

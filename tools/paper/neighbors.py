@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from alexnet_dali.pipeline.dataset import Dataset, ImageList
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.decode import decode
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.image_list import ImageList
 from alexnet_dali.tools.paper.drawing import RED, Figure
 from alexnet_dali.train.evaluation import centre_view
 from alexnet_dali.train.networks import Trained, batches

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from alexnet_dali.pipeline.dataset import one_line
 from alexnet_dali.pipeline.feeder import IGNORE_INDEX
+from alexnet_dali.pipeline.messages import one_line
 from alexnet_dali.pipeline.prepare.pictures import Pictures, Skipped, find, open_pictures
 from alexnet_dali.pipeline.prepare.workers import Workers
 from alexnet_dali.pipeline.system.files import atomic_write

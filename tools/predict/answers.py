@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import one_line, short
+from alexnet_dali.pipeline.messages import one_line, short
 from alexnet_dali.pipeline.prepare.pictures import Picture
 from alexnet_dali.tools import tables
 from alexnet_dali.train.networks import Trained

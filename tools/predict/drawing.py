@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.messages import one_line
 from alexnet_dali.tools.paper.drawing import BLUE, RED, Figure
 from alexnet_dali.tools.predict.answers import Answer, class_texts
 from alexnet_dali.train.networks import Trained

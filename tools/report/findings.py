@@ -8,8 +8,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import Dataset, ImageList, short
+from alexnet_dali.pipeline.dataset import Dataset
 from alexnet_dali.pipeline.decode import decode
+from alexnet_dali.pipeline.image_list import ImageList
+from alexnet_dali.pipeline.messages import short
 from alexnet_dali.tools.evaluate import interval, per_class
 from alexnet_dali.tools.paper import neighbors
 from alexnet_dali.tools.paper.figures import likeliest

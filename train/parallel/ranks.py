@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_dali.model.columns import NUM_COLUMNS, Columns
-from alexnet_dali.pipeline.dataset import printable
 from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.messages import printable
 from alexnet_dali.pipeline.system.cores import threads_of_a_rank
 from alexnet_dali.pipeline.system.faults import ResourceError, advice, gist, resource_error
 from alexnet_dali.pipeline.system.memory import keep_freed_memory

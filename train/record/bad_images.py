@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError, one_line
+from alexnet_dali.pipeline.messages import DatasetError, one_line
 from alexnet_dali.pipeline.reading.replacements import BadImage, OnBadImage, stop
 from alexnet_dali.pipeline.system.files import atomic_write
 from alexnet_dali.train.parallel.ranks import Ranks

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from alexnet_dali.model.alexnet import AlexNet
-from alexnet_dali.pipeline.dataset import short
 from alexnet_dali.pipeline.feeder import Batch
+from alexnet_dali.pipeline.messages import short
 
 NUM_PREDICTIONS = 8
 NUM_GUESSES = 5

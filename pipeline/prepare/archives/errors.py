@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import one_line
+from alexnet_dali.pipeline.messages import one_line
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.archives import unread
 from alexnet_dali.pipeline.prepare.archives.archive_member import ArchiveMember
 from alexnet_dali.pipeline.prepare.archives.tar import is_tar, tar_entries

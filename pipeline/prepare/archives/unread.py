@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 
 _TO_FILES = "write each image to a file in a folder of its class"
 _ARRAYS = f"arrays of pixels; {_TO_FILES} (as PNG, with Pillow's Image.fromarray)"

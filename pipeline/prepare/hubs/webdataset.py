@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.archives.tree import Tree
 from alexnet_dali.pipeline.prepare.labelled import Label, Labelled, check_alike, check_one_part
 from alexnet_dali.pipeline.prepare.labels.headings import is_label

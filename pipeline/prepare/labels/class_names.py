@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels import devkit
 from alexnet_dali.pipeline.prepare.names import same, some
 from alexnet_dali.pipeline.prepare.text import read_text

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.sockets import fit_the_fork_server
 
 _TRUTH = re.compile(r"^(ILSVRC20\d\d)_(validation|test)_ground_truth\.txt$")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_dali.pipeline.dataset import DatasetError
+from alexnet_dali.pipeline.messages import DatasetError
 from alexnet_dali.pipeline.prepare.labels.classes import Classes, number, numbers
 from alexnet_dali.pipeline.prepare.labels.headings import is_index, is_label, is_name
 from alexnet_dali.pipeline.prepare.labels.named import Named

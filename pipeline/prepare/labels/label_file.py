@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_dali.pipeline.dataset import DatasetError, one_line
+from alexnet_dali.pipeline.messages import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.labels import devkit
 from alexnet_dali.pipeline.prepare.labels.classes import Classes, numbers
 from alexnet_dali.pipeline.prepare.labels.files import Files, is_image_name

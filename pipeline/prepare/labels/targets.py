@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_dali.pipeline.dataset import DatasetError, one_line
+from alexnet_dali.pipeline.messages import DatasetError, one_line
 from alexnet_dali.pipeline.prepare.labels.label_file import file_tables, left_out
 from alexnet_dali.pipeline.prepare.labels.named import Named
 from alexnet_dali.pipeline.prepare.names import some
