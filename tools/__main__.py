@@ -1,9 +1,12 @@
 """The command `alexnet`: everything that people type, by name."""
 
+import ast
 import difflib
 import signal
 import sys
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 from alexnet_dali.pipeline.system.surroundings import read_names_as_utf8
 from alexnet_dali.tools.extras import needed
@@ -46,12 +49,23 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if name == "train":
         sys.exit(import_module("alexnet_dali.train.__main__").main(arguments))
+    path = f"alexnet_dali.tools.{COMMANDS[name][0]}"
     try:
-        module = import_module(f"alexnet_dali.tools.{COMMANDS[name][0]}")
-        import_module("alexnet_dali.tools.cli").run(module.main, arguments)
+        import_module("alexnet_dali.tools.cli").run(import_module(path).main, arguments)
     except ModuleNotFoundError as error:
-        print(f"error: {needed(name, error)}", file=sys.stderr)
+        lacking = needed(name, error)
+        if {"-h", "--help"} & set(arguments):
+            print(f"{_description(path)}\n\nFor its options: {lacking}")
+            return
+        print(f"error: {lacking}", file=sys.stderr)
         sys.exit(2)
+
+
+def _description(path: str) -> str:
+    """What a module says of itself, without importing it."""
+    found = find_spec(path)
+    assert found and found.origin
+    return ast.get_docstring(ast.parse(Path(found.origin).read_text())) or ""
 
 
 def _usage() -> str:

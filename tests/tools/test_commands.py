@@ -267,6 +267,19 @@ def test_a_command_asks_for_the_extra_that_it_lacks(command, package, extra, tmp
     assert (result.returncode, result.stderr) == (2, expected)
 
 
+@pytest.mark.parametrize("name", ["report", "show-batch", "figures", "ablate", "bench", "faults"])
+def test_help_says_what_a_command_does_and_which_extra_it_lacks(name, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS.format(lacking=set(EXTRAS)), name, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    first, *_, last = result.stdout.splitlines()
+    assert first.endswith((".", ":")) and f"alexnet {name} needs" in last
+
+
 def test_another_missing_module_is_no_extra():
     """Its traceback is a bug report."""
     error = ModuleNotFoundError("No module named 'own'", name="own")
